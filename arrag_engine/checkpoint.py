@@ -1,0 +1,268 @@
+"""Loading and saving drawing models: deepseek-ai, transformers, released FAiD, or our single file."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from . import ops as default_ops
+from .errors import InputError
+from .files import atomic_write
+from .grid import Grid
+from .janus import JanusConfig, JanusPro
+from .layouts import BLENDER, Shapes, official_name, our_names, read_config
+from .prompt import MAX_TOKENS, PromptEncoder
+from .weights import Weights, find_weight_files, open_weights, read_json
+
+FORMAT = "arrag-model"
+VERSION = "1"
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+DTYPE_CHOICES = ("auto", *DTYPES)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded model and what belongs to it."""
+
+    model: JanusPro
+    path: Path
+    config: dict[str, Any]
+    """The checkpoint's own config.json."""
+    tokenizer: str | Path
+    """tokenizer.json as text, or where it should lie."""
+
+    @cached_property
+    def prompt_encoder(self) -> PromptEncoder:
+        """Opened when text is first encoded: fixtures come without a tokenizer."""
+        config = self.model.config
+        room = config.llama.max_positions - config.grid.size
+        return PromptEncoder(_read_tokenizer(self.tokenizer), min(MAX_TOKENS, room))
+
+
+def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The decoder's dtype. `auto`: bfloat16 where the device computes in it, else float32.
+
+    On a CPU without bfloat16 instructions float32 is as fast (measured), at twice the memory.
+    """
+    if name not in DTYPE_CHOICES:
+        raise InputError(f"dtype is {name!r}; choose one of {', '.join(DTYPE_CHOICES)}")
+    if name != "auto":
+        return DTYPES[name]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    if device.type == "cpu" and not torch.cpu._is_avx512_bf16_supported():
+        return torch.float32
+    return torch.bfloat16
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A checkpoint whose names, sizes and shapes are checked and whose tensors are still unread."""
+
+    weights: Weights
+    names: dict[str, str]
+    """From the file's tensor names to the engine's."""
+    janus: JanusConfig
+    config: dict[str, Any]
+    tokenizer: str | Path
+
+
+def open_checkpoint(path: Path, grid: Grid | None = None) -> Opened:
+    """Find out what a folder or file holds, and check that it is a whole model.
+
+    Raises:
+        InputError: Missing, truncated, wrong-shaped or unknown files; names what to do.
+    """
+    weights, config, tokenizer, own_grid = _find(Path(path))
+    names = our_names(list(weights.shapes))
+    shapes = {ours: weights.shapes[name] for name, ours in names.items()}
+    janus = read_config(shapes, config, grid or own_grid)
+    _check_shapes(janus, shapes, path)
+    return Opened(weights, names, janus, config, tokenizer)
+
+
+def load_checkpoint(
+    path: Path,
+    dtype: torch.dtype,
+    ops: Any = default_ops,
+    progress: Callable[[int, int], None] | None = None,
+) -> Checkpoint:
+    """Load a drawing model from a folder as downloaded or from one file.
+
+    Args:
+        dtype: What the decoder computes in; the VQ tokenizer is float32 always.
+        ops: Layers to build from.
+        progress: Called with (tensors read, tensors in all).
+
+    Raises:
+        InputError: As `open_checkpoint`.
+    """
+    opened = open_checkpoint(path)
+    if any(BLENDER.search(name) for name in opened.weights.shapes):
+        log.warning("%s holds FAiD blenders; this version draws without them", path)
+    model = read_model(opened, dtype, ops, progress)
+    return Checkpoint(model, Path(path), opened.config, opened.tokenizer)
+
+
+def read_model(
+    opened: Opened,
+    dtype: torch.dtype,
+    ops: Any = default_ops,
+    progress: Callable[[int, int], None] | None = None,
+) -> JanusPro:
+    """The model of an opened checkpoint.
+
+    Tensors already in `dtype` stay mapped from the file; others are converted one at a time. The
+    understanding branch is never read.
+    """
+    state: dict[str, Tensor] = {}
+    for done, (name, ours) in enumerate(opened.names.items(), start=1):
+        wanted = torch.float32 if ours.startswith("vq.") else dtype
+        state[ours] = opened.weights.read(name).to(wanted)
+        if progress is not None:
+            progress(done, len(opened.names))
+    with torch.device("meta"):
+        model = JanusPro(opened.janus, ops).eval()
+    model.load_state_dict(state, assign=True)
+    return model.requires_grad_(False)
+
+
+def convert_checkpoint(
+    source: Path, out: Path, progress: Callable[[int, int], None] | None = None
+) -> None:
+    """Write any loadable checkpoint as one self-contained file, in the dtypes it is stored in.
+
+    Raises:
+        InputError: The source does not load, has no tokenizer, or `out` cannot be written.
+    """
+    opened = open_checkpoint(source)
+    tokenizer = _read_tokenizer(opened.tokenizer)
+    targets = {name: official_name(ours) for name, ours in opened.names.items()}
+    targets |= {name: name for name in opened.weights.shapes if BLENDER.search(name)}
+    tensors: dict[str, Tensor] = {}
+    for done, (name, target) in enumerate(targets.items(), start=1):
+        tensors[target] = opened.weights.read(name)
+        if progress is not None:
+            progress(done, len(targets))
+    write_checkpoint(out, tensors, opened.janus.grid, opened.config, tokenizer)
+
+
+def write_checkpoint(
+    path: Path, tensors: dict[str, Tensor], grid: Grid, config: dict[str, Any], tokenizer_json: str
+) -> None:
+    """Write one `.safetensors`: tensors by official name, grid, config and tokenizer in its header.
+
+    Raises:
+        InputError: The file cannot be written.
+    """
+    header = {
+        "format": FORMAT,
+        "version": VERSION,
+        "grid": str(grid),
+        "config": json.dumps(config),
+        "tokenizer": tokenizer_json,
+    }
+    with atomic_write(path) as temporary:
+        save_file({n: t.contiguous() for n, t in tensors.items()}, temporary, header)
+
+
+def describe_config(config: JanusConfig) -> dict[str, Any]:
+    """A config.json in the official shape for sizes that tensors cannot tell."""
+    llama = config.llama
+    return {
+        "model_type": "multi_modality",
+        "language_config": {
+            "model_type": "llama",
+            "vocab_size": llama.vocab_size,
+            "hidden_size": llama.hidden_size,
+            "intermediate_size": llama.intermediate_size,
+            "num_hidden_layers": llama.num_layers,
+            "num_attention_heads": llama.num_heads,
+            "num_key_value_heads": llama.num_kv_heads,
+            "rope_theta": llama.rope_theta,
+            "rms_norm_eps": llama.rms_norm_eps,
+            "max_position_embeddings": llama.max_positions,
+        },
+    }
+
+
+def _read_tokenizer(tokenizer: str | Path) -> str:
+    if isinstance(tokenizer, str):
+        return tokenizer
+    if not tokenizer.is_file():
+        raise InputError(
+            f"{tokenizer.name} is missing; put the model's tokenizer.json into {tokenizer.parent}"
+        )
+    return tokenizer.read_text(encoding="utf-8")
+
+
+def _find(path: Path) -> tuple[Weights, dict[str, Any], str | Path, Grid | None]:
+    """(weights, config, tokenizer, grid from our own header) of a folder or file."""
+    if not path.exists():
+        raise InputError(f"there is no model at {path}")
+    if path.is_file() and path.suffix not in (".safetensors", ".bin"):
+        raise InputError(f"{path} is neither a folder nor a .safetensors or .bin file")
+    folder = path if path.is_dir() else path.parent
+    weights = open_weights(find_weight_files(path) if path.is_dir() else [path])
+    if weights.metadata.get("format") == FORMAT:
+        return _own_header(path, weights)
+    config, tokenizer = folder / "config.json", folder / "tokenizer.json"
+    if not config.is_file():
+        missing = [file.name for file in (config, tokenizer) if not file.is_file()]
+        raise InputError(
+            f"{' and '.join(missing)} missing: put the model's {' and '.join(missing)} into "
+            f"{folder} beside the weights"
+        )
+    return weights, read_json(config), tokenizer, None
+
+
+def _own_header(
+    path: Path, weights: Weights
+) -> tuple[Weights, dict[str, Any], str | Path, Grid | None]:
+    header = weights.metadata
+    if header.get("version") != VERSION:
+        raise InputError(
+            f"{path} has model version {header.get('version')!r}, this program reads {VERSION}; "
+            "update the program or convert the model again"
+        )
+    try:
+        config = json.loads(header["config"])
+        grid = Grid.parse(header["grid"])
+        if not isinstance(config, dict):
+            raise TypeError
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"the header of {path} is damaged; convert the model again") from error
+    return weights, config, header.get("tokenizer", ""), grid
+
+
+def _check_shapes(janus: JanusConfig, found: Shapes, path: Path) -> None:
+    with torch.device("meta"):
+        model = JanusPro(janus)
+    wanted = {name: tuple(t.shape) for name, t in model.state_dict().items()}
+    if missing := sorted(wanted.keys() - found.keys()):
+        raise InputError(
+            f"{path} lacks {len(missing)} tensors, the first is {official_name(missing[0])}; "
+            "download all of its files"
+        )
+    if unknown := sorted(found.keys() - wanted.keys()):
+        raise InputError(
+            f"{path} has {len(unknown)} tensors that no Janus-Pro has, the first is "
+            f"{official_name(unknown[0])}; choose the weights of a Janus-Pro model"
+        )
+    for name, shape in wanted.items():
+        if found[name] != shape:
+            raise InputError(
+                f"{path}: {official_name(name)} has shape {list(found[name])}, expected "
+                f"{list(shape)}; download it again"
+            )

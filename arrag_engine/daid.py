@@ -1,0 +1,66 @@
+"""DAiD: a next-token distribution made from retrieved patches, mixed with the model's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .errors import InputError
+from .index import Neighbors
+from .sampling import truncate
+
+
+@dataclass(frozen=True)
+class RetrievalOptions:
+    """How retrieved patches are turned into proposals and how much they weigh."""
+
+    weight: float = 0.2
+    """λ: p = (1 - λ) p_model + λ p_retrieval."""
+    temperature: float = 0.2
+    """τ: p_retrieval = softmax(-distance / τ)."""
+    neighbours: int = 64
+    """K: how many patches a query brings back; more than the index holds means all of them."""
+    duplicates: Literal["first", "sum"] = "first"
+    """Several neighbours with one code: the nearest counts (reference), or they add up (kNN-LM)."""
+    top_p: float = 1.0
+    """Keep the most probable proposals up to this mass."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.weight <= 1:
+            raise InputError(f"retrieval weight is {self.weight}; choose 0 to 1")
+        if not 0 < self.temperature <= 1000:
+            raise InputError(
+                f"retrieval temperature is {self.temperature}; choose more than 0, at most 1000"
+            )
+        if self.neighbours < 1:
+            raise InputError(f"neighbours is {self.neighbours}; choose 1 or more")
+        if self.duplicates not in ("first", "sum"):
+            raise InputError(f"duplicates is {self.duplicates!r}; choose first or sum")
+        if not 0 < self.top_p <= 1:
+            raise InputError(f"retrieval top_p is {self.top_p}; choose more than 0, at most 1")
+
+
+def proposal_distribution(neighbors: Neighbors, options: RetrievalOptions, vocab: int) -> Tensor:
+    """p_retrieval [B, vocab] float32 of neighbours [B, K]; all zero where nothing was found."""
+    distances = torch.from_numpy(neighbors.distances)  # [B, K], inf = nothing
+    codes = torch.from_numpy(np.maximum(neighbors.codes, 0)).long()
+    if options.duplicates == "first":
+        nearest = distances.new_full((len(codes), vocab), torch.inf)
+        nearest = nearest.scatter_reduce(1, codes, distances, "amin")
+        probs = torch.softmax(-nearest / options.temperature, dim=-1)
+    else:
+        shares = torch.softmax(-distances / options.temperature, dim=-1)
+        probs = shares.new_zeros((len(codes), vocab)).scatter_add(1, codes, shares)
+    found = torch.from_numpy(neighbors.found().any(axis=1))
+    return truncate(probs.where(found[:, None], 0.0), 0, options.top_p)
+
+
+def mix(p_model: Tensor, p_retrieval: Tensor, weight: float) -> Tensor:
+    """(1 - λ) p_model + λ p_retrieval; p_model itself where nothing was retrieved."""
+    if weight == 0:
+        return p_model
+    return (1 - weight) * p_model + weight * p_retrieval

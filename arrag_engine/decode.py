@@ -1,0 +1,352 @@
+"""The decoding loop: draw pictures token by token, or a window of tokens at a time.
+
+Given its noise, a picture is a deterministic function: token i follows from the tokens before it.
+So the next `window` tokens can be guessed, worked out all at once, and kept as far as the guesses
+they stood on proved right (coupled Jacobi decoding, arXiv 2410.01699, 2510.24211). A window of 1 is
+sequential decoding. With DAiD a position first chooses where it draws from; one that draws from the
+retrieved patches needs no pass of the model at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .daid import RetrievalOptions, mix, proposal_distribution
+from .errors import InputError
+from .index import Neighbors
+from .janus import JanusPro
+from .retriever import Retriever
+from .sampling import SEEDS, Noise, Sampling, draw, guide, model_distribution, position_noise
+from .trace import Trace
+
+Progress = Callable[[int, np.ndarray], None]
+"""Called after every pass with the number of positions that all pictures have decided, and the
+tokens [B, N] so far (later positions hold guesses). What it raises ends the drawing."""
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """A retriever and how to use it."""
+
+    retriever: Retriever
+    options: RetrievalOptions
+
+    def active(self, position: int) -> bool:
+        return self.options.weight > 0 and bool(self.retriever.active[position])
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What retrieval says about one position."""
+
+    surroundings: bytes
+    """The tokens it was asked with; another answer is due when they change."""
+    neighbors: Neighbors
+    """[1, K]."""
+
+    @property
+    def found(self) -> bool:
+        return bool(self.neighbors.found().any())
+
+
+@dataclass
+class Canvas:
+    """One picture on its way: tokens[:decided] are final, tokens[decided:guessed] are guesses."""
+
+    seed: int
+    tokens: np.ndarray
+    """[N] int64."""
+    p_model: np.ndarray
+    """[N] probability of each decided token under the model."""
+    decided: int = 0
+    guessed: int = 0
+    cached: int = 0
+    """Positions whose input stands in the key/value cache."""
+    from_retrieval: np.ndarray = field(init=False)
+    proposals: dict[int, Proposal] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.from_retrieval = np.zeros(len(self.tokens), dtype=bool)
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """Finished token grids."""
+
+    tokens: Tensor
+    """Codes [B, height, width] int64."""
+    traces: list[Trace]
+    """One per picture when retrieval ran, else empty."""
+    passes: int
+    """Passes of the model after the prompt."""
+
+
+@torch.inference_mode()
+def draw_pictures(
+    model: JanusPro,
+    prompt: Sequence[int],
+    pad_id: int,
+    sampling: Sampling,
+    seeds: Sequence[int],
+    retrieval: Retrieval | None = None,
+    window: int = 1,
+    progress: Progress | None = None,
+    device: torch.device | None = None,
+) -> Drawing:
+    """Draw one picture per seed for one prompt.
+
+    The same model, prompt, settings and seed give the same picture whatever the batch or window
+    (in float32; in lower precision up to rounding).
+
+    Args:
+        prompt: Text ids [T], the last one opening the picture.
+        pad_id: Stands in for the text in the unconditional stream.
+        window: Tokens worked out per pass, 1 = sequential.
+        progress: See `Progress`.
+        device: Where the model computes; where its weights lie when absent.
+
+    Raises:
+        InputError: No seed, a window below 1, or a prompt that leaves no room for the picture.
+    """
+    size = model.config.grid.size
+    limit = model.config.llama.max_positions
+    if not seeds or window < 1:
+        raise InputError(f"batch is {len(seeds)} and window {window}; both must be 1 or more")
+    if len(prompt) + size > limit:
+        raise InputError(
+            f"the prompt has {len(prompt)} tokens and the picture {size}, the model takes {limit} "
+            "together; shorten the prompt"
+        )
+    device = device or model.device
+    painter = Painter(model, prompt, pad_id, sampling, retrieval, window, len(seeds), device)
+    canvases = [Canvas(s % SEEDS, np.zeros(size, np.int64), np.zeros(size)) for s in seeds]
+    passes = 0
+    while any(canvas.cached < size for canvas in canvases):
+        for canvas in canvases:
+            painter.look_ahead(canvas)
+        painter.run_pass(canvases)
+        passes += 1
+        if progress is not None:
+            progress(min(c.decided for c in canvases), np.stack([c.tokens for c in canvases]))
+    tokens = torch.from_numpy(np.stack([c.tokens for c in canvases]))
+    traces = [painter.trace(canvas) for canvas in canvases] if retrieval else []
+    grid = model.config.grid
+    return Drawing(tokens.view(-1, grid.height, grid.width), traces, passes)
+
+
+class Painter:
+    """The settings of one drawing and its key/value cache."""
+
+    def __init__(
+        self,
+        model: JanusPro,
+        prompt: Sequence[int],
+        pad_id: int,
+        sampling: Sampling,
+        retrieval: Retrieval | None,
+        window: int,
+        batch: int,
+        device: torch.device,
+    ) -> None:
+        self.model = model
+        self.sampling = sampling
+        self.retrieval = retrieval
+        self.window = window
+        self.device = device
+        self.size = model.config.grid.size
+        self.vocab = model.config.vq.codebook_size
+        self.prefix = len(prompt) - 1  # the prompt's last id is the input of position 0
+        self.streams = 1 if sampling.cfg == 1 else 2
+        self.cache = model.new_cache(self.streams * batch, self.prefix + self.size, device)
+        self.opening = self.embed_prompt(prompt, pad_id)
+
+    def embed_prompt(self, prompt: Sequence[int], pad_id: int) -> Tensor:
+        """Run all but the last prompt id into the cache; return the last one's embedding [hidden].
+
+        The unconditional stream sees pads for everything but the first and the last id. All
+        pictures share the prompt, so it is run once and copied.
+        """
+        cond = torch.tensor(prompt, device=self.device)
+        uncond = torch.full_like(cond, pad_id)
+        uncond[0], uncond[-1] = cond[0], cond[-1]
+        x = self.model.embed_text(
+            torch.stack((cond, uncond)[: self.streams])
+        )  # [streams, T, hidden]
+        if self.prefix:
+            shared = self.model.new_cache(self.streams, self.prefix, self.device)
+            self.model.llama(x[:, :-1], None, shared)
+            batch = self.cache.keys.shape[1] // self.streams
+            for mine, theirs in (
+                (self.cache.keys, shared.keys),
+                (self.cache.values, shared.values),
+            ):
+                mine[:, :, :, : self.prefix] = theirs.repeat_interleave(batch, dim=1)
+        return x[0, -1]
+
+    def noise(self, canvas: Canvas, position: int) -> Noise | None:
+        if self.sampling.greedy:
+            return None
+        return position_noise(canvas.seed, position, self.vocab)
+
+    def needs_retrieval(self, canvas: Canvas, position: int) -> bool:
+        """Whether the token depends on the neighbours: its mixture component is retrieval
+        (z_i = [u_i < λ_i]), or the argmax of the whole mixture is wanted."""
+        if self.retrieval is None or not self.retrieval.active(position):
+            return False
+        noise = self.noise(canvas, position)
+        return noise is None or noise.uniform < self.retrieval.options.weight
+
+    def propose(self, canvas: Canvas, position: int) -> Proposal:
+        """Retrieval's answer at an active position, given the tokens before it."""
+        assert self.retrieval is not None
+        retriever = self.retrieval.retriever
+        around = np.maximum(retriever.neighbors[position], 0)
+        surroundings = canvas.tokens[around].tobytes()
+        known = canvas.proposals.get(position)
+        if known is None or known.surroundings != surroundings:
+            k = self.retrieval.options.neighbours
+            known = Proposal(
+                surroundings, retriever.retrieve(canvas.tokens, np.array([position]), k)
+            )
+            canvas.proposals[position] = known
+        return known
+
+    def p_retrieval(self, proposal: Proposal) -> Tensor:
+        """Distribution [vocab] over the codes that the neighbours propose."""
+        assert self.retrieval is not None
+        return proposal_distribution(proposal.neighbors, self.retrieval.options, self.vocab)[0]
+
+    def draw_retrieved(self, canvas: Canvas, position: int) -> bool:
+        """Draw the token from retrieval alone if that is its component; say whether it was."""
+        noise = self.noise(canvas, position)
+        if not self.needs_retrieval(canvas, position):
+            return False
+        proposal = self.propose(canvas, position)
+        if noise is None or not proposal.found:
+            return False
+        canvas.tokens[position] = draw(self.p_retrieval(proposal), noise)
+        return True
+
+    def look_ahead(self, canvas: Canvas) -> None:
+        """Decide the tokens that retrieval draws alone, then guess the rest of the window."""
+        while canvas.decided < self.size and self.draw_retrieved(canvas, canvas.decided):
+            canvas.from_retrieval[canvas.decided] = True
+            canvas.decided += 1
+        end = self.window_end(canvas)
+        for position in range(canvas.decided, end):
+            if not self.draw_retrieved(canvas, position) and position >= canvas.guessed:
+                self.guess(canvas, position)
+        canvas.guessed = max(canvas.guessed, end)
+
+    def window_end(self, canvas: Canvas) -> int:
+        return min(canvas.decided + self.window, self.size)
+
+    def guess(self, canvas: Canvas, position: int) -> None:
+        """A first guess: what retrieval would draw, else the token above, else the one before."""
+        if self.window == 1:
+            return  # a sequential pass stands on no guess, a search for one would be wasted
+        if self.retrieval is not None and self.retrieval.active(position):
+            proposal = self.propose(canvas, position)
+            if proposal.found:
+                canvas.tokens[position] = draw(
+                    self.p_retrieval(proposal), self.noise(canvas, position)
+                )
+                return
+        width = self.model.config.grid.width
+        above = position - width if position >= width else position - 1
+        canvas.tokens[position] = canvas.tokens[above] if above >= 0 else 0
+
+    def run_pass(self, canvases: list[Canvas]) -> None:
+        """One pass over every input not yet cached and the window, then accept what holds.
+
+        Pictures stand at different positions; a shorter or finished one starts further back, which
+        only writes the same keys and values again.
+        """
+        length = max(self.window_end(c) - c.cached for c in canvases)
+        firsts = [min(c.cached, self.size - length) for c in canvases]
+        inputs = torch.stack(
+            [self.inputs(c, a, length) for c, a in zip(canvases, firsts, strict=True)]
+        )
+        starts = [self.prefix + a for a in firsts]
+        logits = self.model.logits(
+            inputs.repeat(self.streams, 1, 1), starts * self.streams, self.cache
+        )
+        guided = guide(logits, self.sampling.cfg).cpu()  # [B, L, vocab]
+        for canvas, first, rows in zip(canvases, firsts, guided, strict=True):
+            if canvas.cached < self.size:
+                rows = rows[canvas.cached - first : self.window_end(canvas) - first]
+                self.accept(canvas, model_distribution(rows, self.sampling))
+
+    def inputs(self, canvas: Canvas, first: int, length: int) -> Tensor:
+        """Input embeddings [L, hidden] that predict positions first .. first + L - 1."""
+        before = canvas.tokens[max(first - 1, 0) : first + length - 1]
+        x = self.model.embed_codes(torch.from_numpy(before).to(self.device))
+        return torch.cat((self.opening[None], x)) if first == 0 else x
+
+    def accept(self, canvas: Canvas, probs: Tensor) -> None:
+        """Work out the window from p_model [P, vocab] of positions cached .. cached + P - 1.
+
+        A token is final while every guess before it was right; the first wrong guess is replaced
+        by the right token, and what follows it becomes the next guess.
+        """
+        first = canvas.cached
+        right_so_far = True
+        for position in range(canvas.decided, first + len(probs)):
+            token, retrieved = self.choose(canvas, position, probs[position - first])
+            if right_so_far:
+                canvas.decided = position + 1
+                canvas.from_retrieval[position] = retrieved
+            right_so_far &= token == canvas.tokens[position]
+            canvas.tokens[position] = token
+        canvas.cached = canvas.decided
+        done = np.arange(first, canvas.decided)
+        canvas.p_model[done] = probs[done - first, canvas.tokens[done]].numpy()
+
+    def choose(self, canvas: Canvas, position: int, p_model: Tensor) -> tuple[int, bool]:
+        """(token, whether retrieval alone drew it) at an undecided position of the window.
+
+        The proposal is the one that `look_ahead` asked for: it stands on the guesses this pass
+        stood on, and it counts only if they were right.
+        """
+        noise = self.noise(canvas, position)
+        if self.needs_retrieval(canvas, position) and canvas.proposals[position].found:
+            if noise is not None:
+                return int(canvas.tokens[position]), True
+            assert self.retrieval is not None
+            p_retrieval = self.p_retrieval(canvas.proposals[position])
+            p_model = mix(p_model, p_retrieval, self.retrieval.options.weight)
+        return draw(p_model, noise), False
+
+    def trace(self, canvas: Canvas) -> Trace:
+        """What retrieval did; positions that did not ask while drawing are looked up now."""
+        assert self.retrieval is not None
+        options, retriever = self.retrieval.options, self.retrieval.retriever
+        k = min(options.neighbours, retriever.index.size)
+        shape = (self.size, k)
+        distances = np.full(shape, np.inf, np.float32)
+        codes, ids = np.full(shape, -1), np.full(shape, -1)
+        weight, p_retrieval = np.zeros(self.size), np.zeros(self.size)
+        for position in filter(self.retrieval.active, range(self.size)):
+            proposal = self.propose(canvas, position)
+            distances[position] = proposal.neighbors.distances[0]
+            codes[position] = proposal.neighbors.codes[0]
+            ids[position] = proposal.neighbors.ids[0]
+            if proposal.found:
+                weight[position] = options.weight
+                p_retrieval[position] = float(self.p_retrieval(proposal)[canvas.tokens[position]])
+        return Trace(
+            self.model.config.grid,
+            retriever.index,
+            options,
+            canvas.tokens,
+            weight,
+            canvas.from_retrieval,
+            Neighbors(distances, codes, ids),
+            canvas.p_model,
+            p_retrieval,
+        )

@@ -1,0 +1,70 @@
+"""The raster of image tokens, and which neighbours of a position a query is made of."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+
+MAX_SIDE = 256
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A raster of height x width tokens; position i stands at row i // width, column i % width."""
+
+    height: int
+    width: int
+
+    @property
+    def size(self) -> int:
+        """Number of positions."""
+        return self.height * self.width
+
+    def __str__(self) -> str:
+        return f"{self.height}x{self.width}"
+
+    @classmethod
+    def parse(cls, text: str) -> Grid:
+        """The grid that `str` wrote.
+
+        Raises:
+            ValueError: Not of the form HxW with sides of 1 to 256.
+        """
+        match = re.fullmatch(r"(\d{1,3})x(\d{1,3})", text, re.ASCII)
+        if match is None or not all(1 <= int(side) <= MAX_SIDE for side in match.groups()):
+            raise ValueError(f"grid {text[:20]!r}")
+        return cls(*map(int, match.groups()))
+
+
+Offset = tuple[int, int]
+"""(rows down, columns right) from a position to its neighbour."""
+
+NEIGHBORHOODS: dict[str, tuple[Offset, ...]] = {
+    "causal-4": ((-1, -1), (-1, 0), (-1, 1), (0, -1)),
+    "causal-8": ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, -2), (-2, 0), (-1, -2), (-1, 2)),
+}
+"""Offsets in key order. `causal-4` is the reference's: north-west, north, north-east, west."""
+
+BORDERS = ("skip", "zero")
+"""What happens where a neighbour lies outside the grid: no retrieval there, or a zero vector."""
+
+
+def neighbor_table(grid: Grid, neighborhood: str) -> np.ndarray:
+    """Positions [grid.size, offsets] of each position's neighbours, -1 outside the grid."""
+    rows, columns = np.divmod(np.arange(grid.size), grid.width)
+    offsets = np.array(NEIGHBORHOODS[neighborhood])
+    r = rows[:, None] + offsets[:, 0]
+    c = columns[:, None] + offsets[:, 1]
+    inside = (r >= 0) & (r < grid.height) & (c >= 0) & (c < grid.width)
+    return np.where(inside, r * grid.width + c, -1)
+
+
+def active_positions(grid: Grid, neighborhood: str, borders: str) -> np.ndarray:
+    """Mask [grid.size] of the positions where retrieval runs.
+
+    `skip`: all neighbours lie inside the grid. `zero`: at least one does.
+    """
+    inside = neighbor_table(grid, neighborhood) >= 0
+    return np.all(inside, axis=1) if borders == "skip" else np.any(inside, axis=1)

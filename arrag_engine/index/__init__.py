@@ -1,0 +1,16 @@
+"""The patch index: real patches to look up while drawing, and the one file it is kept in."""
+
+from .file import load_index, read_header, save_index
+from .keys import KEY_SPACES, KeySpec
+from .patch_index import Neighbors, PatchIndex, Source
+
+__all__ = [
+    "KEY_SPACES",
+    "KeySpec",
+    "Neighbors",
+    "PatchIndex",
+    "Source",
+    "load_index",
+    "read_header",
+    "save_index",
+]

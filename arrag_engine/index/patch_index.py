@@ -1,0 +1,124 @@
+"""PatchIndex: token grids of real pictures, searchable by what surrounds a patch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import faiss
+import numpy as np
+
+from ..errors import InputError
+from ..grid import Grid
+from .keys import KeySpec, index_keys
+
+MIN_COSINE = 0.999
+"""Codebook rows at least this alike are the same VQ in another dtype or layout."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One picture that patches were taken from."""
+
+    name: str
+    caption: str
+    width: int
+    height: int
+    sha256: str
+    licence: str
+    thumbnail: bytes
+    """A small JPEG."""
+
+
+@dataclass(frozen=True)
+class Neighbors:
+    """Nearest patches of a batch of queries, nearest first.
+
+    Where fewer than K exist, distance is inf and code and id are -1.
+    """
+
+    distances: np.ndarray
+    """Squared L2 [B, K] float32."""
+    codes: np.ndarray
+    """[B, K] int64: what stood in the middle."""
+    ids: np.ndarray
+    """[B, K] int64: rows of the index."""
+
+    def found(self) -> np.ndarray:
+        """Mask [B, K] of the entries that are neighbours."""
+        return self.ids >= 0
+
+
+@dataclass(frozen=True)
+class PatchIndex:
+    """Token grids of pictures under one VQ, with exact search over the keys made from them."""
+
+    grid: Grid
+    tokens: np.ndarray
+    """Codes [images, N] uint16."""
+    vectors: np.ndarray | None
+    """The encoder's unit vectors [images, N, dim] float32; absent in the `codebook` key space."""
+    codebook: np.ndarray
+    """Unit rows [codes, dim] float32."""
+    sources: list[Source]
+    spec: KeySpec = field(default_factory=KeySpec)
+
+    @property
+    def size(self) -> int:
+        """Number of patches that can be found."""
+        return len(self.tokens) * len(self.active)
+
+    @cached_property
+    def active(self) -> np.ndarray:
+        """Grid positions [A] that have a key."""
+        return self.spec.active(self.grid)
+
+    @cached_property
+    def _search(self) -> faiss.IndexFlatL2:
+        vectors = self.codebook[self.tokens] if self.vectors is None else self.vectors
+        keys = index_keys(vectors, self.grid, self.spec)
+        search = faiss.IndexFlatL2(keys.shape[1])
+        search.add(keys)
+        return search
+
+    def search(self, queries: np.ndarray, k: int) -> Neighbors:
+        """The k nearest patches of queries [B, offsets * dim] by squared L2 (all, if k > size)."""
+        xq = np.ascontiguousarray(queries, dtype=np.float32)
+        D, I = self._search.search(xq, min(k, self.size))
+        image, slot = np.divmod(I, len(self.active))
+        codes = self.tokens[image, self.active[slot]].astype(np.int64)
+        missing = I < 0
+        return Neighbors(np.where(missing, np.float32(np.inf), D), np.where(missing, -1, codes), I)
+
+    def locate(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(source number, grid position) of index rows."""
+        image, slot = np.divmod(ids, len(self.active))
+        return image, self.active[slot]
+
+    def check_fits(self, grid: Grid, codebook: np.ndarray) -> None:
+        """Refuse a model whose tokens mean something else than the index's.
+
+        Args:
+            grid: What the model draws.
+            codebook: The model's unit rows [codes, dim].
+
+        Raises:
+            InputError: Another grid, another number of codes, or another VQ.
+        """
+        if grid != self.grid:
+            raise InputError(
+                f"the index was built for a {self.grid} grid, the model draws {grid}; "
+                "build an index with this model"
+            )
+        if codebook.shape != self.codebook.shape:
+            raise InputError(
+                f"the index was built with a codebook of {self.codebook.shape[0]} codes of "
+                f"{self.codebook.shape[1]} numbers, the model has {codebook.shape[0]} of "
+                f"{codebook.shape[1]}; build an index with this model"
+            )
+        cosine = float((codebook * self.codebook).sum(axis=1).min())
+        if not cosine >= MIN_COSINE:
+            raise InputError(
+                f"the index was built with another VQ (a code agrees only to cosine {cosine:.3f}, "
+                f"needed {MIN_COSINE}); build an index with this model"
+            )

@@ -1,0 +1,162 @@
+"""Names and sizes: what the tensors of each checkpoint layout are called, and what they tell."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from .errors import InputError
+from .grid import Grid
+from .janus import JanusConfig
+from .llama import LlamaConfig
+from .vq import VQConfig
+
+Shapes = dict[str, tuple[int, ...]]
+
+DEFAULT_GRID = Grid(24, 24)
+
+OURS_FROM_OFFICIAL = (
+    (r"^language_model\.model\.", "llama."),
+    (r"^gen_vision_model\.", "vq."),
+)
+OFFICIAL_FROM_TRANSFORMERS = (
+    (r"^model\.language_model\.", "language_model.model."),
+    (r"^model\.generation_embeddings\.", "gen_embed."),
+    (r"^model\.generation_aligner\.fc1\.", "gen_aligner.layers.0."),
+    (r"^model\.generation_aligner\.hidden_layers\.0\.", "gen_aligner.layers.2."),
+    (r"^model\.generation_head\.proj_out\.", "gen_head.output_mlp_projector."),
+    (r"^model\.generation_head\.vision_head\.", "gen_head.vision_head."),
+    (r"^model\.vqmodel\.", "gen_vision_model."),
+    (r"^(gen_vision_model\.encoder\.)down\.", r"\1conv_blocks."),
+    (r"^(gen_vision_model\.decoder\.)up\.", r"\1conv_blocks."),
+    (r"^(gen_vision_model\.\w+\.conv_blocks\.\d+\.)block\.", r"\1res."),
+    (r"^(gen_vision_model\.\w+\.mid\.)block_1\.", r"\g<1>0."),
+    (r"^(gen_vision_model\.\w+\.mid\.)attn_1\.", r"\g<1>1."),
+    (r"^(gen_vision_model\.\w+\.mid\.)block_2\.", r"\g<1>2."),
+)
+UNUSED = re.compile(
+    r"^(vision_model|aligner|language_model\.lm_head|lm_head|model\.vision_model|model\.aligner)\."
+    r"|quantize\.codebook_used$|\.rotary_emb\.inv_freq$"
+)
+"""The understanding branch and the language head: drawing never needs them."""
+BLENDER = re.compile(r"\.(blender|retrieval_layernorm)\.")
+HALF_TRAINED = re.compile(r"lora_[AB]|^base_model\.model\.")
+
+
+def our_names(names: list[str]) -> dict[str, str]:
+    """Map the names of the drawing weights in a file to the engine's own.
+
+    Raises:
+        InputError: A trainer's half-way checkpoint, or not a Janus-Pro checkpoint.
+    """
+    if any(HALF_TRAINED.search(name) for name in names):
+        raise InputError(
+            "this is a half-way checkpoint of a trainer (it has lora or base_model keys); "
+            "merge its LoRA weights first, or use the released checkpoint"
+        )
+    rules = OURS_FROM_OFFICIAL
+    if "model.language_model.embed_tokens.weight" in names:
+        rules = OFFICIAL_FROM_TRANSFORMERS + rules
+    mapped = {}
+    for name in names:
+        if UNUSED.search(name) or BLENDER.search(name):
+            continue
+        ours = name
+        for pattern, replacement in rules:
+            ours = re.sub(pattern, replacement, ours)
+        mapped[name] = ours
+    if not any(ours.startswith("llama.layers.") for ours in mapped.values()):
+        raise InputError(
+            "this is not a Janus-Pro checkpoint (no language_model.model.layers keys among "
+            f"{len(names)} tensors); choose the weights of a Janus-Pro model"
+        )
+    return mapped
+
+
+def official_name(ours: str) -> str:
+    """The official checkpoint name of one of the engine's tensors."""
+    name = re.sub(r"^llama\.", "language_model.model.", ours)
+    return re.sub(r"^vq\.", "gen_vision_model.", name)
+
+
+def read_config(shapes: Shapes, config: dict[str, Any], grid: Grid | None) -> JanusConfig:
+    """Sizes of the model: the tensors' own, the config's where tensors cannot tell.
+
+    Args:
+        shapes: Shapes by the engine's names.
+        config: The checkpoint's config.json (deepseek's or transformers'), or our header's.
+        grid: Known from elsewhere; else the transformers config's, else 24x24.
+
+    Raises:
+        InputError: A tensor is missing or sizes contradict each other.
+    """
+    try:
+        llama = _llama_config(shapes, _section(config, "language_config", "text_config"))
+        return JanusConfig(llama, _vq_config(shapes), grid or _config_grid(config))
+    except (KeyError, IndexError) as error:
+        raise InputError(f"the checkpoint lacks the tensor {error}; download it again") from error
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        raise InputError(f"the checkpoint's sizes make no sense: {error}") from error
+
+
+def _section(config: dict[str, Any], *names: str) -> dict[str, Any]:
+    for name in names:
+        if isinstance(config.get(name), dict):
+            return config[name]
+    return {}
+
+
+def _count(shapes: Shapes, pattern: str) -> int:
+    found = [int(m[1]) for name in shapes if (m := re.match(pattern, name))]
+    return max(found, default=-1) + 1
+
+
+def _llama_config(shapes: Shapes, text: dict[str, Any]) -> LlamaConfig:
+    vocab, hidden = shapes["llama.embed_tokens.weight"]
+    mlp, _ = shapes["llama.layers.0.mlp.gate_proj.weight"]
+    heads = int(text.get("num_attention_heads") or hidden // 128)
+    kv_rows, _ = shapes["llama.layers.0.self_attn.k_proj.weight"]
+    if heads < 1 or hidden % heads or hidden // heads % 2 or kv_rows % (hidden // heads):
+        raise ValueError(f"{heads} heads for hidden size {hidden}, {kv_rows} key rows")
+    kv_heads = kv_rows // (hidden // heads)
+    if kv_heads < 1 or heads % kv_heads:
+        raise ValueError(f"{heads} heads share {kv_heads} key heads")
+    return LlamaConfig(
+        vocab,
+        hidden,
+        mlp,
+        _count(shapes, r"llama\.layers\.(\d+)\."),
+        heads,
+        kv_heads,
+        float(text.get("rope_theta") or 10000.0),
+        float(text.get("rms_norm_eps") or 1e-6),
+        int(text.get("max_position_embeddings") or 16384),
+    )
+
+
+def _vq_config(shapes: Shapes) -> VQConfig:
+    base = shapes["vq.encoder.conv_in.weight"][0]
+    levels = _count(shapes, r"vq\.encoder\.conv_blocks\.(\d+)\.")
+    widths = [shapes[f"vq.encoder.conv_blocks.{i}.res.0.conv2.weight"][0] for i in range(levels)]
+    if base % 32 or any(w % base for w in widths):
+        raise ValueError(f"VQ channels {base} and {widths}")
+    codes, dim = shapes["vq.quantize.embedding.weight"]
+    return VQConfig(
+        base,
+        tuple(w // base for w in widths),
+        _count(shapes, r"vq\.encoder\.conv_blocks\.0\.res\.(\d+)\."),
+        shapes["vq.quant_conv.weight"][1],
+        codes,
+        dim,
+    )
+
+
+def _config_grid(config: dict[str, Any]) -> Grid:
+    """The grid of a transformers config; deepseek's vision_config is another network's."""
+    vision = _section(config, "vision_config")
+    if "text_config" not in config or "image_size" not in vision or "patch_size" not in vision:
+        return DEFAULT_GRID
+    side = int(vision["image_size"]) // int(vision["patch_size"])
+    if not 1 <= side <= 256:
+        raise ValueError(f"a grid of {side}x{side}")
+    return Grid(side, side)

@@ -1,0 +1,234 @@
+"""The VQ tokenizer of Janus-Pro: pictures to a grid of codes and back.
+
+Module names follow the official checkpoint keys, so a state dict loads without renaming.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from . import ops as default_ops
+
+
+@dataclass(frozen=True)
+class VQConfig:
+    """Sizes of the tokenizer; the defaults are Janus-Pro's (16x down, 16384 codes)."""
+
+    base_channels: int = 128
+    channel_multiplier: tuple[int, ...] = (1, 1, 2, 2, 4)
+    num_res_blocks: int = 2
+    z_channels: int = 256
+    codebook_size: int = 16384
+    codebook_dim: int = 8
+
+    @property
+    def patch_size(self) -> int:
+        """Pixels along one side of the patch that a code stands for."""
+        return 2 ** (len(self.channel_multiplier) - 1)
+
+
+def group_norm(channels: int, ops: Any) -> nn.Module:
+    return ops.GroupNorm(32, channels, eps=1e-6)
+
+
+class ResBlock(nn.Module):
+    """Pre-activation residual block: twice (group norm, swish, 3x3 convolution)."""
+
+    def __init__(self, in_channels: int, out_channels: int, ops: Any) -> None:
+        super().__init__()
+        self.norm1 = group_norm(in_channels, ops)
+        self.conv1 = ops.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.norm2 = group_norm(out_channels, ops)
+        self.conv2 = ops.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.nin_shortcut = None
+        if in_channels != out_channels:
+            self.nin_shortcut = ops.Conv2d(in_channels, out_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.conv2(F.silu(self.norm2(h)))
+        return h + (x if self.nin_shortcut is None else self.nin_shortcut(x))
+
+
+class AttnBlock(nn.Module):
+    """Single-head self-attention over all positions of the feature map."""
+
+    def __init__(self, channels: int, ops: Any) -> None:
+        super().__init__()
+        self.norm = group_norm(channels, ops)
+        self.q = ops.Conv2d(channels, channels, 1)
+        self.k = ops.Conv2d(channels, channels, 1)
+        self.v = ops.Conv2d(channels, channels, 1)
+        self.proj_out = ops.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        normed = self.norm(x)
+        q, k, v = (
+            rearrange(conv(normed), "b c h w -> b 1 (h w) c") for conv in (self.q, self.k, self.v)
+        )
+        out = F.scaled_dot_product_attention(q, k, v)
+        return x + self.proj_out(rearrange(out, "b 1 (h w) c -> b c h w", h=x.shape[2]))
+
+
+class Downsample(nn.Module):
+    """Stride-2 convolution, padded by one zero row at the bottom and one column at the right."""
+
+    def __init__(self, channels: int, ops: Any) -> None:
+        super().__init__()
+        self.conv = ops.Conv2d(channels, channels, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.pad(x, (0, 1, 0, 1)))
+
+
+class Upsample(nn.Module):
+    """Nearest-neighbour doubling, then a 3x3 convolution."""
+
+    def __init__(self, channels: int, ops: Any) -> None:
+        super().__init__()
+        self.conv = ops.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+class Level(nn.Module):
+    """Residual blocks at one resolution, each followed by attention at the lowest resolution, then
+    the step to the next resolution."""
+
+    def __init__(self, in_channels: int, out_channels: int, blocks: int, attn: bool, ops: Any):
+        super().__init__()
+        sizes = [in_channels] + [out_channels] * blocks
+        self.res = nn.ModuleList(ResBlock(a, out_channels, ops) for a in sizes[:-1])
+        self.attn = nn.ModuleList(
+            AttnBlock(out_channels, ops) for _ in range(blocks if attn else 0)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        for i, res in enumerate(self.res):
+            x = res(x)
+            if self.attn:
+                x = self.attn[i](x)
+        return x
+
+
+def middle(channels: int, ops: Any) -> nn.Sequential:
+    return nn.Sequential(
+        ResBlock(channels, channels, ops),
+        AttnBlock(channels, ops),
+        ResBlock(channels, channels, ops),
+    )
+
+
+class Encoder(nn.Module):
+    def __init__(self, config: VQConfig, ops: Any) -> None:
+        super().__init__()
+        widths = [config.base_channels * m for m in config.channel_multiplier]
+        last = len(widths) - 1
+        self.conv_in = ops.Conv2d(3, config.base_channels, 3, padding=1)
+        self.conv_blocks = nn.ModuleList()
+        for i, (a, b) in enumerate(zip([config.base_channels, *widths], widths, strict=False)):
+            level = Level(a, b, config.num_res_blocks, i == last, ops)
+            if i < last:
+                level.downsample = Downsample(b, ops)
+            self.conv_blocks.append(level)
+        self.mid = middle(widths[-1], ops)
+        self.norm_out = group_norm(widths[-1], ops)
+        self.conv_out = ops.Conv2d(widths[-1], config.z_channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv_in(x)
+        for level in self.conv_blocks:
+            x = level(x)
+        return self.conv_out(F.silu(self.norm_out(self.mid(x))))
+
+
+class Decoder(nn.Module):
+    def __init__(self, config: VQConfig, ops: Any) -> None:
+        super().__init__()
+        widths = [config.base_channels * m for m in reversed(config.channel_multiplier)]
+        last = len(widths) - 1
+        self.conv_in = ops.Conv2d(config.z_channels, widths[0], 3, padding=1)
+        self.mid = middle(widths[0], ops)
+        self.conv_blocks = nn.ModuleList()
+        for i, (a, b) in enumerate(zip([widths[0], *widths], widths, strict=False)):
+            level = Level(a, b, config.num_res_blocks + 1, i == 0, ops)
+            if i < last:
+                level.upsample = Upsample(b, ops)
+            self.conv_blocks.append(level)
+        self.norm_out = group_norm(widths[-1], ops)
+        self.conv_out = ops.Conv2d(widths[-1], 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.mid(self.conv_in(x))
+        for level in self.conv_blocks:
+            x = level(x)
+        return self.conv_out(F.silu(self.norm_out(x)))
+
+
+class Codebook(nn.Module):
+    """The code vectors. Stored rows need not be unit length; they are normalised at every use."""
+
+    def __init__(self, size: int, dim: int, ops: Any) -> None:
+        super().__init__()
+        self.embedding = ops.Embedding(size, dim)
+
+    def forward(self, codes: Tensor) -> Tensor:
+        """Unit-length code vectors [..., dim] of codes [...]."""
+        return F.normalize(self.embedding(codes), dim=-1)
+
+    def rows(self, device: torch.device) -> Tensor:
+        """All unit-length code vectors [codes, dim]."""
+        return self(torch.arange(self.embedding.num_embeddings, device=device))
+
+
+class VQModel(nn.Module):
+    """Encoder, codebook and decoder of Janus-Pro's picture tokenizer."""
+
+    def __init__(self, config: VQConfig, ops: Any = default_ops) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config, ops)
+        self.decoder = Decoder(config, ops)
+        self.quantize = Codebook(config.codebook_size, config.codebook_dim, ops)
+        self.quant_conv = ops.Conv2d(config.z_channels, config.codebook_dim, 1)
+        self.post_quant_conv = ops.Conv2d(config.codebook_dim, config.z_channels, 1)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Continuous patch vectors before quantising, unit length.
+
+        Args:
+            images: [B, 3, H, W] in [-1, 1], H and W multiples of the patch size.
+
+        Returns:
+            [B, H/p, W/p, dim] unit vectors.
+        """
+        z = self.quant_conv(self.encoder(images))
+        return F.normalize(z.permute(0, 2, 3, 1), dim=-1)
+
+    def nearest(self, vectors: Tensor) -> Tensor:
+        """Codes [...] of the unit vectors [..., dim]: nearest codebook row by squared L2.
+
+        On the unit sphere |a - b|^2 = 2 - 2ab, so the largest inner product is the nearest row.
+        """
+        return (vectors @ self.quantize.rows(vectors.device).T).argmax(dim=-1)
+
+    def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Codes [B, h, w] (int64) and unit vectors [B, h, w, dim] of images [B, 3, H, W]."""
+        vectors = self.features(images)
+        return self.nearest(vectors), vectors
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Images [B, 3, h*p, w*p] (about [-1, 1], not clipped) of codes [B, h, w]."""
+        return self.decoder(self.post_quant_conv(self.quantize(codes).permute(0, 3, 1, 2)))
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Pixels [B, H, W, 3] uint8 of images [B, 3, H, W] in [-1, 1]; truncates as the official code."""
+    return ((images.float() + 1) / 2 * 255).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
