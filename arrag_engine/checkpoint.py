@@ -1,4 +1,4 @@
-"""Loading and saving drawing models: deepseek-ai, transformers, released FAiD, or our single file."""
+"""Drawing models from and to files: deepseek-ai, transformers, released FAiD, our single file."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ def guide(logits: Tensor, cfg: float) -> Tensor:
 
 
 def truncate(probs: Tensor, top_k: int, top_p: float) -> Tensor:
-    """Zero all but the top-k, then all but the top-p tokens; renormalise. Ties go to the lower id."""
+    """Keep the top-k, then the top-p tokens of probs; renormalise. Ties go to the lower id."""
     vocab = probs.shape[-1]
     if (top_k == 0 or top_k >= vocab) and top_p >= 1:
         return probs

@@ -109,13 +109,17 @@ class Level(nn.Module):
         self.attn = nn.ModuleList(
             AttnBlock(out_channels, ops) for _ in range(blocks if attn else 0)
         )
+        self.downsample: Downsample | None = None
+        self.upsample: Upsample | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         for i, res in enumerate(self.res):
             x = res(x)
             if self.attn:
                 x = self.attn[i](x)
-        return x
+        if self.downsample is not None:
+            x = self.downsample(x)
+        return x if self.upsample is None else self.upsample(x)
 
 
 def middle(channels: int, ops: Any) -> nn.Sequential:
@@ -230,5 +234,5 @@ class VQModel(nn.Module):
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """Pixels [B, H, W, 3] uint8 of images [B, 3, H, W] in [-1, 1]; truncates as the official code."""
+    """Pixels [B, H, W, 3] uint8 of images [B, 3, H, W] in [-1, 1]; truncated, not rounded."""
     return ((images.float() + 1) / 2 * 255).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)

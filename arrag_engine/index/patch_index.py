@@ -84,11 +84,11 @@ class PatchIndex:
     def search(self, queries: np.ndarray, k: int) -> Neighbors:
         """The k nearest patches of queries [B, offsets * dim] by squared L2 (all, if k > size)."""
         xq = np.ascontiguousarray(queries, dtype=np.float32)
-        D, I = self._search.search(xq, min(k, self.size))
-        image, slot = np.divmod(I, len(self.active))
+        distances, ids = self._search.search(xq, min(k, self.size))
+        image, slot = np.divmod(ids, len(self.active))
         codes = self.tokens[image, self.active[slot]].astype(np.int64)
-        missing = I < 0
-        return Neighbors(np.where(missing, np.float32(np.inf), D), np.where(missing, -1, codes), I)
+        missing = ids < 0  # faiss's "nothing found"
+        return Neighbors(np.where(missing, np.inf, distances), np.where(missing, -1, codes), ids)
 
     def locate(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(source number, grid position) of index rows."""
