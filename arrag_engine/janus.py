@@ -98,3 +98,9 @@ class JanusPro(nn.Module):
 
     def new_cache(self, rows: int, capacity: int, device: torch.device) -> KVCache:
         return KVCache(self.config.llama, rows, capacity, device, self.dtype)
+
+    def cache_bytes(self, rows: int, capacity: int) -> int:
+        """Bytes that `new_cache` will take."""
+        c = self.config.llama
+        elements = 2 * c.num_layers * rows * c.num_kv_heads * capacity * c.head_dim
+        return elements * self.dtype.itemsize

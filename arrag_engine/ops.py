@@ -5,7 +5,6 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 Conv2d = nn.Conv2d
-Embedding = nn.Embedding
 GroupNorm = nn.GroupNorm
 RMSNorm = nn.RMSNorm
 
@@ -27,3 +26,12 @@ class Linear(nn.Linear):
         if self.bias is not None:
             out = out + self.bias
         return out.reshape(*x.shape[:-1], -1)
+
+
+class Embedding(nn.Embedding):
+    """`nn.Embedding` that leaves meta tensors alone: drawing random numbers for a tensor without
+    storage imports PyTorch's compiler, two seconds of every start."""
+
+    def reset_parameters(self) -> None:
+        if not self.weight.is_meta:
+            super().reset_parameters()

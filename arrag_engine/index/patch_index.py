@@ -10,10 +10,8 @@ import numpy as np
 
 from ..errors import InputError
 from ..grid import Grid
+from ..vq import codebook_agreement
 from .keys import KeySpec, index_keys
-
-MIN_COSINE = 0.999
-"""Codebook rows at least this alike are the same VQ in another dtype or layout."""
 
 
 @dataclass(frozen=True)
@@ -86,9 +84,9 @@ class PatchIndex:
         xq = np.ascontiguousarray(queries, dtype=np.float32)
         distances, ids = self._search.search(xq, min(k, self.size))
         image, slot = np.divmod(ids, len(self.active))
-        codes = self.tokens[image, self.active[slot]].astype(np.int64)
         missing = ids < 0  # faiss's "nothing found"
-        return Neighbors(np.where(missing, np.inf, distances), np.where(missing, -1, codes), ids)
+        codes = np.where(missing, -1, self.tokens[image, self.active[slot]].astype(np.int64))
+        return Neighbors(np.where(missing, np.float32(np.inf), distances), codes, ids)
 
     def locate(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(source number, grid position) of index rows."""
@@ -110,15 +108,8 @@ class PatchIndex:
                 f"the index was built for a {self.grid} grid, the model draws {grid}; "
                 "build an index with this model"
             )
-        if codebook.shape != self.codebook.shape:
+        agreement = codebook_agreement(codebook, self.codebook)
+        if not agreement.same:
             raise InputError(
-                f"the index was built with a codebook of {self.codebook.shape[0]} codes of "
-                f"{self.codebook.shape[1]} numbers, the model has {codebook.shape[0]} of "
-                f"{codebook.shape[1]}; build an index with this model"
-            )
-        cosine = float((codebook * self.codebook).sum(axis=1).min())
-        if not cosine >= MIN_COSINE:
-            raise InputError(
-                f"the index was built with another VQ (a code agrees only to cosine {cosine:.3f}, "
-                f"needed {MIN_COSINE}); build an index with this model"
+                f"the index was built with another VQ ({agreement}); build an index with this model"
             )

@@ -1,0 +1,1 @@
+"""ComfyUI nodes: a schema and one engine call each."""

@@ -1,0 +1,27 @@
+"""The list of nodes that ComfyUI gets."""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+
+from . import folders
+from .loaders import LoadARModel, LoadPatchIndex
+from .retrieval import RetrievalOptionsNode
+from .samplers import ARSampler, DAiDSampler
+from .vq import VQDecode, VQEncode
+
+NODES: list[type[io.ComfyNode]] = [
+    LoadARModel,
+    LoadPatchIndex,
+    RetrievalOptionsNode,
+    ARSampler,
+    DAiDSampler,
+    VQEncode,
+    VQDecode,
+]
+
+
+class ArragExtension(ComfyExtension):
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        folders.register()
+        return NODES

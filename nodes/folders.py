@@ -1,0 +1,79 @@
+"""Where models and indexes lie, and the names that the loaders offer.
+
+A widget's string can come from a stranger's workflow. So a name is never joined to a path: it is
+looked up among the names found by walking the registered folders.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import folder_paths
+
+from ..arrag_engine import shipped
+from ..arrag_engine.errors import InputError
+
+MODELS = "arrag_models"
+INDEXES = "arrag_indexes"
+SUBFOLDERS = {MODELS: "models", INDEXES: "indexes"}
+SHIPPED = {MODELS: shipped.MODELS, INDEXES: shipped.INDEXES}
+MAX_DEPTH = 4
+
+
+def register() -> None:
+    """Add our folders to what `extra_model_paths.yaml` may already have registered."""
+    for key, subfolder in SUBFOLDERS.items():
+        path = os.path.join(folder_paths.models_dir, "arrag", subfolder)
+        os.makedirs(path, exist_ok=True)
+        folder_paths.add_model_folder_path(key, path)
+
+
+def choices(key: str) -> dict[str, Path]:
+    """Names on offer and what they stand for: shipped ones first, then the user's own.
+
+    A model folder is named by its path below the root, with forward slashes.
+    """
+    found = {
+        name: SHIPPED[key] / f"{name}.safetensors" for name in shipped.shipped_names(SHIPPED[key])
+    }
+    for root in map(Path, folder_paths.get_folder_paths(key)):
+        for path in _walk(root, folders_too=key == MODELS):
+            found.setdefault(path.relative_to(root).as_posix(), path)
+    return found
+
+
+def _walk(root: Path, folders_too: bool) -> list[Path]:
+    found = []
+    for folder, names, files in os.walk(root, followlinks=True):
+        here = Path(folder)
+        if len(here.relative_to(root).parts) >= MAX_DEPTH:
+            names.clear()
+        if folders_too and here != root and "config.json" in files:
+            names.clear()
+            found.append(here)
+            continue
+        found += [here / file for file in files if file.endswith(".safetensors")]
+    return sorted(found)
+
+
+def resolve(key: str, name: str) -> Path:
+    """The file or folder behind a name on offer.
+
+    Raises:
+        InputError: The name is not on offer.
+    """
+    on_offer = choices(key)
+    if name not in on_offer:
+        place = os.path.join("models", "arrag", SUBFOLDERS[key])
+        raise InputError(
+            f"{name[:100]!r} is not among the files of {place}; choose one of the list"
+        )
+    return on_offer[name]
+
+
+def fingerprint(path: Path) -> str:
+    """Changes when the file, or a file of the folder, does."""
+    files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.is_file())
+    stats = ((f.name, f.stat()) for f in files)
+    return ";".join(f"{name}:{stat.st_size}:{stat.st_mtime_ns}" for name, stat in stats)

@@ -1,0 +1,59 @@
+"""Retrieval Options."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..arrag_engine.daid import RetrievalOptions
+from ..arrag_engine.index import PatchIndex
+from .types import CATEGORY, Index, Retrieval, RetrievalChoice
+
+DEFAULTS = RetrievalOptions()
+
+
+class RetrievalOptionsNode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ARRAG_RetrievalOptions",
+            display_name="Retrieval Options",
+            category=CATEGORY,
+            description="How much the patches of an index weigh while drawing, and how many are "
+            "asked.",
+            inputs=[
+                Index.Input("index", tooltip="Where to look patches up."),
+                io.Float.Input(
+                    "weight",
+                    default=DEFAULTS.weight,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="λ: the share of the next token's distribution that comes from the "
+                    "retrieved patches. 0 = the model alone.",
+                ),
+                io.Float.Input(
+                    "temperature",
+                    default=DEFAULTS.temperature,
+                    min=0.001,
+                    max=1000.0,
+                    step=0.01,
+                    tooltip="τ: low trusts the nearest patches, high asks all of them alike.",
+                ),
+                io.Int.Input(
+                    "neighbours",
+                    default=DEFAULTS.neighbours,
+                    min=1,
+                    max=1_000_000,
+                    tooltip="K: how many patches each look-up brings back. More than the index "
+                    "holds means all of them.",
+                ),
+            ],
+            outputs=[Retrieval.Output("RETRIEVAL", display_name="retrieval")],
+        )
+
+    @classmethod
+    def execute(
+        cls, index: PatchIndex, weight: float, temperature: float, neighbours: int
+    ) -> io.NodeOutput:
+        options = RetrievalOptions(weight, temperature, neighbours)
+        return io.NodeOutput(RetrievalChoice(index, options))

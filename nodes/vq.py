@@ -1,0 +1,73 @@
+"""VQ Encode, VQ Decode."""
+
+from __future__ import annotations
+
+import torch
+from comfy_api.latest import io
+from PIL import Image
+from torch import Tensor
+
+from ..arrag_engine.errors import InputError
+from ..arrag_engine.images import fit, to_tensor
+from ..arrag_engine.vq import codebook_agreement
+from .memory import ManagedModel
+from .types import CATEGORY, Model, TokenGrids, Tokens
+
+
+def decode_pixels(managed: ManagedModel, tokens: TokenGrids) -> Tensor:
+    """A ComfyUI IMAGE [B, H, W, 3] in [0, 1], one picture at a time to save memory."""
+    device = managed.to_device()
+    images = [managed.model.vq.decode(one.to(device)).cpu() for one in tokens.codes.split(1)]
+    return ((torch.cat(images).float() + 1) / 2).clamp(0, 1).permute(0, 2, 3, 1)
+
+
+class VQEncode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ARRAG_VQEncode",
+            display_name="VQ Encode",
+            category=CATEGORY,
+            description="Turns pictures into the model's image tokens. They are resized and "
+            "centre-cropped to the size the model draws.",
+            inputs=[
+                Model.Input("model", tooltip="Whose VQ tokenizer to use."),
+                io.Image.Input("image", tooltip="Pictures of any size."),
+            ],
+            outputs=[Tokens.Output("TOKENS", display_name="tokens")],
+        )
+
+    @classmethod
+    def execute(cls, model: ManagedModel, image: Tensor) -> io.NodeOutput:
+        device = model.to_device()
+        codes = []
+        for one in (image[..., :3].clamp(0, 1) * 255).round().to(torch.uint8).cpu():
+            fitted = fit(Image.fromarray(one.numpy()), *model.model.config.image_size)
+            codes.append(model.model.vq.encode(to_tensor([fitted]).to(device))[0].cpu())
+        return io.NodeOutput(TokenGrids(torch.cat(codes), model.codebook))
+
+
+class VQDecode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ARRAG_VQDecode",
+            display_name="VQ Decode",
+            category=CATEGORY,
+            description="Turns image tokens back into pictures.",
+            inputs=[
+                Model.Input("model", tooltip="Whose VQ tokenizer to use: the one that made them."),
+                Tokens.Input("tokens", tooltip="From a sampler or VQ Encode."),
+            ],
+            outputs=[io.Image.Output("IMAGE", display_name="image")],
+        )
+
+    @classmethod
+    def execute(cls, model: ManagedModel, tokens: TokenGrids) -> io.NodeOutput:
+        agreement = codebook_agreement(model.codebook, tokens.codebook)
+        if not agreement.same:
+            raise InputError(
+                f"the tokens were made with another VQ ({agreement}); decode them with the model "
+                "that made them"
+            )
+        return io.NodeOutput(decode_pixels(model, tokens))

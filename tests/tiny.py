@@ -1,0 +1,78 @@
+"""Tiny seeded models and indexes for tests."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
+
+from arrag_engine.checkpoint import describe_config, write_checkpoint
+from arrag_engine.grid import Grid
+from arrag_engine.index import KeySpec, PatchIndex, Source
+from arrag_engine.janus import JanusConfig, JanusPro
+from arrag_engine.layouts import official_name
+from arrag_engine.llama import LlamaConfig
+from arrag_engine.prompt import BEGIN_OF_IMAGE, BEGIN_OF_SENTENCE, PAD, UNKNOWN
+from arrag_engine.vq import VQConfig
+
+WORDS = ["a", "red", "car", "two", "apples", ":"]
+PROMPT = [1, 5, 6, 7, 4]
+PAD_ID = 2
+
+
+def tiny_config(side: int = 6, kv_heads: int = 4, heads: int = 4, hidden: int = 32) -> JanusConfig:
+    llama = LlamaConfig(40, hidden, 48, 2, heads, kv_heads, max_positions=512)
+    return JanusConfig(llama, VQConfig(32, (1, 1), 1, 32, 64, 8), Grid(side, side))
+
+
+def tiny_model(seed: int = 0, config: JanusConfig | None = None) -> JanusPro:
+    """A model whose weights are all random, norms and biases too, so that nothing is an identity."""
+    torch.manual_seed(seed)
+    model = JanusPro(config or tiny_config()).eval().requires_grad_(False)
+    for name, parameter in model.named_parameters():
+        scale = 1.0 if "embed" in name else 0.3
+        mean = 1.0 if "norm" in name and name.endswith("weight") else 0.0
+        parameter.normal_(mean, scale)
+    return model
+
+
+def tiny_tokenizer() -> str:
+    """A word-level tokenizer as JSON."""
+    special = [UNKNOWN, BEGIN_OF_SENTENCE, PAD, "<|User|>", BEGIN_OF_IMAGE, "<|Assistant|>"]
+    vocab = {token: i for i, token in enumerate([*special, *WORDS])}
+    tokenizer = Tokenizer(models.WordLevel(vocab, unk_token=UNKNOWN))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in special])
+    return tokenizer.to_str()
+
+
+def official_tensors(model: JanusPro) -> dict[str, torch.Tensor]:
+    return {official_name(name): tensor for name, tensor in model.state_dict().items()}
+
+
+def write_tiny(path, model: JanusPro | None = None):
+    """The model as our single file; returns the path."""
+    model = model or tiny_model()
+    config = describe_config(model.config)
+    write_checkpoint(path, official_tensors(model), model.config.grid, config, tiny_tokenizer())
+    return path
+
+
+def tiny_index(
+    model: JanusPro, images: int = 5, seed: int = 0, spec: KeySpec | None = None
+) -> PatchIndex:
+    """An index of random token grids, keyed by noisy codebook rows."""
+    rng = np.random.default_rng(seed)
+    grid, codes = model.config.grid, model.config.vq.codebook_size
+    codebook = model.vq.quantize.rows(torch.device("cpu")).numpy()
+    tokens = rng.integers(0, codes, (images, grid.size)).astype(np.uint16)
+    vectors = codebook[tokens] + rng.normal(0, 0.05, (images, grid.size, 8)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=-1, keepdims=True)
+    sources = [
+        Source(f"{i}.png", f"picture {i}", 12, 12, "0" * 64, "CC0", b"\xff\xd8jpeg")
+        for i in range(images)
+    ]
+    spec = spec or KeySpec()
+    keep = vectors.astype(np.float32) if spec.space == "encoder" else None
+    return PatchIndex(grid, tokens, keep, codebook, sources, spec)
