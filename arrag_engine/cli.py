@@ -34,7 +34,7 @@ from .errors import InputError
 from .files import atomic_write
 from .grid import BORDERS, NEIGHBORHOODS
 from .images import save_png
-from .index import KEY_SPACES, KeySpec, load_index, read_header, save_index
+from .index import KEY_SPACES, KeySpec, is_index, load_index, read_header, save_index
 from .retriever import Retriever
 from .sampling import Sampling
 from .verify import verify_folder
@@ -66,6 +66,8 @@ def generate(a: argparse.Namespace) -> int:
     if not 1 <= a.batch <= 64:
         raise InputError(f"--batch is {a.batch}; choose 1 to 64")
     out = _writable(a.out, ".png")
+    if a.json:
+        _writable(a.json, ".json")
     started = time.perf_counter()
     checkpoint = _load_model(a)
     retrieval = _retrieval(checkpoint, a.index, options) if decoding == "daid" else None
@@ -134,9 +136,9 @@ def inspect(a: argparse.Namespace) -> int:
     path = Path(a.file)
     if a.file in shipped.shipped_names(shipped.MODELS):
         path = shipped.resolve(a.file, shipped.MODELS)
-    if path.suffix == ".safetensors" and _is_index(path):
+    if path.is_file() and is_index(path):
         index = load_index(path)
-        facts: dict[str, Any] = {"kind": "patch index", **read_header(path)}
+        facts: dict[str, Any] = {"kind": "patch index", **dict(sorted(read_header(path).items()))}
         facts["codes"] = len(index.codebook)
         facts["licences"] = ", ".join(sorted({s.licence or "unknown" for s in index.sources}))
         facts["first sources"] = ", ".join(s.name for s in index.sources[:5])
@@ -224,18 +226,10 @@ def _retrieval(checkpoint: Checkpoint, index: str, options: RetrievalOptions) ->
     return Retrieval(Retriever(patches, model.config.grid, codebook), options)
 
 
-def _is_index(path: Path) -> bool:
-    try:
-        read_header(path)
-    except InputError:
-        return False
-    return True
-
-
 def _writable(out: Path, suffix: str) -> Path:
     """Find out before the work, not after it, that the result cannot be saved."""
     if out.suffix.lower() != suffix:
-        raise InputError(f"--out {out} must end in {suffix}")
+        raise InputError(f"{out} must end in {suffix}")
     if not out.parent.is_dir():
         raise InputError(f"there is no folder {out.parent} to write {out.name} to; create it first")
     return out

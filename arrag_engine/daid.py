@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .errors import InputError
 from .index import Neighbors
-from .sampling import truncate
+from .sampling import MIN_TEMPERATURE, truncate
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class RetrievalOptions:
     def __post_init__(self) -> None:
         if not 0 <= self.weight <= 1:
             raise InputError(f"retrieval weight is {self.weight}; choose 0 to 1")
-        if not 0 < self.temperature <= 1000:
+        if not MIN_TEMPERATURE <= self.temperature <= 1000:
             raise InputError(
-                f"retrieval temperature is {self.temperature}; choose more than 0, at most 1000"
+                f"retrieval temperature is {self.temperature}; choose {MIN_TEMPERATURE} to 1000"
             )
         if self.neighbours < 1:
             raise InputError(f"neighbours is {self.neighbours}; choose 1 or more")

@@ -16,6 +16,8 @@ from torch import Tensor
 from .errors import InputError
 
 SEEDS = 2**64
+MIN_TEMPERATURE = 1e-4
+"""A smaller one overflows float32; 0 says the same exactly."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,10 @@ class Sampling:
     def __post_init__(self) -> None:
         if not 0 <= self.cfg <= 100:
             raise InputError(f"cfg is {self.cfg}; choose 0 to 100")
-        if not 0 <= self.temperature <= 100:
-            raise InputError(f"temperature is {self.temperature}; choose 0 to 100")
+        if self.temperature != 0 and not MIN_TEMPERATURE <= self.temperature <= 100:
+            raise InputError(
+                f"temperature is {self.temperature}; choose 0, or {MIN_TEMPERATURE} to 100"
+            )
         if self.top_k < 0:
             raise InputError(f"top_k is {self.top_k}; choose 0 (all tokens) or more")
         if not 0 < self.top_p <= 1:
@@ -63,7 +67,7 @@ class Noise:
 def position_noise(seed: int, position: int, vocab: int) -> Noise:
     """Noise of one position of the picture with this seed, from counter-based Philox bits."""
     raw = np.random.Philox(key=seed % SEEDS, counter=position << 192).random_raw(vocab + 1)
-    uniform = ((raw >> np.uint64(11)) + 0.5) * 2.0**-53  # never 0 or 1
+    uniform = ((raw >> np.uint64(12)) + 0.5) * 2.0**-52  # exact, so never 0 or 1
     gumbel = -np.log(-np.log(uniform[1:]))
     return Noise(float(uniform[0]), torch.from_numpy(gumbel.astype(np.float32)))
 

@@ -1,6 +1,6 @@
 """The patch index: real patches to look up while drawing, and the one file it is kept in."""
 
-from .file import load_index, read_header, save_index
+from .file import is_index, load_index, read_header, save_index
 from .keys import KEY_SPACES, KeySpec
 from .patch_index import Neighbors, PatchIndex, Source
 
@@ -10,6 +10,7 @@ __all__ = [
     "Neighbors",
     "PatchIndex",
     "Source",
+    "is_index",
     "load_index",
     "read_header",
     "save_index",

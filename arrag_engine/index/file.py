@@ -64,6 +64,15 @@ def read_header(path: Path) -> dict[str, str]:
         return _checked_header(path, file.metadata() or {})
 
 
+def is_index(path: Path) -> bool:
+    """Whether the file calls itself a patch index, readable or not."""
+    try:
+        with _open(path) as file:
+            return (file.metadata() or {}).get("format") == FORMAT
+    except InputError:
+        return False
+
+
 def load_index(path: Path) -> PatchIndex:
     """Read an index and check everything that searching relies on.
 

@@ -1,0 +1,219 @@
+"""Memory of loading and time of a decoding step at Janus-Pro-1B's shapes, against transformers.
+
+    python scripts/bench_1b.py [--folder DIR] [--tokens 16] [--rounds 5] [--threads 2]
+
+Writes a random bf16 checkpoint of the real shapes once (4 GB, with an understanding branch that
+must not be read), loads it, then draws the same few tokens by turns with both programs on the same
+weights. Prints medians and the ratio of each pair; nothing is asserted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from arrag_engine.checkpoint import describe_config, load_checkpoint
+from arrag_engine.decode import draw_pictures
+from arrag_engine.grid import Grid
+from arrag_engine.janus import JanusConfig, JanusPro
+from arrag_engine.layouts import official_name
+from arrag_engine.llama import LlamaConfig
+from arrag_engine.sampling import Sampling
+from arrag_engine.vq import VQConfig
+
+JANUS_1B = JanusConfig(LlamaConfig(102400, 2048, 5632, 24, 16, 16), VQConfig(), Grid(24, 24))
+UNUSED = {
+    "language_model.lm_head.weight": (102400, 2048),
+    "vision_model.vision_tower.blocks.weight": (300, 1024, 1024),  # as many weights as SigLIP-L
+    "aligner.layers.0.weight": (2048, 1024),
+    "aligner.layers.2.weight": (2048, 2048),
+}
+PROMPT = [100000, *range(5, 25), 100003]
+PAD = 100002
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--folder", type=Path, help="where the checkpoint is, or is to be written")
+    parser.add_argument("--tokens", type=int, default=16, help="a square number")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    a = parser.parse_args()
+    torch.set_num_threads(a.threads)
+    folder = a.folder or Path(tempfile.gettempdir()) / "arrag-janus-1b"
+    if not (folder / "config.json").is_file():
+        write_checkpoint(folder)
+    model = measure_loading(folder)
+    compare_steps(model, a.tokens, a.rounds)
+
+
+def write_checkpoint(folder: Path) -> None:
+    """A random checkpoint in deepseek-ai's layout."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with torch.device("meta"):
+        shapes = {official_name(n): t.shape for n, t in JanusPro(JANUS_1B).state_dict().items()}
+    torch.manual_seed(0)
+    tensors = {
+        name: (torch.randn(shape) * 0.02).to(torch.bfloat16)
+        for name, shape in {**shapes, **UNUSED}.items()
+    }
+    save_file(tensors, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(describe_config(JANUS_1B)))
+
+
+class PeakMemory:
+    """The most anonymous memory of this process within a `with` block, in bytes above its start."""
+
+    def __enter__(self) -> PeakMemory:
+        self.start = self.peak = anonymous_bytes()
+        self.done = threading.Event()
+        self.thread = threading.Thread(target=self.watch)
+        self.thread.start()
+        return self
+
+    def watch(self) -> None:
+        while not self.done.wait(0.002):
+            self.peak = max(self.peak, anonymous_bytes())
+
+    def __exit__(self, *_: object) -> None:
+        self.done.set()
+        self.thread.join()
+        self.bytes = max(self.peak, anonymous_bytes()) - self.start
+
+
+def anonymous_bytes() -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError("this measurement needs Linux")
+
+
+def measure_loading(folder: Path) -> JanusPro:
+    started = time.perf_counter()
+    with PeakMemory() as memory:
+        model = load_checkpoint(folder, torch.bfloat16).model
+    seconds = time.perf_counter() - started
+    used = sum(t.numel() * t.element_size() for t in model.state_dict().values())
+    file = os.path.getsize(folder / "model.safetensors")
+    print(
+        f"file {file / 2**30:.2f} GiB, weights used {used / 2**30:.2f} GiB, loaded in {seconds:.1f} s"
+    )
+    print(f"peak anonymous memory while loading: {memory.bytes / used:.3f} x the weights used")
+    return model
+
+
+def compare_steps(model: JanusPro, tokens: int, rounds: int) -> None:
+    side = round(tokens**0.5)
+    model.config = replace(model.config, grid=Grid(side, side))
+    theirs = transformers_model(model)
+    generation = {"generation_mode": "image", "do_sample": True, "guidance_scale": 5.0}
+    ids = torch.tensor([PROMPT])
+    ours_ms, theirs_ms = [], []
+    for _ in range(rounds + 1):
+        ours_ms.append(our_step_ms(model))
+        started = time.perf_counter()
+        with torch.inference_mode():
+            theirs.generate(ids, attention_mask=torch.ones_like(ids), **generation)
+        theirs_ms.append((time.perf_counter() - started) * 1000 / (side * side))
+    ours_ms, theirs_ms = ours_ms[1:], theirs_ms[1:]  # the first round warms up
+    ratios = [a / b for a, b in zip(ours_ms, theirs_ms, strict=True)]
+    print(f"one step, guidance, batch 1, bf16, {torch.get_num_threads()} threads, {rounds} rounds:")
+    for name, values in (("ours ms", ours_ms), ("transformers ms", theirs_ms), ("ratio", ratios)):
+        low, high = min(values), max(values)
+        print(f"  {name:<16} median {statistics.median(values):.3f}  min {low:.3f}  max {high:.3f}")
+
+
+def our_step_ms(model: JanusPro) -> float:
+    """Milliseconds per token of a whole drawing, prompt included, as on the other side."""
+    started = time.perf_counter()
+    draw_pictures(model, PROMPT, PAD, Sampling(), [0])
+    return (time.perf_counter() - started) * 1000 / model.config.grid.size
+
+
+def transformers_model(model: JanusPro) -> nn.Module:
+    """transformers' Janus on the same weight tensors; its vision tower stays without storage."""
+    from transformers import JanusConfig as TheirConfig
+    from transformers import JanusForConditionalGeneration
+
+    llama, vq = model.config.llama, model.config.vq
+    config = TheirConfig(
+        text_config={
+            "vocab_size": llama.vocab_size,
+            "hidden_size": llama.hidden_size,
+            "intermediate_size": llama.intermediate_size,
+            "num_hidden_layers": llama.num_layers,
+            "num_attention_heads": llama.num_heads,
+            "num_key_value_heads": llama.num_kv_heads,
+            "max_position_embeddings": llama.max_positions,
+        },
+        vision_config={"image_size": 16 * model.config.grid.width, "patch_size": 16},
+        vq_config={
+            "num_embeddings": vq.codebook_size,
+            "num_patches": model.config.grid.width,
+            "projection_dim": llama.hidden_size,
+            "image_token_embed_dim": llama.hidden_size,
+        },
+    )
+    with torch.device("meta"):
+        theirs = JanusForConditionalGeneration(config)
+    state = {
+        transformers_name(name): tensor.to(torch.bfloat16)
+        for name, tensor in model.state_dict().items()
+    }
+    missing = theirs.load_state_dict(state, strict=False, assign=True).missing_keys
+    strangers = [
+        k for k in missing if not k.startswith(("model.vision", "model.aligner", "lm_head"))
+    ]
+    assert not strangers, strangers
+    for module in theirs.modules():  # buffers that meta construction left empty
+        if hasattr(module, "inv_freq"):
+            fresh = type(module)(config.text_config)
+            module.inv_freq, module.original_inv_freq = fresh.inv_freq, fresh.inv_freq
+    theirs.generation_config.generation_kwargs = {"boi_token_id": PROMPT[-1]}
+    theirs.generation_config.bos_token_id = PROMPT[0]
+    theirs.generation_config.pad_token_id = PAD
+    return theirs.eval()
+
+
+def transformers_name(ours: str) -> str:
+    """transformers' name of one of the engine's tensors."""
+    rules = (
+        ("llama.", "model.language_model."),
+        ("gen_embed.", "model.generation_embeddings."),
+        ("gen_aligner.layers.0.", "model.generation_aligner.fc1."),
+        ("gen_aligner.layers.2.", "model.generation_aligner.hidden_layers.0."),
+        ("gen_head.output_mlp_projector.", "model.generation_head.proj_out."),
+        ("gen_head.vision_head.", "model.generation_head.vision_head."),
+    )
+    for mine, other in rules:
+        if ours.startswith(mine):
+            return other + ours.removeprefix(mine)
+    name = ours.replace("vq.", "model.vqmodel.", 1)
+    for part, other in (
+        ("encoder.conv_blocks.", "encoder.down."),
+        ("decoder.conv_blocks.", "decoder.up."),
+    ):
+        name = name.replace(part, other)
+    if ".down." in name or ".up." in name:
+        name = name.replace(".res.", ".block.")
+    for i, other in enumerate(("block_1", "attn_1", "block_2")):
+        name = name.replace(f".mid.{i}.", f".mid.{other}.")
+    return name
+
+
+if __name__ == "__main__":
+    main()
