@@ -103,8 +103,9 @@ def _encode_batch(
 
 def _describe(path: Path, folder: Path, image: Image.Image, licence: str) -> Source:
     caption = path.with_suffix(".txt")
+    name = path.relative_to(folder).as_posix()
     return Source(
-        path.relative_to(folder).as_posix(),
+        name.encode(errors="replace").decode(),  # a file name need not be text
         caption.read_text(encoding="utf-8", errors="replace").strip() if caption.is_file() else "",
         image.width,
         image.height,

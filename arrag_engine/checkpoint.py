@@ -61,7 +61,7 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
         return DTYPES[name]
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    if device.type == "cpu" and not torch.cpu._is_avx512_bf16_supported():
+    if device.type == "cpu" and not getattr(torch.cpu, "_is_avx512_bf16_supported", bool)():
         return torch.float32
     return torch.bfloat16
 
@@ -204,7 +204,10 @@ def _read_tokenizer(tokenizer: str | Path) -> str:
         raise InputError(
             f"{tokenizer.name} is missing; put the model's tokenizer.json into {tokenizer.parent}"
         )
-    return tokenizer.read_text(encoding="utf-8")
+    try:
+        return tokenizer.read_text(encoding="utf-8")
+    except ValueError as error:
+        raise InputError(f"{tokenizer} is not readable text; download it again") from error
 
 
 def _find(path: Path) -> tuple[Weights, dict[str, Any], str | Path, Grid | None]:

@@ -95,7 +95,7 @@ def read_config(shapes: Shapes, config: dict[str, Any], grid: Grid | None) -> Ja
         return JanusConfig(llama, _vq_config(shapes), grid or _config_grid(config))
     except (KeyError, IndexError) as error:
         raise InputError(f"the checkpoint lacks the tensor {error}; download it again") from error
-    except (TypeError, ValueError, ZeroDivisionError) as error:
+    except (TypeError, ValueError, ArithmeticError) as error:
         raise InputError(f"the checkpoint's sizes make no sense: {error}") from error
 
 
@@ -107,8 +107,12 @@ def _section(config: dict[str, Any], *names: str) -> dict[str, Any]:
 
 
 def _count(shapes: Shapes, pattern: str) -> int:
-    found = [int(m[1]) for name in shapes if (m := re.match(pattern, name))]
-    return max(found, default=-1) + 1
+    """How many parts, numbered from 0, the names hold."""
+    found = {int(m[1]) for name in shapes if (m := re.match(pattern, name))}
+    count = max(found, default=-1) + 1
+    if len(found) != count:
+        raise ValueError(f"{len(found)} of {count} layers are there, download all of its files")
+    return count
 
 
 def _llama_config(shapes: Shapes, text: dict[str, Any]) -> LlamaConfig:
@@ -121,6 +125,11 @@ def _llama_config(shapes: Shapes, text: dict[str, Any]) -> LlamaConfig:
     kv_heads = kv_rows // (hidden // heads)
     if kv_heads < 1 or heads % kv_heads:
         raise ValueError(f"{heads} heads share {kv_heads} key heads")
+    theta = float(text.get("rope_theta") or 10000.0)
+    eps = float(text.get("rms_norm_eps") or 1e-6)
+    positions = int(text.get("max_position_embeddings") or 16384)
+    if not (0 < theta < 1e30 and 0 <= eps < 1 and positions > 0):
+        raise ValueError(f"rope_theta {theta}, rms_norm_eps {eps}, {positions} positions")
     return LlamaConfig(
         vocab,
         hidden,
@@ -128,9 +137,9 @@ def _llama_config(shapes: Shapes, text: dict[str, Any]) -> LlamaConfig:
         _count(shapes, r"llama\.layers\.(\d+)\."),
         heads,
         kv_heads,
-        float(text.get("rope_theta") or 10000.0),
-        float(text.get("rms_norm_eps") or 1e-6),
-        int(text.get("max_position_embeddings") or 16384),
+        theta,
+        eps,
+        positions,
     )
 
 
@@ -154,9 +163,9 @@ def _vq_config(shapes: Shapes) -> VQConfig:
 def _config_grid(config: dict[str, Any]) -> Grid:
     """The grid of a transformers config; deepseek's vision_config is another network's."""
     vision = _section(config, "vision_config")
-    if "text_config" not in config or "image_size" not in vision or "patch_size" not in vision:
+    if "text_config" not in config:
         return DEFAULT_GRID
-    side = int(vision["image_size"]) // int(vision["patch_size"])
+    side = int(vision.get("image_size", 384)) // int(vision.get("patch_size", 16))
     if not 1 <= side <= 256:
         raise ValueError(f"a grid of {side}x{side}")
     return Grid(side, side)

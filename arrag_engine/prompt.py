@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from tokenizers import Tokenizer
@@ -68,6 +69,8 @@ class PromptEncoder:
             raise InputError(
                 f"the prompt has {len(text)} characters, the most is {MAX_CHARACTERS}; shorten it"
             )
+        if re.search("[\ud800-\udfff]", text):
+            raise InputError("the prompt holds half a character that is no text; type it again")
         encoding = self.tokenizer.encode(TEMPLATE.format(text=text), add_special_tokens=False)
         ids = [self.bos_id, *encoding.ids, self.begin_of_image_id]
         if len(ids) > self.max_tokens:

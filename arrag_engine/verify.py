@@ -27,6 +27,8 @@ from .weights import Weights, open_weights, read_json
 
 EXACT, LOGITS, CFG_LOGITS, PROBS, VECTORS, PIXELS, LEVELS = 0, 1e-4, 5e-4, 5e-5, 2e-5, 1e-4, 1
 NEEDED_SETTINGS = ("grid_width", "pad_id", "cfg_weight", "probs_temperatures", "daid")
+NEEDED_FILES = {"vq": ["model"], "vanilla": ["model"], "db": [], "daid": ["model", "db", "vanilla"]}
+"""What a group's checks stand on, besides its own file."""
 FAID_PARTS = (
     "step",
     "stepzero",
@@ -69,13 +71,11 @@ def verify_folder(folder: Path) -> Iterator[Check]:
     groups = {"vq": check_vq, "vanilla": check_vanilla, "db": check_db, "daid": check_daid}
     with torch.inference_mode():
         for group, run in groups.items():
+            if missing := [name for name in (group, *NEEDED_FILES[group]) if not fixture.has(name)]:
+                reason = f"there is no {missing[0]}.safetensors"
+                yield Check(f"{group}.*", "skipped", reason=reason)
+                continue
             golden = fixture.golden(group)
-            if golden is None:
-                yield Check(f"{group}.*", "skipped", reason=f"there is no {group}.safetensors")
-                continue
-            if group != "db" and not fixture.has_model:
-                yield Check(f"{group}.*", "skipped", reason="there is no model.safetensors")
-                continue
             for name, limit, value in run(fixture, golden):
                 yield compare(f"{group}.{name}", golden, name, value, limit)
     for part in FAID_PARTS:
@@ -118,11 +118,12 @@ class Fixture:
             raise InputError(f"{folder / 'settings.json'} lacks {', '.join(missing)}")
         side = self.settings["grid_width"]
         self.grid = Grid(side, side)
-        self.has_model = (folder / "model.safetensors").is_file()
 
-    def golden(self, group: str) -> Golden | None:
-        path = self.folder / f"{group}.safetensors"
-        return Golden(open_weights([path])) if path.is_file() else None
+    def has(self, name: str) -> bool:
+        return (self.folder / f"{name}.safetensors").is_file()
+
+    def golden(self, group: str) -> Golden:
+        return Golden(open_weights([self.folder / f"{group}.safetensors"]))
 
     @cached_property
     def model(self) -> JanusPro:
@@ -227,8 +228,6 @@ def golden_index(golden: Golden, name: str, codebook: np.ndarray) -> PatchIndex:
 
 def check_daid(fixture: Fixture, golden: Golden) -> Values:
     db, vanilla = fixture.golden("db"), fixture.golden("vanilla")
-    if db is None or vanilla is None:
-        return
     k = fixture.settings["daid"]["top_k"]
     index = golden_index(db, "grid", fixture.codebook)
     retriever = Retriever(index, fixture.grid, fixture.codebook)

@@ -67,10 +67,17 @@ def _open_bin(path: Path) -> Weights:
         raise InputError(
             f"{path} is truncated, or holds more than tensors ({reason}); download it again"
         ) from error
-    if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
+    if not isinstance(state, dict) or not all(_is_plain(n, t) for n, t in state.items()):
         raise InputError(f"{path} does not hold a table of tensors; download it again")
     shapes = {name: tuple(t.shape) for name, t in state.items()}
     return Weights(shapes, {name: (lambda t=t: t) for name, t in state.items()})
+
+
+def _is_plain(name: object, tensor: object) -> bool:
+    """Whether this is a named tensor with memory of its own, neither sparse nor a mere shape."""
+    if not isinstance(name, str) or not isinstance(tensor, Tensor):
+        return False
+    return tensor.layout == torch.strided and not tensor.is_meta
 
 
 def find_weight_files(folder: Path) -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -88,7 +89,7 @@ def load_index(path: Path) -> PatchIndex:
             wanted.add("vectors")
         if missing := sorted(wanted - names):
             raise _damaged(path, f"it lacks {', '.join(missing)}")
-        tensors = {name: file.get_tensor(name) for name in wanted}
+        tensors = {name: _read_tensor(path, file, name) for name in wanted}
     try:
         grid = Grid.parse(header["grid"])
     except ValueError as error:
@@ -105,6 +106,13 @@ def _open(path: Path) -> Any:
         raise InputError(
             f"{path} is not a readable .safetensors file ({error}); copy or build the index again"
         ) from error
+
+
+def _read_tensor(path: Path, file: Any, name: str) -> np.ndarray:
+    try:
+        return file.get_tensor(name)
+    except (AttributeError, TypeError, ValueError, SafetensorError) as error:
+        raise _damaged(path, f"{name} has a type that NumPy lacks ({error})") from error
 
 
 def _damaged(path: Path, what: str) -> InputError:
@@ -180,7 +188,8 @@ def _check_array(
 
 
 def _check_unit_rows(path: Path, name: str, array: np.ndarray) -> None:
-    lengths = np.linalg.norm(array, axis=-1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        lengths = np.linalg.norm(array, axis=-1)
     if not np.all(np.abs(lengths - 1) < 1e-3):  # also false for NaN
         raise _damaged(path, f"{name} holds rows that are not unit vectors")
 
@@ -204,13 +213,16 @@ def _read_sources(path: Path, images: int, tensors: dict[str, np.ndarray]) -> li
 
 
 def _read_source(path: Path, table: Any, thumbnail: bytes) -> Source:
+    def is_text(value: Any) -> bool:
+        return isinstance(value, str) and not re.search("[\ud800-\udfff]", value)
+
     def is_size(value: Any) -> bool:
         return type(value) is int and 0 < value < 2**31
 
     if (
         not isinstance(table, dict)
         or set(table) != {*TEXT_FIELDS, "width", "height"}
-        or not all(isinstance(table[f], str) for f in TEXT_FIELDS)
+        or not all(is_text(table[f]) for f in TEXT_FIELDS)
         or not (is_size(table["width"]) and is_size(table["height"]))
     ):
         raise _damaged(path, "its table of sources has a malformed entry")
