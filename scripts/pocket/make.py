@@ -1,0 +1,56 @@
+"""Make the pocket model and its index from nothing: pictures, tokenizer, decoder, files.
+
+    python scripts/pocket/make.py --work WORK --out OUT
+
+Every step picks up where an interrupted run stopped; delete WORK to start over. Writes
+OUT/models/pocket.safetensors and OUT/indexes/pocket.safetensors.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+from finish import export_index, export_model, load_trained, write_pictures, write_samples
+
+HERE = Path(__file__).parent
+
+
+def train(script: str, args: argparse.Namespace, minutes: float) -> None:
+    """Run a training script; it returns at once if its minutes are used up already."""
+    command = [sys.executable, HERE / script, "--work", args.work, "--archives", args.archives]
+    command += ["--minutes", minutes, "--seed", args.seed, "--workers", args.workers]
+    subprocess.run([str(part) for part in command], check=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, required=True, help="folder for what lies between")
+    parser.add_argument("--out", type=Path, required=True, help="folder for model and index")
+    parser.add_argument("--archives", type=Path, help="folder of the emoji package (WORK/npm)")
+    parser.add_argument("--minutes-vq", type=float, default=45)
+    parser.add_argument("--minutes-decoder", type=float, default=45)
+    parser.add_argument("--pictures", type=int, default=900, help="pictures in the index")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=2, help="training processes")
+    args = parser.parse_args()
+    args.archives = args.archives or args.work / "npm"
+
+    train("train_vq.py", args, args.minutes_vq)
+    train("train_decoder.py", args, args.minutes_decoder)
+    model = load_trained(args.work)
+    write_samples(model, args.work / "samples.png")
+    model_path = args.out / "models" / "pocket.safetensors"
+    model_path.parent.mkdir(parents=True, exist_ok=True)
+    export_model(model, model_path)
+    pictures = args.work / "pictures"
+    write_pictures(pictures, args.archives, args.pictures)
+    index_path = args.out / "indexes" / "pocket.safetensors"
+    index_path.parent.mkdir(parents=True, exist_ok=True)
+    export_index(model_path, pictures, index_path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,234 @@
+"""Train the pocket model's decoder on scenes encoded by the trained tokenizer.
+
+    python scripts/pocket/train_decoder.py --work WORK --minutes 45 --workers 2
+
+Needs WORK/vq.pt. Writes WORK/tokens.npz, WORK/decoder.pt (resumable), WORK/decoder.jsonl and
+sheets of sampled pictures.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import training
+from concepts import LEARNT
+from data import make_composer
+from tokenizer import vocabulary
+from tokens import Batches, TokenCache, encode_scenes, load_vq
+from torch import Tensor, nn
+from train_vq import HELD_OUT_SEED
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from arrag_engine.grid import Grid
+from arrag_engine.janus import JanusConfig, JanusPro
+from arrag_engine.llama import LlamaConfig
+from arrag_engine.vq import VQConfig
+
+GRID = Grid(12, 12)
+BATCH = 32
+CACHES = ("tokens.npz", "held_out.npz")
+COUNTS = (20_000, 480)
+"""Files of encoded scenes to train on and to test with, and how many are in them."""
+LR_MATRICES, LR_REST = 2e-3, 1.5e-3
+DROP_PROMPT, DROP_WORD = 0.1, 0.01
+
+
+def make_config(vq: VQConfig) -> JanusConfig:
+    llama = LlamaConfig(
+        vocab_size=len(vocabulary()),
+        hidden_size=256,
+        intermediate_size=688,
+        num_layers=4,
+        num_heads=4,
+        num_kv_heads=4,
+        max_positions=1024,
+    )
+    return JanusConfig(llama, vq, GRID)
+
+
+def initialize(model: JanusPro) -> None:
+    """Small normal weights; what writes into the residual stream starts smaller with depth."""
+    depth = model.config.llama.num_layers
+    for name, parameter in model.named_parameters():
+        if parameter.ndim > 1 and not name.startswith("vq."):
+            output = name.endswith(("o_proj.weight", "down_proj.weight"))
+            nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * depth) if output else 0.02)
+    nn.init.normal_(model.gen_embed.weight, std=1.0)
+    for layer in (0, 2):
+        nn.init.xavier_uniform_(model.gen_aligner.layers[layer].weight, gain=0.3)
+
+
+def pick(x: Tensor, index: Tensor) -> Tensor:
+    """Rows x[b, index[b, i]] of x [B, L, D] for index [B, I]."""
+    return x.gather(1, index[..., None].expand(-1, -1, x.shape[-1]))
+
+
+def image_loss(model: JanusPro, prompts: Tensor, lengths: Tensor, codes: Tensor) -> Tensor:
+    """Mean cross-entropy (nats) of the codes [B, N] after prompts [B, T] of the given lengths.
+
+    Each row's image follows its own prompt directly; what is left over on the right is padding,
+    which nothing before it attends to.
+    """
+    width, size = prompts.shape[1], codes.shape[1]
+    inputs = torch.cat((model.embed_text(prompts), model.embed_codes(codes[:, :-1])), dim=1)
+    place = torch.arange(width + size - 1).expand(len(prompts), -1)
+    gap = (width - lengths)[:, None]
+    order = torch.where(place < lengths[:, None], place, (place + gap).clamp(max=width + size - 2))
+    hidden = model.llama(pick(inputs, order))
+    answers = (lengths - 1)[:, None] + torch.arange(size)
+    logits = model.gen_head(pick(hidden, answers))
+    return F.cross_entropy(logits.flatten(0, 1), codes.flatten())
+
+
+class Trainer:
+    def __init__(self, team: training.Team, work: Path, minutes: float, seed: int) -> None:
+        torch.manual_seed(seed)
+        self.team, self.work, self.seed = team, work, seed
+        vq = load_vq(work / "vq.pt")
+        train, held_out = (TokenCache.load(work / name) for name in CACHES)
+        self.batches = Batches(train, DROP_PROMPT, DROP_WORD)
+        self.held_out = Batches(held_out, 0, 0)
+        self.scenes = len(train)
+        self.model = JanusPro(make_config(vq.config))
+        initialize(self.model)
+        self.model.vq = vq
+        inner = [p for n, p in self.model.llama.layers.named_parameters() if p.ndim == 2]
+        rest = [p for p in self.model.parameters() if p.requires_grad]
+        rest = [p for p in rest if all(p is not q for q in inner)]
+        self.optimizers = [
+            training.Muon(inner, LR_MATRICES),
+            torch.optim.AdamW(rest, LR_REST, betas=(0.9, 0.98), weight_decay=0.01),
+        ]
+        self.average = training.Average(self.model, 0.998)
+        self.budget = training.Budget(minutes)
+        self.steps = 0
+        self.log = training.Log(work / "decoder.jsonl")
+
+    @property
+    def path(self) -> Path:
+        return self.work / "decoder.pt"
+
+    def resume(self) -> None:
+        if not self.path.exists():
+            return
+        state = torch.load(self.path, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.average.weights, self.average.steps = state["average"], state["steps"]
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.steps = state["steps"]
+        self.budget.resume(state["elapsed"])
+
+    def save(self) -> None:
+        state = {
+            "model": self.model.state_dict(),
+            "average": self.average.weights,
+            "optimizers": [o.state_dict() for o in self.optimizers],
+            "steps": self.steps,
+            "elapsed": self.budget.elapsed,
+        }
+        training.save(self.path, state)
+
+    def step(self) -> float:
+        """One update; the scenes of step n are a function of (seed, n)."""
+        progress = self.team.agree(self.budget.progress)
+        training.set_lr(self.optimizers, training.schedule(progress))
+        rng = np.random.default_rng((self.seed, self.steps, self.team.rank))
+        epoch, first = divmod(self.steps * BATCH, self.scenes // BATCH * BATCH)
+        order = np.random.default_rng((self.seed, epoch, 1)).permutation(self.scenes)
+        mine = order[first : first + BATCH][self.team.rank :: self.team.size]
+        loss = image_loss(self.model, *self.batches(mine, rng))
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()
+        loss.backward()
+        self.team.mean([p.grad for p in self.model.parameters() if p.grad is not None])
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for optimizer in self.optimizers:
+            optimizer.step()
+        self.average.update(self.model)
+        self.steps += 1
+        return loss.item()
+
+    @torch.no_grad()
+    def held_out_bits(self, scenes: int) -> float:
+        """Bits per image token of the averaged weights on scenes never trained on."""
+        model = averaged_model(self.model, self.average)
+        rng = np.random.default_rng(0)
+        losses = []
+        for first in range(0, scenes, 48):
+            batch = self.held_out(np.arange(first, min(first + 48, scenes)), rng)
+            losses.append(image_loss(model, *batch).item())
+        return float(np.mean(losses)) / math.log(2)
+
+    def report(self, loss: float, scenes: int = 96) -> None:
+        self.log(
+            step=self.steps,
+            minutes=self.budget.elapsed / 60,
+            bits=loss / math.log(2),
+            held_out_bits=self.held_out_bits(scenes),
+            scenes_per_second=self.steps * BATCH / self.budget.elapsed,
+        )
+        self.save()
+
+    def run(self) -> None:
+        due = time.monotonic() + training.SAVE_SECONDS
+        loss = float("nan")
+        while self.team.agree(self.budget.progress) < 1:
+            value = self.step()
+            loss = value if math.isnan(loss) else 0.98 * loss + 0.02 * value
+            if self.team.rank == 0 and time.monotonic() > due:
+                self.report(loss)
+                due = time.monotonic() + training.SAVE_SECONDS
+        if self.team.rank == 0:
+            self.report(loss, COUNTS[1])
+
+
+def averaged_model(model: JanusPro, average: training.Average) -> JanusPro:
+    """A copy of `model` with the averaged weights."""
+    copy = JanusPro(model.config).eval().requires_grad_(False)
+    copy.load_state_dict(average.weights)
+    return copy
+
+
+def encode_part(team: training.Team, work: Path, archives: Path, seed: int) -> None:
+    """This member's share of the scenes; every member has generator seeds of its own."""
+    vq, composer = load_vq(work / "vq.pt"), make_composer(archives, LEARNT)
+    for name, first_seed, count in zip(CACHES, (seed, HELD_OUT_SEED), COUNTS, strict=True):
+        part = encode_scenes(vq, composer, (first_seed, team.rank), count // team.size)
+        part.save(part_path(work, name, team.rank))
+
+
+def part_path(work: Path, name: str, rank: int) -> Path:
+    return work / f"part-{rank}-{name}"
+
+
+def encode(workers: int, work: Path, archives: Path, seed: int) -> None:
+    """Make the token caches, unless they are there."""
+    if all((work / name).exists() for name in CACHES):
+        return
+    training.run_team(workers, encode_part, work, archives, seed)
+    for name in CACHES:
+        parts = [TokenCache.load(part_path(work, name, rank)) for rank in range(workers)]
+        TokenCache.join(parts).save(work / name)
+
+
+def train(team: training.Team, work: Path, minutes: float, seed: int) -> None:
+    trainer = Trainer(team, work, minutes, seed)
+    trainer.resume()
+    trainer.run()
+
+
+def main() -> None:
+    args = training.parse_arguments(__doc__, minutes=45)
+    encode(args.workers, args.work, args.archives, args.seed)
+    training.run_team(args.workers, train, args.work, args.minutes, args.seed)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,203 @@
+"""What both training scripts share: wall-clock schedule, optimiser, averaging, checkpoints, log."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor, nn
+
+SAVE_SECONDS = 120
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose update is orthogonalised, for the matrices inside a network.
+
+    Convolution kernels are taken as matrices [out, in * kh * kw]. Updates are scaled to the size
+    that Adam's have, so the learning rate is of Adam's kind (Liu et al., arXiv 2502.16982).
+    """
+
+    def __init__(self, params: Iterable[nn.Parameter], lr: float, momentum: float = 0.95) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": 0.02})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        for group in self.param_groups:
+            shapes = defaultdict(list)
+            for p in group["params"]:
+                if p.grad is not None:
+                    shapes[p.shape].append(p)
+            for params in shapes.values():
+                self._step_alike(params, group)
+
+    def _step_alike(self, params: list[nn.Parameter], group: dict[str, Any]) -> None:
+        """Update parameters of one shape together."""
+        updates = []
+        for p in params:
+            buffer = self.state[p].setdefault("momentum", torch.zeros_like(p))
+            buffer.lerp_(p.grad, 1 - group["momentum"])
+            updates.append(p.grad.lerp(buffer, group["momentum"]).flatten(1))
+        update = orthogonalize(torch.stack(updates))
+        scale = 0.2 * math.sqrt(max(update.shape[1:]))
+        for p, u in zip(params, update, strict=True):
+            p.mul_(1 - group["lr"] * group["weight_decay"])
+            p.sub_(u.view(p.shape), alpha=group["lr"] * scale)
+
+
+def orthogonalize(x: Tensor, steps: int = 4) -> Tensor:
+    """Nearest semi-orthogonal matrices to x [N, rows, columns], by a quintic Newton-Schulz."""
+    tall = x.shape[1] > x.shape[2]
+    x = x.mT if tall else x
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    return x.mT if tall else x
+
+
+class Average:
+    """Exponential moving average of a model's weights, short-sighted at first."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.steps = 0
+        self.weights = {k: v.detach().clone() for k, v in model.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        self.steps += 1
+        decay = min(self.decay, self.steps / (self.steps + 9))
+        for name, value in model.state_dict().items():
+            self.weights[name].lerp_(value, 1 - decay)
+
+
+class Budget:
+    """Wall-clock budget that survives restarts: seconds trained so far of seconds allowed."""
+
+    def __init__(self, minutes: float) -> None:
+        self.allowed = minutes * 60
+        self.before = 0.0
+        self.start = time.monotonic()
+
+    @property
+    def elapsed(self) -> float:
+        return self.before + time.monotonic() - self.start
+
+    @property
+    def progress(self) -> float:
+        """Share of the budget used, 0..1."""
+        return min(1.0, self.elapsed / self.allowed)
+
+    def resume(self, elapsed: float) -> None:
+        self.before = elapsed
+        self.start = time.monotonic()
+
+
+def schedule(progress: float, warmup: float = 0.02) -> float:
+    """Learning-rate factor: linear warm-up, then cosine to zero."""
+    if progress < warmup:
+        return (progress + 0.1 * warmup) / (1.1 * warmup)
+    return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
+
+
+@dataclass(frozen=True)
+class Team:
+    """Processes of one thread each that train the same weights on different scenes.
+
+    Small convolutions gain nothing from a second thread; a second process nearly doubles the rate.
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    def mean(self, tensors: list[Tensor]) -> None:
+        """Replace the tensors by their means over the team."""
+        if self.size == 1:
+            return
+        flat = torch.cat([t.flatten() for t in tensors])
+        dist.all_reduce(flat)
+        parts = (flat / self.size).split([t.numel() for t in tensors])
+        for tensor, part in zip(tensors, parts, strict=True):
+            tensor.copy_(part.view_as(tensor))
+
+    def follow(self, *tensors: Tensor) -> None:
+        """Replace the tensors by the first member's."""
+        if self.size > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor, 0)
+
+    def agree(self, value: float) -> float:
+        """The first member's value."""
+        shared = torch.tensor(value, dtype=torch.float64)
+        self.follow(shared)
+        return float(shared)
+
+
+def run_team(workers: int, work: Callable[..., None], *args: Any) -> None:
+    """Call `work(team, *args)` in `workers` processes."""
+    if workers == 1:
+        torch.set_num_threads(1)
+        work(Team(), *args)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        mp.spawn(_join_team, (workers, f"file://{folder}/meeting", work, args), workers)
+
+
+def _join_team(rank: int, size: int, meeting: str, work: Callable[..., None], args: tuple) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", meeting, rank=rank, world_size=size)
+    work(Team(rank, size), *args)
+    dist.destroy_process_group()
+
+
+class Log:
+    """One JSON object a line."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __call__(self, **values: Any) -> None:
+        rounded = {k: round(v, 4) if isinstance(v, float) else v for k, v in values.items()}
+        with self.path.open("a") as file:
+            file.write(json.dumps({"time": time.strftime("%H:%M:%S"), **rounded}) + "\n")
+
+
+def save(path: Path, state: dict[str, Any]) -> None:
+    """Write a checkpoint so that an interruption leaves the previous one whole."""
+    partial = path.with_suffix(".partial")
+    torch.save(state, partial)
+    partial.replace(path)
+
+
+def set_lr(optimizers: Iterable[torch.optim.Optimizer], factor: float) -> None:
+    """Set every group's learning rate to `factor` times the one it started with."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = factor * group.setdefault("initial_lr", group["lr"])
+
+
+def parse_arguments(description: str, minutes: float) -> argparse.Namespace:
+    """The command line of a training script."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints and logs")
+    parser.add_argument("--archives", type=Path, help="folder of the emoji package (WORK/npm)")
+    parser.add_argument("--minutes", type=float, default=minutes, help="wall-clock budget")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=1, help="processes, at most one a core")
+    args = parser.parse_args()
+    args.archives = args.archives or args.work / "npm"
+    args.work.mkdir(parents=True, exist_ok=True)
+    return args

@@ -1,0 +1,88 @@
+"""The DAiD template in a real browser: opened, run, picture seen."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from scripts.comfyui import PACK, ROOT
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+SAVED = "() => app.graph.nodes.find((node) => node.type === 'SaveImage')?.imgs?.[0]?.naturalWidth"
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt install chromium")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Headless Chromium of the system; Playwright brings none."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser, server, tmp_path):
+    """ComfyUI in a fresh browser profile; a screenshot is left for a person to look at."""
+    shown = browser.new_page(viewport={"width": 1600, "height": 1000})
+    shown.set_default_timeout(90_000)
+    shown.goto(server.url)
+    shown.wait_for_function("() => window.app?.graph && window.app.extensionManager")
+    yield shown
+    folder = Path(os.environ.get("ARRAG_SCREENSHOTS", tmp_path))
+    folder.mkdir(parents=True, exist_ok=True)
+    shown.screenshot(path=folder / "daid.png")
+    shown.close()
+
+
+def open_template(page, name):
+    """Choose a template as a person does: the dialog opens by itself for a new user."""
+    if not page.get_by_text("All Templates").first.is_visible():
+        page.get_by_text("Templates", exact=True).first.click()
+    page.get_by_text(PACK, exact=True).first.click()
+    page.get_by_test_id(f"template-workflow-{name}").click()
+    page.wait_for_function("() => app.graph.nodes.some((node) => node.type.startsWith('ARRAG_'))")
+
+
+def test_template_draws_a_picture(page, client):
+    open_template(page, "daid")
+    assert page.get_by_text("Missing Node Types").count() == 0
+    assert page.evaluate("() => app.graph.nodes.filter((node) => node.has_errors).length") == 0
+    registered = "() => app.graph.nodes.every((node) => LiteGraph.registered_node_types[node.type])"
+    assert page.evaluate(registered)
+    page.get_by_test_id("queue-button").first.click()
+    page.wait_for_function(SAVED)
+    assert page.evaluate(SAVED) >= 64
+    assert page.evaluate("() => app.lastNodeErrors ?? {}") == {}
+
+
+@pytest.mark.parametrize(
+    "name", sorted(path.stem for path in (ROOT / "workflows" / "api").glob("*.json"))
+)
+def test_template_and_its_api_twin_say_the_same(page, name):
+    template = json.loads((ROOT / "workflows" / f"{name}.json").read_text("utf-8"))
+    twin = json.loads((ROOT / "workflows" / "api" / f"{name}.json").read_text("utf-8"))
+    page.evaluate("(workflow) => app.loadGraphData(workflow)", template)
+    page.wait_for_function(f"() => app.graph.nodes.length === {len(template['nodes'])}")
+    assert page.evaluate("async () => (await app.graphToPrompt()).output") == twin
+    assert overlaps(template["nodes"]) == []
+
+
+def overlaps(nodes, title=30):
+    """Titles of pairs of nodes that lie on each other; a node's title bar is above its position."""
+    boxes = [
+        (x, y - title, x + width, y + height, node["title"])
+        for node in nodes
+        for (x, y), (width, height) in [(node["pos"], node["size"])]
+    ]
+    return [
+        (a[4], b[4])
+        for i, a in enumerate(boxes)
+        for b in boxes[:i]
+        if a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+    ]

@@ -1,0 +1,87 @@
+"""What ComfyUI knows of the extension: nodes, tooltips, templates, help pages."""
+
+import json
+
+import pytest
+
+from scripts.comfyui import PACK, ROOT
+
+SAMPLING = ["model", "prompt", "seed", "batch", "cfg", "temperature"]
+SAMPLING += ["top_k", "top_p", "window", "preview_every"]
+NODES = {
+    "ARRAG_LoadModel": (["model", "dtype"], ["ARRAG_MODEL"]),
+    "ARRAG_LoadIndex": (["index"], ["ARRAG_INDEX", "STRING"]),
+    "ARRAG_RetrievalOptions": (
+        ["index", "weight", "temperature", "neighbours"],
+        ["ARRAG_RETRIEVAL"],
+    ),
+    "ARRAG_Sampler": (SAMPLING, ["IMAGE", "ARRAG_TOKENS"]),
+    "ARRAG_DAiDSampler": (
+        [*SAMPLING, "retrieval"],
+        ["IMAGE", "ARRAG_TOKENS", "ARRAG_TRACE"],
+    ),
+    "ARRAG_VQEncode": (["model", "image"], ["ARRAG_TOKENS"]),
+    "ARRAG_VQDecode": (["model", "tokens"], ["IMAGE"]),
+}
+WORKFLOWS = sorted(path.stem for path in (ROOT / "workflows").glob("*.json"))
+
+
+def inputs_of(schema):
+    """Name -> options of all inputs, in the order the browser shows and stores them."""
+    return {
+        name: [*spec, {}][1]
+        for group in ("required", "optional")
+        for name, spec in schema["input"].get(group, {}).items()
+    }
+
+
+@pytest.mark.parametrize("node", NODES)
+def test_inputs_and_outputs_keep_their_order(object_info, node):
+    """Saved workflows store widget values by position: inputs may only be appended."""
+    names, outputs = NODES[node]
+    assert list(inputs_of(object_info[node]))[: len(names)] == names
+    assert object_info[node]["output"][: len(outputs)] == outputs
+
+
+def test_every_node_is_ours_and_explains_itself(object_info):
+    assert set(object_info) >= set(NODES)
+    for name, schema in object_info.items():
+        assert schema["category"].split("/")[0] == "AR-RAG", name
+        assert schema["description"], f"{name} has no description"
+        silent = [key for key, options in inputs_of(schema).items() if not options.get("tooltip")]
+        assert not silent, f"{name}: inputs without a tooltip: {silent}"
+
+
+def test_pocket_comes_first(object_info):
+    for node, field in (("ARRAG_LoadModel", "model"), ("ARRAG_LoadIndex", "index")):
+        spec = object_info[node]["input"]["required"][field]
+        options = spec[0] if isinstance(spec[0], list) else spec[1]["options"]
+        assert options[0] == "pocket"
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_template_is_served_with_its_thumbnail(client, name):
+    assert name in client.get("/api/workflow_templates")[PACK]
+    folder = f"/api/workflow_templates/{PACK}"
+    assert client.get(f"{folder}/{name}.json")["nodes"]
+    assert client.get_bytes(f"{folder}/{name}.jpg").startswith(b"\xff\xd8\xff")
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_template_has_an_api_twin(name):
+    """Same nodes and titles; the browser test compares the values too."""
+    shown = json.loads((ROOT / "workflows" / f"{name}.json").read_text("utf-8"))
+    twin = json.loads((ROOT / "workflows" / "api" / f"{name}.json").read_text("utf-8"))
+    nodes = {str(node["id"]): node for node in shown["nodes"] if node["type"] != "MarkdownNote"}
+    assert {key: node["type"] for key, node in nodes.items()} == {
+        key: node["class_type"] for key, node in twin.items()
+    }
+    assert {key: node["title"] for key, node in nodes.items()} == {
+        key: node["_meta"]["title"] for key, node in twin.items()
+    }
+
+
+@pytest.mark.parametrize("node", NODES)
+def test_help_page_is_served(client, node):
+    page = client.get_bytes(f"/extensions/{PACK}/docs/{node}.md").decode()
+    assert page.startswith("# ")

@@ -1,0 +1,130 @@
+"""Slow, obvious references to compare the engine with: plain loops, no cache, nothing shared."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+import numpy as np
+import torch
+
+from arrag_engine.sampling import position_noise
+
+
+def truncated(weights: list[int], top_k: int, top_p: Fraction) -> list[Fraction]:
+    """Exact top-k, then top-p, of integer weights."""
+    order = sorted(range(len(weights)), key=lambda i: (-weights[i], i))
+    order = order[:top_k] if top_k else order
+    total = sum(weights[i] for i in order)
+    kept, mass = [], Fraction(0)
+    for i in order:
+        kept.append(i)
+        mass += Fraction(weights[i], total)
+        if mass >= top_p:
+            break
+    total = sum(weights[i] for i in kept)
+    return [Fraction(w, total) if i in kept else Fraction(0) for i, w in enumerate(weights)]
+
+
+def philox(seed: int, position: int, count: int) -> list[int]:
+    """64-bit words of Philox4x64-10 (Salmon et al. 2011), position in the counter's top word."""
+    mask, words = 2**64 - 1, []
+    for block in range(1, count // 4 + 2):
+        a, b, c, d = block, 0, 0, position
+        key0, key1 = seed, 0
+        for _ in range(10):
+            ab, cd = 0xD2E7470EE14C6C93 * a, 0xCA5A826395121157 * c
+            a, b, c, d = (cd >> 64) ^ b ^ key0, cd & mask, (ab >> 64) ^ d ^ key1, ab & mask
+            key0, key1 = (key0 + 0x9E3779B97F4A7C15) & mask, (key1 + 0xBB67AE8584CAA73B) & mask
+        words += [a, b, c, d]
+    return words[:count]
+
+
+def neighbours(grid, offsets, position):
+    """Positions of the neighbours, None outside the grid."""
+    row, column = position // grid.width, position % grid.width
+    places = [(row + r, column + c) for r, c in offsets]
+    return [
+        r * grid.width + c if 0 <= r < grid.height and 0 <= c < grid.width else None
+        for r, c in places
+    ]
+
+
+def is_active(grid, offsets, borders, position):
+    inside = [n is not None for n in neighbours(grid, offsets, position)]
+    return all(inside) if borders == "skip" else any(inside)
+
+
+def key(vectors, grid, offsets, position):
+    """One key: the neighbours' vectors [N, dim] in a row, zeros outside."""
+    zero = np.zeros(vectors.shape[1])
+    parts = [zero if n is None else vectors[n] for n in neighbours(grid, offsets, position)]
+    return np.concatenate(parts).astype(np.float64)
+
+
+def patches(index, offsets):
+    """(key, code, picture, position) of every patch, in index order."""
+    vectors = index.codebook[index.tokens] if index.vectors is None else index.vectors
+    return [
+        (key(vectors[i], index.grid, offsets, p), int(index.tokens[i, p]), i, p)
+        for i in range(len(index.tokens))
+        for p in range(index.grid.size)
+        if is_active(index.grid, offsets, index.spec.borders, p)
+    ]
+
+
+def proposals(found, vocab, options):
+    """p_retrieval of [(distance, code)], nearest first: a dictionary walk."""
+    found = found[: options.neighbours]
+    scores = np.zeros(vocab)
+    for distance, code in found:
+        if options.duplicates == "first" and scores[code] > 0:
+            continue
+        scores[code] += math.exp(-(distance - found[0][0]) / options.temperature)
+    return scores / scores.sum()
+
+
+def logits(model, ids, tokens):
+    """Logits [vocab] of the next image token: the whole sequence at once, without a cache."""
+    text = model.embed_text(torch.tensor([ids]))
+    image = model.embed_codes(torch.tensor([list(tokens)], dtype=torch.long))
+    return model.logits(torch.cat((text, image), dim=1))[0, -1]
+
+
+def p_model(model, prompt, pad_id, tokens, sampling):
+    """The model's shaped distribution [vocab] in float64 (temperature only)."""
+    ends = (0, len(prompt) - 1)
+    blank = [word if i in ends else pad_id for i, word in enumerate(prompt)]
+    cond, uncond = logits(model, prompt, tokens), logits(model, blank, tokens)
+    guided = (uncond + sampling.cfg * (cond - uncond)).double()
+    return torch.softmax(guided / (sampling.temperature or 1), dim=-1).numpy()
+
+
+def p_retrieved(index, codebook, offsets, tokens, position, options):
+    """What retrieval proposes [vocab] at a position after `tokens`; None where it does not run."""
+    if not is_active(index.grid, offsets, index.spec.borders, position):
+        return None
+    padded = np.zeros(index.grid.size, dtype=int)
+    padded[: len(tokens)] = tokens
+    query = key(codebook[padded], index.grid, offsets, position)
+    rows = [(float(((k - query) ** 2).sum()), code) for k, code, _, _ in patches(index, offsets)]
+    return proposals(sorted(rows, key=lambda r: r[0]), len(codebook), options)
+
+
+def picture(model, prompt, pad_id, sampling, seed, index=None, offsets=(), options=None):
+    """Tokens of one picture, one at a time, everything worked out afresh for each."""
+    grid, vocab = model.config.grid, model.config.vq.codebook_size
+    codebook = model.vq.quantize.rows(torch.device("cpu")).numpy()
+    tokens: list[int] = []
+    for position in range(grid.size):
+        noise = position_noise(seed, position, vocab)
+        p = p_model(model, prompt, pad_id, tokens, sampling)
+        retrieved = index and p_retrieved(index, codebook, offsets, tokens, position, options)
+        if retrieved is not None and sampling.temperature == 0:
+            p = (1 - options.weight) * p + options.weight * retrieved
+        elif retrieved is not None and noise.uniform < options.weight:
+            p = retrieved
+        with np.errstate(divide="ignore"):
+            scores = np.log(p) + (noise.gumbel.numpy() if sampling.temperature else 0)
+        tokens.append(int(scores.argmax()))
+    return tokens

@@ -1,0 +1,306 @@
+"""The decoding loop: one picture, however it is drawn."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from arrag_engine.daid import RetrievalOptions
+from arrag_engine.decode import Retrieval, draw_pictures
+from arrag_engine.errors import InputError
+from arrag_engine.grid import NEIGHBORHOODS, Grid
+from arrag_engine.index import KeySpec
+from arrag_engine.retriever import Retriever
+from arrag_engine.sampling import Sampling, position_noise
+from tests import slow
+from tests.tiny import PAD_ID, PROMPT, tiny_config, tiny_index, tiny_model
+
+CPU = torch.device("cpu")
+SAMPLINGS = {
+    "plain": Sampling(cfg=3.0),
+    "one stream": Sampling(cfg=1.0, temperature=0.8),
+    "temperature 0": Sampling(cfg=3.0, temperature=0),
+}
+
+
+def retrieval_for(model, index, **options):
+    codebook = model.vq.quantize.rows(CPU).numpy()
+    return Retrieval(
+        Retriever(index, model.config.grid, codebook), RetrievalOptions(**{"weight": 0.5} | options)
+    )
+
+
+def drawn(model, sampling=SAMPLINGS["plain"], seeds=(7,), retrieval=None, window=1, **rest):
+    return draw_pictures(model, PROMPT, PAD_ID, sampling, seeds, retrieval, window, **rest)
+
+
+def model_of(height, width, kv_heads=4, codes=64):
+    config = tiny_config(kv_heads=kv_heads)
+    vq = replace(config.vq, codebook_size=codes)
+    return tiny_model(3, replace(config, vq=vq, grid=Grid(height, width)))
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS.values(), ids=SAMPLINGS)
+@pytest.mark.parametrize("kv_heads", [4, 2])
+def test_a_picture_equals_the_slow_reference(sampling, kv_heads):
+    model = model_of(4, 5, kv_heads)
+    wanted = slow.picture(model, PROMPT, PAD_ID, sampling, 7)
+    assert drawn(model, sampling).tokens.flatten().tolist() == wanted
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS.values(), ids=SAMPLINGS)
+@pytest.mark.parametrize(
+    "spec",
+    [
+        KeySpec(),
+        KeySpec(borders="zero"),
+        KeySpec("causal-8", "zero", "codebook"),
+        KeySpec("causal-8"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("duplicates", ["first", "sum"])
+def test_a_retrieving_picture_equals_the_slow_reference(sampling, spec, duplicates):
+    model = model_of(4, 6)
+    index = tiny_index(model, spec=spec)
+    retrieval = retrieval_for(model, index, neighbours=9, duplicates=duplicates)
+    offsets = NEIGHBORHOODS[spec.neighborhood]
+    wanted = slow.picture(model, PROMPT, PAD_ID, sampling, 7, index, offsets, retrieval.options)
+    assert drawn(model, sampling, retrieval=retrieval).tokens.flatten().tolist() == wanted
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS.values(), ids=SAMPLINGS)
+@pytest.mark.parametrize("weight", [None, 0.2, 0.7, 1.0])
+def test_the_window_does_not_change_the_picture(model, index, sampling, weight):
+    retrieval = None if weight is None else retrieval_for(model, index, weight=weight)
+    one = drawn(model, sampling, (7, 8), retrieval)
+    for window in (2, 4, 16, 36, 1000):
+        other = drawn(model, sampling, (7, 8), retrieval, window)
+        assert torch.equal(one.tokens, other.tokens)
+        assert other.passes <= one.passes
+
+
+@pytest.mark.parametrize("borders", ["skip", "zero"])
+@pytest.mark.parametrize("window", [4, 36])
+def test_the_window_does_not_change_what_retrieval_did(model, borders, window):
+    index = tiny_index(model, spec=KeySpec(borders=borders))
+    retrieval = retrieval_for(model, index)
+    one = drawn(model, retrieval=retrieval).traces[0]
+    other = drawn(model, retrieval=retrieval, window=window).traces[0]
+    assert np.array_equal(one.from_retrieval, other.from_retrieval)
+    assert np.array_equal(one.neighbors.ids, other.neighbors.ids)
+    assert np.array_equal(one.weight, other.weight)
+    np.testing.assert_allclose(one.p_model, other.p_model, atol=1e-5)
+    np.testing.assert_allclose(one.p_retrieval, other.p_retrieval, atol=1e-6)
+
+
+@pytest.mark.parametrize("window", [1, 5])
+@pytest.mark.parametrize("retrieve", [False, True])
+@pytest.mark.parametrize("cfg", [1.0, 4.0])
+def test_a_picture_of_a_batch_is_the_picture_drawn_alone(model, index, window, retrieve, cfg):
+    retrieval = retrieval_for(model, index) if retrieve else None
+    seeds = [100, 101, 102, 103]
+    together = drawn(model, Sampling(cfg=cfg), seeds, retrieval, window)
+    for i, seed in enumerate(seeds):
+        alone = drawn(model, Sampling(cfg=cfg), [seed], retrieval, window)
+        assert torch.equal(together.tokens[i], alone.tokens[0])
+        if retrieve:
+            mine, its = together.traces[i], alone.traces[0]
+            assert np.array_equal(mine.from_retrieval, its.from_retrieval)
+            np.testing.assert_allclose(mine.p_model, its.p_model, atol=1e-5)
+
+
+@pytest.mark.parametrize("window", [1, 4])
+def test_weight_zero_is_plain_drawing_bit_for_bit(model, index, window):
+    plain = drawn(model, window=window)
+    weightless = drawn(model, window=window, retrieval=retrieval_for(model, index, weight=0))
+    assert torch.equal(plain.tokens, weightless.tokens)
+    assert plain.passes == weightless.passes
+    trace = weightless.traces[0]
+    assert not trace.weight.any()
+    assert not trace.from_retrieval.any()
+    assert not trace.neighbors.found().any()
+
+
+def test_other_seeds_draw_other_pictures_and_the_same_seed_the_same(model):
+    tokens = drawn(model, seeds=(1, 2, 1)).tokens
+    assert torch.equal(tokens[0], tokens[2])
+    assert not torch.equal(tokens[0], tokens[1])
+
+
+@pytest.mark.parametrize(("seed", "same"), [(2**64 + 3, 3), (-1, 2**64 - 1)])
+def test_seeds_wrap_at_two_to_the_64(model, seed, same):
+    assert torch.equal(drawn(model, seeds=[seed]).tokens, drawn(model, seeds=[same]).tokens)
+
+
+def test_the_global_generator_does_not_matter(model):
+    torch.manual_seed(1)
+    one = drawn(model)
+    torch.manual_seed(2)
+    assert torch.equal(one.tokens, drawn(model).tokens)
+
+
+def test_drawing_keeps_no_state(model, index):
+    retrieval = retrieval_for(model, index)
+    first = drawn(model, retrieval=retrieval)
+    drawn(model, Sampling(temperature=0), (3, 4), retrieval, 6)
+    again = drawn(model, retrieval=retrieval)
+    assert torch.equal(first.tokens, again.tokens)
+    assert np.array_equal(first.traces[0].neighbors.ids, again.traces[0].neighbors.ids)
+
+
+def test_a_sequential_picture_takes_one_pass_a_token(model):
+    assert drawn(model).passes == 36
+
+
+def test_a_window_takes_fewer_passes(model):
+    """A small model that listens more to its noise than to what it drew last."""
+    assert drawn(model, Sampling(cfg=1, temperature=20), window=8).passes < 36 / 3
+
+
+def test_a_token_drawn_from_retrieval_needs_no_pass(model, index):
+    drawing = drawn(model, retrieval=retrieval_for(model, index, weight=0.6))
+    retrieved = drawing.traces[0].from_retrieval
+    assert retrieved.sum() > 8
+    assert drawing.passes <= 36 - retrieved.sum() + 1  # one to make up for a run at the very end
+
+
+def test_a_picture_from_retrieval_alone_needs_passes_only_at_the_borders(model, index):
+    drawing = drawn(model, retrieval=retrieval_for(model, index, weight=1.0))
+    retrieved = np.flatnonzero(drawing.traces[0].from_retrieval)
+    assert np.array_equal(retrieved, index.active)
+    assert drawing.passes <= 36 - len(index.active) + 1
+
+
+def test_the_first_token_of_a_one_token_prompt_can_be_drawn(model):
+    tokens = draw_pictures(model, [4], PAD_ID, SAMPLINGS["plain"], [7]).tokens
+    assert tokens.flatten().tolist() == slow.picture(model, [4], PAD_ID, SAMPLINGS["plain"], 7)
+
+
+@pytest.mark.parametrize("window", [1, 5])
+def test_progress_only_grows_and_reports_tokens_that_stay(model, window):
+    seen = []
+    final = drawn(
+        model, seeds=(1, 2), window=window, progress=lambda n, t: seen.append((n, t.copy()))
+    )
+    counts = [n for n, _ in seen]
+    assert counts == sorted(counts)
+    assert counts[-1] == 36
+    assert len(seen) == final.passes
+    flat = final.tokens.view(2, -1).numpy()
+    for count, tokens in seen:
+        assert tokens.shape == (2, 36)
+        assert np.array_equal(tokens[:, :count], flat[:, :count])
+
+
+def test_what_progress_raises_ends_the_drawing(model):
+    passes = []
+
+    def stop(done, _):
+        passes.append(done)
+        if done == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        drawn(model, progress=stop)
+    assert passes == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [({"seeds": ()}, "batch is 0"), ({"window": 0}, "window 0"), ({"window": -3}, "window -3")],
+)
+def test_an_impossible_request_is_refused(model, arguments, message):
+    with pytest.raises(InputError, match=message):
+        drawn(model, **arguments)
+
+
+def test_a_prompt_that_leaves_no_room_is_refused(model):
+    with pytest.raises(InputError, match="prompt has 477 tokens and the picture 36"):
+        draw_pictures(model, [1] * 477, PAD_ID, Sampling(), [0])
+
+
+def test_the_trace_tells_what_a_reader_can_work_out(model, index):
+    sampling, retrieval = SAMPLINGS["plain"], retrieval_for(model, index, neighbours=10)
+    drawing = drawn(model, sampling, retrieval=retrieval)
+    trace, tokens = drawing.traces[0], drawing.tokens.flatten().tolist()
+    offsets, codebook = NEIGHBORHOODS["causal-4"], model.vq.quantize.rows(CPU).numpy()
+    assert np.array_equal(trace.tokens, tokens)
+    for i in range(36):
+        p = slow.p_model(model, PROMPT, PAD_ID, tokens[:i], sampling)[tokens[i]]
+        assert trace.p_model[i] == pytest.approx(p, abs=1e-5)
+        q = slow.p_retrieved(index, codebook, offsets, tokens[:i], i, retrieval.options)
+        assert trace.weight[i] == (0 if q is None else 0.5)
+        uniform = position_noise(7, i, 64).uniform
+        assert trace.from_retrieval[i] == (q is not None and uniform < 0.5)
+        owed = 0 if q is None else 0.5 * q[tokens[i]] / (0.5 * q[tokens[i]] + 0.5 * p)
+        assert trace.responsibility[i] == pytest.approx(owed, abs=1e-4)
+
+
+def test_a_position_names_the_pictures_that_proposed_its_token(model, index):
+    retrieval = retrieval_for(model, index, weight=1.0, neighbours=10)
+    trace = drawn(model, retrieval=retrieval).traces[0]
+    assert trace.position_facts(0) == {
+        "row": 0, "column": 0, "token": int(trace.tokens[0]), "weight": 0.0,
+    }  # fmt: skip
+    facts = trace.position_facts(8)
+    assert (facts["row"], facts["column"], facts["neighbours"]) == (1, 2, 10)
+    assert facts["responsibility"] == 1
+    assert facts["proposed_by"]
+    for place in facts["proposed_by"]:
+        picture = int(place["source"].removesuffix(".png"))
+        assert index.tokens[picture, place["row"] * 6 + place["column"]] == facts["token"]
+
+
+def joint_reference(model, index, options, sampling):
+    """Exact probability [V, V] of every two-token picture on a 1x2 grid."""
+    vocab, codebook = model.config.vq.codebook_size, model.vq.quantize.rows(CPU).numpy()
+    joint = np.zeros((vocab, vocab))
+    first = slow.p_model(model, PROMPT, PAD_ID, [], sampling)
+    for x in range(vocab):
+        p = slow.p_model(model, PROMPT, PAD_ID, [x], sampling)
+        q = slow.p_retrieved(index, codebook, NEIGHBORHOODS["causal-4"], [x], 1, options)
+        joint[x] = first[x] * ((1 - options.weight) * p + options.weight * q)
+    return joint
+
+
+@pytest.mark.parametrize(("weight", "window"), [(0.3, 1), (0.8, 2)])
+def test_drawing_the_component_first_draws_from_the_merged_distribution(weight, window):
+    model = model_of(1, 2, codes=10)
+    index = tiny_index(model, images=12, spec=KeySpec(borders="zero"))
+    retrieval = retrieval_for(model, index, weight=weight, neighbours=6, temperature=1.0)
+    sampling, draws = Sampling(cfg=2, temperature=4), 4000
+    counts = np.zeros((10, 10))
+    for start in range(0, draws, 500):
+        seeds = range(start, start + 500)
+        tokens = drawn(model, sampling, seeds, retrieval, window).tokens.view(-1, 2)
+        np.add.at(counts, tuple(tokens.T.numpy()), 1)
+    wanted = joint_reference(model, index, retrieval.options, sampling) * draws
+    likely = wanted > 5
+    assert likely.sum() > 20
+    found = [*counts[likely], counts[~likely].sum()]
+    expected = [*wanted[likely], wanted[~likely].sum()]
+    assert stats.chisquare(found, expected).pvalue > 1e-3
+
+
+def test_retrieval_is_chosen_as_often_as_its_weight_says():
+    model = model_of(1, 2, codes=10)
+    index = tiny_index(model, spec=KeySpec(borders="zero"))
+    traces = drawn(
+        model, seeds=range(1000), retrieval=retrieval_for(model, index, weight=0.3)
+    ).traces
+    chosen = sum(bool(trace.from_retrieval[1]) for trace in traces)
+    assert stats.binomtest(chosen, 1000, 0.3).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_low_precision_draws_whole_pictures(dtype):
+    model = tiny_model()
+    vq = model.vq
+    model.to(dtype)
+    vq.float()
+    tokens = drawn(model, seeds=(1, 2), window=4).tokens
+    assert tokens.shape == (2, 6, 6)
+    assert len(tokens.unique()) > 5

@@ -1,0 +1,89 @@
+"""Imports point one way, and the engine stands alone."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import arrag_engine
+
+ROOT = Path(arrag_engine.__file__).parent
+LAYERS = [
+    {"errors"},
+    {"grid"},
+    {"files", "sampling", "ops"},
+    {"vq", "llama"},
+    {"janus"},
+    {"index"},
+    {"retriever", "daid"},
+    {"trace"},
+    {"decode"},
+    {"weights"},
+    {"layouts", "prompt", "images"},
+    {"checkpoint"},
+    {"build", "verify", "shipped"},
+    {"cli"},
+    {"__main__"},
+]
+"""A module may import from the layers before its own."""
+ALLOWED = {"numpy", "torch", "faiss", "safetensors", "PIL", "einops", "tokenizers", "tqdm"}
+MODULES = sorted(ROOT.rglob("*.py"))
+
+
+def unit_of(path):
+    """The module of the engine that a file belongs to; a subpackage counts as one."""
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def imports_of(path):
+    """(name, level) of everything imported anywhere in a file."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, 0) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module, node.level
+        elif isinstance(node, ast.ImportFrom):
+            yield from ((alias.name, node.level) for alias in node.names)
+
+
+def engine_units(path):
+    """Modules of the engine that a file imports, other than its own."""
+    depth = len(path.relative_to(ROOT).parts)
+    for name, level in imports_of(path):
+        first = name.split(".")[0]
+        if level == depth:
+            yield first
+        assert level <= depth, f"{path} reaches out of the engine"
+        assert level or first != "arrag_engine", f"{path} imports the engine by its full name"
+
+
+def layer_of(unit):
+    return next(i for i, layer in enumerate(LAYERS) if unit in layer)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_imports_point_to_lower_layers_only(path):
+    if unit_of(path) == "__init__":
+        assert list(imports_of(path)) == []
+        return
+    for unit in engine_units(path):
+        assert layer_of(unit) < layer_of(unit_of(path)), f"{path.name} imports {unit}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_the_engine_needs_nothing_but_its_requirements(path):
+    import sys
+
+    outside = {name.split(".")[0] for name, level in imports_of(path) if level == 0}
+    assert outside - ALLOWED - set(sys.stdlib_module_names) == set()
+
+
+def test_pickle_and_evaluation_stay_out():
+    for path in MODULES:
+        assert not {name for name, _ in imports_of(path)} & {"pickle", "marshal", "shelve", "dill"}
+        calls = {
+            node.func.id
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+        }
+        assert not calls & {"eval", "exec", "__import__"}, path
