@@ -103,6 +103,9 @@ def draw(options: argparse.Namespace, rest: list[str]) -> int:
 def run_tests(options: argparse.Namespace, rest: list[str]) -> int:
     """Set up, then run pytest."""
     python, comfyui = set_up(options, ["requirements.txt", "requirements-dev.txt"])
+    # The tests' tensors are tiny: threads would only wait for each other, most of all where cores
+    # are shared.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     return call([python, "-m", "pytest", *rest], comfyui, cwd=ROOT)
 
 

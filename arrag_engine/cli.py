@@ -212,7 +212,7 @@ def _device(name: str) -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
+        torch.zeros(1, device=device).cpu()
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"--device {name} is not usable here ({reason}); try cpu") from error
@@ -230,6 +230,8 @@ def _writable(out: Path, suffix: str) -> Path:
     """Find out before the work, not after it, that the result cannot be saved."""
     if out.suffix.lower() != suffix:
         raise InputError(f"{out} must end in {suffix}")
+    if out.is_dir():
+        raise InputError(f"{out} is a folder; name a file")
     if not out.parent.is_dir():
         raise InputError(f"there is no folder {out.parent} to write {out.name} to; create it first")
     return out

@@ -1,9 +1,17 @@
 """Fixtures and options shared by all tests of the engine."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from tests.tiny import tiny_index, tiny_model, write_tiny
+from arrag_engine.cli import main
+from arrag_engine.grid import Grid
+from arrag_engine.index import save_index
+from tests.folders import long
+from tests.tiny import tiny_config, tiny_index, tiny_model, write_tiny
 
 
 def pytest_addoption(parser):
@@ -28,6 +36,59 @@ def index(model):
 def model_file(tmp_path_factory, model):
     """`model` as our single file."""
     return write_tiny(tmp_path_factory.mktemp("model") / "tiny.safetensors", model)
+
+
+@pytest.fixture(scope="session")
+def index_file(tmp_path_factory, index):
+    """`index` as a file."""
+    path = tmp_path_factory.mktemp("index") / "tiny.safetensors"
+    save_index(index, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory, model, index, model_file):
+    """Everything a command may be given, good and bad."""
+    folder = tmp_path_factory.mktemp("files")
+    save_index(index, folder / "index.safetensors")
+    save_index(tiny_index(tiny_model(9)), folder / "other-vq.safetensors")
+    wide = tiny_model(0, replace(tiny_config(), grid=Grid(5, 6)))
+    save_index(tiny_index(wide), folder / "other-grid.safetensors")
+    data = (folder / "index.safetensors").read_bytes()
+    (folder / "cut-index.safetensors").write_bytes(data[:-10])
+    later = data.replace(b'"version":"1"', b'"version":"2"')
+    assert later != data
+    (folder / "later-index.safetensors").write_bytes(later)
+    (folder / "cut-model.safetensors").write_bytes(model_file.read_bytes()[:-10])
+    pictures = folder / "pictures"
+    pictures.mkdir()
+    for i in range(3):
+        noise = np.random.default_rng(i).integers(0, 256, (15, 20, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(pictures / f"{i}.png")
+    (folder / "no-pictures").mkdir()
+    return folder
+
+
+@pytest.fixture
+def run(files, model_file, tmp_path, capsys):
+    """Run a command; returns (exit code, stdout, stderr). Words in braces are paths."""
+
+    def go(line, **more):
+        places = {"files": files, "model": model_file, "tmp": tmp_path, **more}
+        words = [word.format(**places) for word in line.split()]
+        try:
+            code = main(words)
+        except SystemExit as exit:
+            code = exit.code
+        return code, *capsys.readouterr()
+
+    return go
+
+
+@pytest.fixture(scope="session")
+def square():
+    """A 24x24 model: the grid that deepseek's layout has without saying so."""
+    return tiny_model(2, long(tiny_config(side=24)))
 
 
 @pytest.fixture(autouse=True)

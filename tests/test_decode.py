@@ -271,7 +271,7 @@ def test_drawing_the_component_first_draws_from_the_merged_distribution(weight, 
     model = model_of(1, 2, codes=10)
     index = tiny_index(model, images=12, spec=KeySpec(borders="zero"))
     retrieval = retrieval_for(model, index, weight=weight, neighbours=6, temperature=1.0)
-    sampling, draws = Sampling(cfg=2, temperature=4), 4000
+    sampling, draws = Sampling(cfg=2, temperature=4), 2500
     counts = np.zeros((10, 10))
     for start in range(0, draws, 500):
         seeds = range(start, start + 500)

@@ -30,13 +30,18 @@ def test_an_old_file_is_replaced(tmp_path):
     assert path.read_text() == "new"
 
 
+def write_half(path, error):
+    with atomic_write(path) as temporary:
+        temporary.write_text("half")
+        raise error
+
+
 @pytest.mark.parametrize("error", [RuntimeError("bug"), KeyboardInterrupt(), InputError("bad")])
 def test_an_exception_keeps_the_old_file_and_leaves_no_other(tmp_path, error):
     path = tmp_path / "a.txt"
     path.write_text("old")
-    with pytest.raises(type(error)), atomic_write(path) as temporary:
-        temporary.write_text("half")
-        raise error
+    with pytest.raises(type(error)):
+        write_half(path, error)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -45,12 +50,8 @@ def test_an_exception_keeps_the_old_file_and_leaves_no_other(tmp_path, error):
     "error", [OSError(errno.ENOSPC, "No space left on device"), SafetensorError("No space left")]
 )
 def test_a_full_disk_is_the_persons_to_mend_and_leaves_nothing(tmp_path, error):
-    with (
-        pytest.raises(InputError, match=r"cannot write .*a\.txt: No space left.*free some space"),
-        atomic_write(tmp_path / "a.txt") as temporary,
-    ):
-        temporary.write_text("half")
-        raise error
+    with pytest.raises(InputError, match=r"cannot write .*a\.txt: No space left.*free some space"):
+        write_half(tmp_path / "a.txt", error)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -101,7 +101,7 @@ def test_pictures_are_listed_in_order_from_all_folders(tmp_path):
 
 
 def test_a_missing_folder_is_named(tmp_path):
-    with pytest.raises(InputError, match="there is no folder .*none"):
+    with pytest.raises(InputError, match=r"there is no folder .*none"):
         list_pictures(tmp_path / "none")
 
 

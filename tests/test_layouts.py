@@ -72,7 +72,7 @@ def test_what_drawing_does_not_need_is_left_out_in_transformers_layout_too(offic
     ],
 )
 def test_half_trained_checkpoints_are_refused_and_told_why(official, name):
-    with pytest.raises(InputError, match="half-way checkpoint.*merge its LoRA"):
+    with pytest.raises(InputError, match=r"half-way checkpoint.*merge its LoRA"):
         our_names([*official, name])
 
 

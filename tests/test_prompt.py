@@ -104,7 +104,7 @@ def test_half_characters_are_refused(encoder, text):
 @pytest.mark.parametrize("token", [BEGIN_OF_SENTENCE, PAD, BEGIN_OF_IMAGE])
 def test_a_tokenizer_of_another_model_is_refused(token):
     other = tiny_tokenizer().replace(token, "<other>")
-    with pytest.raises(InputError, match="does not know <.*it is not the one of a Janus-Pro"):
+    with pytest.raises(InputError, match=r"does not know <.*it is not the one of a Janus-Pro"):
         PromptEncoder(other)
 
 

@@ -26,7 +26,7 @@ def tiny_config(side: int = 6, kv_heads: int = 4, heads: int = 4, hidden: int = 
 
 
 def tiny_model(seed: int = 0, config: JanusConfig | None = None) -> JanusPro:
-    """A model whose weights are all random, norms and biases too, so that nothing is an identity."""
+    """A model whose weights are all random, norms and biases too: nothing is an identity."""
     torch.manual_seed(seed)
     model = JanusPro(config or tiny_config()).eval().requires_grad_(False)
     for name, parameter in model.named_parameters():

@@ -54,7 +54,7 @@ LAYOUTS: dict[int, tuple[tuple[tuple[float, float], ...], ...]] = {
 }
 """Number of things -> centres (x, y) as shares of the frame."""
 
-SIZES = {1: (64, 72, 80), 2: (40, 48), 3: (40,), 4: (40,)}
+SIZES = {1: (64, 80), 2: (40, 48), 3: (40,), 4: (40,)}
 """Number of things -> what their longest side may measure in pixels."""
 
 
@@ -150,8 +150,6 @@ class Composer:
     def _paste(self, rng, pixels, thing: Thing, x: float, y: float, size: int) -> None:
         """Lay a thing over `pixels` with its centre near (x, y), single ones moved a little."""
         sprite = self.sprites.at(thing.name, thing.color, size)
-        if rng.random() < 0.5:
-            sprite = sprite[:, ::-1]
         height, width = sprite.shape[:2]
         shift = STEP * rng.integers(-1, 2, size=2) * (size > SIZE // 2)
         left = _place(x * SIZE - width / 2 + shift[0], SIZE - width)

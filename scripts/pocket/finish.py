@@ -34,7 +34,7 @@ PROMPTS = (
     "a car on a pink background", "a green elephant on a pink background",
     "an apple on a black background", "two apples", "three balloons", "four stars",
     "two red hats on a green background", "a house right of a tree", "a cat above a ball",
-    "an apple and a car", "a blue fish left of a crab",
+    "an apple and a car", "a blue fish left of a turtle",
 )  # fmt: skip
 LABEL_HEIGHT = 22
 COLUMNS = 8

@@ -12,6 +12,7 @@ from data import Composer
 from tokenizer import tokenizer_json
 from torch import Tensor
 from tqdm import tqdm
+from train_vq import skip_idle
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from arrag_engine.prompt import UNKNOWN, PromptEncoder
@@ -51,6 +52,7 @@ def load_vq(path: Path) -> VQModel:
     state = torch.load(path, weights_only=True)
     model = VQModel(VQConfig(**state["config"])).eval().requires_grad_(False)
     model.load_state_dict(state["average"])
+    skip_idle(model)
     return model.to(memory_format=torch.channels_last)
 
 

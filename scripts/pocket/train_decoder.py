@@ -31,9 +31,9 @@ from arrag_engine.llama import LlamaConfig
 from arrag_engine.vq import VQConfig
 
 GRID = Grid(12, 12)
-BATCH = 32
+BATCH = 16
 CACHES = ("tokens.npz", "held_out.npz")
-COUNTS = (20_000, 480)
+COUNTS = (12_000, 480)
 """Files of encoded scenes to train on and to test with, and how many are in them."""
 LR_MATRICES, LR_REST = 2e-3, 1.5e-3
 DROP_PROMPT, DROP_WORD = 0.1, 0.01
@@ -59,7 +59,6 @@ def initialize(model: JanusPro) -> None:
         if parameter.ndim > 1 and not name.startswith("vq."):
             output = name.endswith(("o_proj.weight", "down_proj.weight"))
             nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * depth) if output else 0.02)
-    nn.init.normal_(model.gen_embed.weight, std=1.0)
     for layer in (0, 2):
         nn.init.xavier_uniform_(model.gen_aligner.layers[layer].weight, gain=0.3)
 
@@ -98,11 +97,14 @@ class Trainer:
         self.model = JanusPro(make_config(vq.config))
         initialize(self.model)
         self.model.vq = vq
+        # Codes that look alike start out alike.
+        nearby = vq.quantize.embedding.weight * vq.config.codebook_dim**0.5
+        self.model.gen_embed.weight.data.copy_(nearby)
         inner = [p for n, p in self.model.llama.layers.named_parameters() if p.ndim == 2]
         rest = [p for p in self.model.parameters() if p.requires_grad]
         rest = [p for p in rest if all(p is not q for q in inner)]
         self.optimizers = [
-            training.Muon(inner, LR_MATRICES),
+            training.Muon(inner, LR_MATRICES, team),
             torch.optim.AdamW(rest, LR_REST, betas=(0.9, 0.98), weight_decay=0.01),
         ]
         self.average = training.Average(self.model, 0.998)

@@ -48,6 +48,15 @@ HELD_OUT_SEED = 10_000_000
 """Generator seed of the scenes that nothing is trained on."""
 
 
+def skip_idle(model: VQModel) -> None:
+    """Make the idle blocks zero and cheap: their input is what they would compute anyway."""
+    for name in IDLE_BLOCKS:
+        idle = model.get_submodule(name)
+        nn.init.zeros_(idle.conv2.weight)
+        nn.init.zeros_(idle.conv2.bias)
+        idle.forward = lambda x: x
+
+
 class CodeUse:
     """Codebook as a running mean of the vectors assigned to each code; unused codes start anew."""
 
@@ -143,11 +152,7 @@ class Trainer:
         self.team, self.work, self.seed = team, work, seed
         self.composer = make_composer(archives)
         self.model = VQModel(CONFIG).to(memory_format=torch.channels_last)
-        for name in IDLE_BLOCKS:
-            idle = self.model.get_submodule(name)
-            nn.init.zeros_(idle.conv2.weight)
-            nn.init.zeros_(idle.conv2.bias)
-            idle.forward = lambda x: x  # what it computes anyway, without the cost
+        skip_idle(self.model)
         self.use = CodeUse(self.model.quantize.embedding)
         self.model.quantize.embedding.weight.requires_grad_(False)
         trained = [p for p in self.model.parameters() if p.requires_grad]
@@ -155,7 +160,7 @@ class Trainer:
         rest = [p for p in trained if all(p is not q for q in inner)]
         self.optimizers = [
             torch.optim.AdamW(rest, LR, betas=(0.9, 0.98), weight_decay=0.01),
-            training.Muon(inner, LR),
+            training.Muon(inner, LR, team),
         ]
         self.average = training.Average(self.model, 0.997)
         self.budget = training.Budget(minutes)

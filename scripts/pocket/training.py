@@ -21,14 +21,51 @@ from torch import Tensor, nn
 SAVE_SECONDS = 120
 
 
+@dataclass(frozen=True)
+class Team:
+    """Processes of one thread each that train the same weights on different scenes.
+
+    Small convolutions gain nothing from a second thread; a second process nearly doubles the rate.
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    def mean(self, tensors: list[Tensor]) -> None:
+        """Replace the tensors by their means over the team."""
+        if self.size == 1:
+            return
+        flat = torch.cat([t.flatten() for t in tensors])
+        dist.all_reduce(flat)
+        parts = (flat / self.size).split([t.numel() for t in tensors])
+        for tensor, part in zip(tensors, parts, strict=True):
+            tensor.copy_(part.view_as(tensor))
+
+    def follow(self, *tensors: Tensor) -> None:
+        """Replace the tensors by the first member's."""
+        if self.size > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor, 0)
+
+    def agree(self, value: float) -> float:
+        """The first member's value."""
+        shared = torch.tensor(value, dtype=torch.float64)
+        self.follow(shared)
+        return float(shared)
+
+
 class Muon(torch.optim.Optimizer):
     """Momentum whose update is orthogonalised, for the matrices inside a network.
 
     Convolution kernels are taken as matrices [out, in * kh * kw]. Updates are scaled to the size
-    that Adam's have, so the learning rate is of Adam's kind (Liu et al., arXiv 2502.16982).
+    that Adam's have, so the learning rate is of Adam's kind (Liu et al., arXiv 2502.16982). The
+    members of a team share out the work.
     """
 
-    def __init__(self, params: Iterable[nn.Parameter], lr: float, momentum: float = 0.95) -> None:
+    def __init__(
+        self, params: Iterable[nn.Parameter], lr: float, team: Team, momentum: float = 0.95
+    ) -> None:
+        self.team = team
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": 0.02})
 
     @torch.no_grad()
@@ -48,11 +85,19 @@ class Muon(torch.optim.Optimizer):
             buffer = self.state[p].setdefault("momentum", torch.zeros_like(p))
             buffer.lerp_(p.grad, 1 - group["momentum"])
             updates.append(p.grad.lerp(buffer, group["momentum"]).flatten(1))
-        update = orthogonalize(torch.stack(updates))
+        update = self._orthogonalize(torch.stack(updates))
         scale = 0.2 * math.sqrt(max(update.shape[1:]))
         for p, u in zip(params, update, strict=True):
             p.mul_(1 - group["lr"] * group["weight_decay"])
             p.sub_(u.view(p.shape), alpha=group["lr"] * scale)
+
+    def _orthogonalize(self, x: Tensor) -> Tensor:
+        rank, size = self.team.rank, self.team.size
+        out = torch.zeros_like(x)
+        if rank < len(x):
+            out[rank::size] = orthogonalize(x[rank::size])
+        self.team.mean([out])
+        return out * size
 
 
 def orthogonalize(x: Tensor, steps: int = 4) -> Tensor:
@@ -109,39 +154,6 @@ def schedule(progress: float, warmup: float = 0.02) -> float:
     if progress < warmup:
         return (progress + 0.1 * warmup) / (1.1 * warmup)
     return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
-
-
-@dataclass(frozen=True)
-class Team:
-    """Processes of one thread each that train the same weights on different scenes.
-
-    Small convolutions gain nothing from a second thread; a second process nearly doubles the rate.
-    """
-
-    rank: int = 0
-    size: int = 1
-
-    def mean(self, tensors: list[Tensor]) -> None:
-        """Replace the tensors by their means over the team."""
-        if self.size == 1:
-            return
-        flat = torch.cat([t.flatten() for t in tensors])
-        dist.all_reduce(flat)
-        parts = (flat / self.size).split([t.numel() for t in tensors])
-        for tensor, part in zip(tensors, parts, strict=True):
-            tensor.copy_(part.view_as(tensor))
-
-    def follow(self, *tensors: Tensor) -> None:
-        """Replace the tensors by the first member's."""
-        if self.size > 1:
-            for tensor in tensors:
-                dist.broadcast(tensor, 0)
-
-    def agree(self, value: float) -> float:
-        """The first member's value."""
-        shared = torch.tensor(value, dtype=torch.float64)
-        self.follow(shared)
-        return float(shared)
 
 
 def run_team(workers: int, work: Callable[..., None], *args: Any) -> None:

@@ -114,7 +114,9 @@ def test_an_index_fits_the_model_it_was_built_with_only(index):
     index.check_fits(Grid(6, 6), index.codebook)
     with pytest.raises(InputError, match="6x6 grid, the model draws 24x24; build an index"):
         index.check_fits(Grid(24, 24), index.codebook)
-    with pytest.raises(InputError, match="another VQ .64 codes of 8 numbers, the model has 5 of 8"):
+    with pytest.raises(
+        InputError, match=r"another VQ .64 codes of 8 numbers, the model has 5 of 8"
+    ):
         index.check_fits(Grid(6, 6), index.codebook[:5])
-    with pytest.raises(InputError, match="another VQ .a code agrees only to cosine"):
+    with pytest.raises(InputError, match=r"another VQ .a code agrees only to cosine"):
         index.check_fits(Grid(6, 6), index.codebook[::-1])

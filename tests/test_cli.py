@@ -1,0 +1,236 @@
+"""The command line: what it writes, what it says, how it ends."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from arrag_engine import cli
+from arrag_engine.daid import RetrievalOptions
+from arrag_engine.decode import Retrieval, draw_pictures
+from arrag_engine.grid import Grid
+from arrag_engine.index import load_index
+from arrag_engine.retriever import Retriever
+from arrag_engine.sampling import Sampling
+from arrag_engine.shipped import INDEXES, MODELS, resolve, shipped_names
+from tests.tiny import write_tiny
+
+GENERATE = "generate --model {model} --dtype fp32 --prompt red"
+DRAW = GENERATE + " --out {tmp}/a.png"
+
+
+def test_a_picture_is_written_and_named(run, tmp_path):
+    code, out, err = run(DRAW)
+    assert (code, out, err) == (0, f"{tmp_path / 'a.png'}\n", "")
+    with Image.open(tmp_path / "a.png") as image:
+        assert (image.size, image.mode) == ((12, 12), "RGB")
+        facts = json.loads(image.text["arrag"])
+    assert (facts["prompt"], facts["seed"], facts["decoding"]) == ("red", 0, "plain")
+
+
+def test_the_settings_reach_the_engine(run, tmp_path, model, index):
+    """Drawn with the engine directly, the same settings give the same tokens."""
+    line = DRAW + " --json {tmp}/a.json --index {files}/index.safetensors --seed 11 --batch 2"
+    line += " --cfg 2.5 --temperature 0.8 --top-k 50 --top-p 0.95 --weight 0.6 --window 3"
+    line += " --retrieval-temperature 0.7 --neighbours 9 --duplicates sum --retrieval-top-p 0.9"
+    assert run(line)[0] == 0
+    report = json.loads((tmp_path / "a.json").read_text())
+    retriever = Retriever(index, Grid(6, 6), model.vq.quantize.rows(torch.device("cpu")).numpy())
+    drawing = draw_pictures(
+        model,
+        [1, 3, 11, 7, 5, 11, 4],
+        2,
+        Sampling(2.5, 0.8, 50, 0.95),
+        [11, 12],
+        Retrieval(retriever, RetrievalOptions(0.6, 0.7, 9, "sum", 0.9)),
+        3,
+    )
+    assert [i["tokens"] for i in report["images"]] == drawing.tokens.flatten(1).tolist()
+    assert report["passes"] == drawing.passes
+    pixels = np.asarray(Image.open(tmp_path / "a-1.png"))
+    wanted = ((model.vq.decode(drawing.tokens[1:]) + 1) / 2 * 255).clamp(0, 255).byte()
+    assert np.array_equal(pixels, wanted[0].permute(1, 2, 0).numpy())
+
+
+def test_the_report_tells_settings_timings_and_retrieval_facts(run, tmp_path):
+    run(DRAW + " --json {tmp}/a.json --index {files}/index.safetensors")
+    report = json.loads((tmp_path / "a.json").read_text())
+    assert set(report) == {"settings", "unknown_words", "timings", "passes", "images"}
+    assert report["settings"]["decoding"] == "daid"
+    assert report["settings"]["retrieval_weight"] == 0.2
+    assert report["settings"]["index"].endswith("index.safetensors")
+    assert set(report["timings"]) == {"load_s", "draw_s", "decode_s"}
+    (image,) = report["images"]
+    assert image["file"] == str(tmp_path / "a.png")
+    assert len(image["tokens"]) == len(image["positions"]) == 36
+    first, inner = image["positions"][0], image["positions"][7]
+    assert first["weight"] == 0
+    assert inner["weight"] == 0.2
+    assert 0 <= inner["responsibility"] <= 1
+    assert inner["nearest"]["source"].endswith(".png")
+
+
+def test_unknown_words_are_a_warning_and_in_the_report(run, tmp_path):
+    line = "generate --model {model} --prompt purple --out {tmp}/a.png --json {tmp}/a.json"
+    code, _, err = run(line)
+    assert code == 0
+    assert err == "warning: the model does not know: purple\n"
+    assert json.loads((tmp_path / "a.json").read_text())["unknown_words"] == ["purple"]
+
+
+def test_a_batch_numbers_its_files_and_each_is_the_picture_alone(run, tmp_path):
+    run(DRAW + " --batch 3 --seed 5")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a-0.png", "a-1.png", "a-2.png"]
+    run(GENERATE + " --out {tmp}/b.png --seed 7")
+    assert (tmp_path / "b.png").read_bytes() == (tmp_path / "a-2.png").read_bytes()
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(run, tmp_path):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2), ("d", 2**64 + 1)):
+        run(f"{GENERATE} --out {{tmp}}/{name}.png --seed {seed}")
+    one, two, three = ((tmp_path / f"{n}.png").read_bytes() for n in "abc")
+    assert one == two != three
+    pixels = [np.asarray(Image.open(tmp_path / f"{n}.png")) for n in "ad"]
+    assert np.array_equal(*pixels)
+
+
+@pytest.mark.parametrize(
+    ("flags", "decoding"),
+    [
+        ("", "plain"),
+        ("--index {files}/index.safetensors", "daid"),
+        ("--index {files}/index.safetensors --decoding plain", "plain"),
+    ],
+)
+def test_with_an_index_daid_is_the_default(run, tmp_path, flags, decoding):
+    run(f"{DRAW} {flags}")
+    with Image.open(tmp_path / "a.png") as image:
+        assert json.loads(image.text["arrag"])["decoding"] == decoding
+
+
+INDEX = "--index {files}/index.safetensors"
+
+
+def test_neighbours_beyond_the_index_mean_all_of_it(run, tmp_path, index):
+    code, _, _ = run(f"{DRAW} {INDEX} --neighbours 1000000 --json {{tmp}}/a.json")
+    assert code == 0
+    report = json.loads((tmp_path / "a.json").read_text())
+    assert report["images"][0]["positions"][7]["neighbours"] == index.size
+
+
+def test_build_inspect_and_generate_work_together(run, tmp_path):
+    out = "{tmp}/i.safetensors"
+    code, said, err = run(
+        f"build --model {{model}} --images {{files}}/pictures --licence CC0 --out {out}"
+    )
+    assert (code, err) == (0, "")
+    assert said == f"{tmp_path / 'i.safetensors'}: 3 pictures, 60 patches\n"
+    code, said, _ = run(f"inspect {out}")
+    facts = dict(line.split(None, 1) for line in said.splitlines())
+    assert code == 0
+    assert facts["kind"] == "patch index"
+    assert (facts["grid"], facts["images"], facts["patches"]) == ("6x6", "3", "60")
+    assert facts["licences"] == "CC0"
+    assert int(facts["bytes"]) == (tmp_path / "i.safetensors").stat().st_size
+    assert run(f"{DRAW} --index {out}")[0] == 0
+
+
+def test_build_takes_the_way_keys_are_made(run, tmp_path):
+    line = "build --model {model} --images {files}/pictures --out {tmp}/i.safetensors"
+    line += " --neighborhood causal-8 --borders zero --key-space codebook"
+    assert run(line)[0] == 0
+    spec = load_index(tmp_path / "i.safetensors").spec
+    assert (spec.neighborhood, spec.borders, spec.space) == ("causal-8", "zero", "codebook")
+
+
+def test_build_names_what_it_skipped(run, tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    Image.new("RGB", (20, 20)).save(folder / "good.png")
+    (folder / "bad.png").write_bytes(b"bad")
+    line = "build --model {model} --images {tmp}/pictures --out {tmp}/i.safetensors"
+    code, out, err = run(line)
+    assert code == 0
+    assert "1 pictures" in out
+    assert err.startswith(f"skipped {folder / 'bad.png'}: not a readable picture")
+
+
+def test_inspect_tells_the_sizes_of_a_model(run, model, model_file):
+    code, out, _ = run("inspect {model}")
+    facts = dict(line.rsplit(None, 1) for line in out.splitlines())
+    assert code == 0
+    assert (facts["kind"], facts["grid"]) == ("model", "6x6")
+    assert facts["hidden_size"] == "32"
+    assert facts["vq codebook_size"] == "64"
+    assert int(facts["weights"]) == sum(t.numel() for t in model.state_dict().values())
+    assert int(facts["bytes"]) == model_file.stat().st_size
+
+
+def test_convert_draws_the_same(run, tmp_path):
+    code, out, _ = run("convert {model} --out {tmp}/m.safetensors")
+    assert (code, out) == (0, f"{tmp_path / 'm.safetensors'}\n")
+    run(DRAW)
+    run("generate --model {tmp}/m.safetensors --dtype fp32 --prompt red --out {tmp}/b.png")
+    pixels = [np.asarray(Image.open(tmp_path / f"{name}.png")) for name in "ab"]
+    assert np.array_equal(*pixels)
+
+
+def test_a_stop_by_the_user_is_no_traceback_and_leaves_nothing(run, tmp_path, monkeypatch):
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "draw_pictures", stopped)
+    assert run(DRAW) == (1, "", "stopped\n")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_error_of_the_program_is_not_blamed_on_the_person(run, monkeypatch):
+    def broken(*_, **__):
+        raise RuntimeError("bug")
+
+    monkeypatch.setattr(cli, "draw_pictures", broken)
+    with pytest.raises(RuntimeError, match="bug"):
+        run(DRAW)
+
+
+def test_the_program_ends_with_2_and_no_traceback(tmp_path):
+    command = [sys.executable, "-m", "arrag_engine", "verify", str(tmp_path / "none")]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert ended.stderr == f"error: there is no folder {tmp_path / 'none'}\n"
+
+
+def test_commands_turn_gradients_off_by_themselves(run):
+    with torch.inference_mode(False), torch.enable_grad():
+        line = "build --model {model} --images {files}/pictures --out {tmp}/i.safetensors"
+        assert run(line)[0] == 0
+        assert run(f"{DRAW} --index {{tmp}}/i.safetensors --batch 2")[0] == 0
+
+
+def test_a_shipped_name_comes_before_a_path(tmp_path, monkeypatch):
+    shelf = tmp_path / "shelf"
+    shelf.mkdir()
+    write_tiny(shelf / "small.safetensors")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "small").touch()
+    assert shipped_names(shelf) == ["small"]
+    assert resolve("small", shelf) == shelf / "small.safetensors"
+    assert resolve("./small", shelf).resolve() == tmp_path / "small"
+
+
+@pytest.mark.skipif(not shipped_names(MODELS), reason="no model is shipped")
+def test_the_shipped_model_and_index_draw(run, tmp_path):
+    assert "pocket" in shipped_names(MODELS)
+    assert "pocket" in shipped_names(INDEXES)
+    line = "generate --prompt apples --index pocket --window 16 --out {tmp}/a.png"
+    assert run(line)[0] == 0
+    assert (tmp_path / "a.png").is_file()
+
+
+@pytest.mark.skipif(not shipped_names(MODELS), reason="no model is shipped")
+def test_what_is_shipped_stays_small():
+    assert sum(p.stat().st_size for p in MODELS.parent.rglob("*") if p.is_file()) < 25e6

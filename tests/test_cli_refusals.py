@@ -1,0 +1,139 @@
+"""Input at fault: one sentence, exit code 2, nothing written."""
+
+import pytest
+
+from arrag_engine.cli import main
+
+GENERATE = "generate --model {model} --dtype fp32 --prompt red"
+DRAW = GENERATE + " --out {tmp}/a.png"
+INDEX = "--index {files}/index.safetensors"
+BAD_INPUT = {
+    "weight above 1": (f"{DRAW} {INDEX} --weight 1.5", "retrieval weight is 1.5; choose 0 to 1"),
+    "weight below 0": (f"{DRAW} {INDEX} --weight -0.1", "retrieval weight is -0.1"),
+    "weight nan": (f"{DRAW} {INDEX} --weight nan", "retrieval weight is nan"),
+    "tau 0": (f"{DRAW} {INDEX} --retrieval-temperature 0", "retrieval temperature is 0.0"),
+    "tau tiny": (f"{DRAW} {INDEX} --retrieval-temperature 1e-40", "retrieval temperature is 1e-40"),
+    "K 0": (f"{DRAW} {INDEX} --neighbours 0", "neighbours is 0; choose 1 or more"),
+    "K negative": (f"{DRAW} {INDEX} --neighbours -5", "neighbours is -5"),
+    "retrieval top_p": (f"{DRAW} {INDEX} --retrieval-top-p 0", "retrieval top_p is 0.0"),
+    "cfg": (f"{DRAW} --cfg -1", "cfg is -1.0"),
+    "temperature": (f"{DRAW} --temperature inf", "temperature is inf"),
+    "top_k": (f"{DRAW} --top-k -1", "top_k is -1"),
+    "top_p": (f"{DRAW} --top-p 1.1", "top_p is 1.1"),
+    "window": (f"{DRAW} --window 0", "window 0; both must be 1 or more"),
+    "batch 0": (f"{DRAW} --batch 0", "--batch is 0; choose 1 to 64"),
+    "batch 65": (f"{DRAW} --batch 65", "--batch is 65"),
+    "no index": (f"{DRAW} --decoding daid", "--decoding daid needs --index"),
+    "device": (f"{DRAW} --device nonsense", "--device nonsense is not usable here"),
+    "device without memory": (f"{DRAW} --device meta", "--device meta is not usable here"),
+    "model missing": (
+        "generate --model {tmp}/none --prompt red --out {tmp}/a.png",
+        "none is no file or folder, nor a shipped name (",
+    ),
+    "model cut": (
+        "generate --model {files}/cut-model.safetensors --prompt red --out {tmp}/a.png",
+        "is truncated",
+    ),
+    "model is an index": (
+        "generate --model {files}/index.safetensors --prompt red --out {tmp}/a.png",
+        "config.json and tokenizer.json missing",
+    ),
+    "index missing": (f"{DRAW} --index {{tmp}}/none", "none is no file or folder"),
+    "index of another VQ": (
+        f"{DRAW} --index {{files}}/other-vq.safetensors",
+        "the index was built with another VQ",
+    ),
+    "index of another grid": (
+        f"{DRAW} --index {{files}}/other-grid.safetensors",
+        "the index was built for a 5x6 grid, the model draws 6x6",
+    ),
+    "index cut": (f"{DRAW} --index {{files}}/cut-index.safetensors", "not a readable .safetensors"),
+    "index of a later version": (
+        f"{DRAW} --index {{files}}/later-index.safetensors",
+        "index version '2', this program reads 1",
+    ),
+    "index is a model": (f"{DRAW} --index {{model}}", "is not a patch index"),
+    "index is a folder": (f"{DRAW} --index {{files}}", "there is no index file"),
+    "out folder missing": (f"{GENERATE} --out {{tmp}}/no/a.png", "there is no folder"),
+    "out no png": (f"{GENERATE} --out {{tmp}}/a.jpg", "must end in .png"),
+    "out is a folder": (f"{GENERATE} --out {{tmp}}/folder.png", "folder.png is a folder"),
+    "report no json": (f"{DRAW} --json {{tmp}}/a.txt", "must end in .json"),
+    "report folder missing": (f"{DRAW} --json {{tmp}}/no/a.json", "there is no folder"),
+    "report is a folder": (f"{DRAW} --json {{tmp}}/folder.json", "folder.json is a folder"),
+    "build without pictures": (
+        "build --model {model} --images {files}/no-pictures --out {tmp}/i.safetensors",
+        "holds no readable PNG, JPEG or WebP picture",
+    ),
+    "build from nowhere": (
+        "build --model {model} --images {tmp}/none --out {tmp}/i.safetensors",
+        "there is no folder",
+    ),
+    "build into nowhere": (
+        "build --model {model} --images {files}/pictures --out {tmp}/no/i.safetensors",
+        "there is no folder",
+    ),
+    "build another suffix": (
+        "build --model {model} --images {files}/pictures --out {tmp}/i.index",
+        "must end in .safetensors",
+    ),
+    "inspect nothing": ("inspect {tmp}/none", "there is no model at"),
+    "inspect a cut index": (
+        "inspect {files}/cut-index.safetensors",
+        "truncated or no .safetensors",
+    ),
+    "inspect a later index": ("inspect {files}/later-index.safetensors", "index version '2'"),
+    "convert nothing": ("convert {tmp}/none --out {tmp}/m.safetensors", "is no file or folder"),
+    "convert a cut model": (
+        "convert {files}/cut-model.safetensors --out {tmp}/m.safetensors",
+        "is truncated",
+    ),
+    "convert into nowhere": ("convert {model} --out {tmp}/no/m.safetensors", "there is no folder"),
+    "verify nothing": ("verify {tmp}/none", "there is no folder"),
+    "verify no fixture": ("verify {files}", "settings.json"),
+}
+
+
+@pytest.mark.parametrize(("line", "message"), BAD_INPUT.values(), ids=BAD_INPUT)
+def test_bad_input_is_one_sentence_exit_code_2_and_nothing_written(run, tmp_path, line, message):
+    for name in ("folder.png", "folder.json"):
+        (tmp_path / name).mkdir()
+    code, out, err = run(line)
+    assert code == 2
+    assert message in err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert out == ""
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["folder.json", "folder.png"]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        ("", "the prompt is empty"),
+        ("  \n", "the prompt is empty"),
+        ("apples " * 10_000, "the prompt has 70000 characters"),
+        ("caf\udce9", "no text"),
+    ],
+    ids=["empty", "blank", "ten thousand words", "broken bytes"],
+)
+def test_a_bad_prompt_is_one_sentence(model_file, tmp_path, capsys, prompt, message):
+    out = str(tmp_path / "a.png")
+    code = main(["generate", "--model", str(model_file), "--prompt", prompt, "--out", out])
+    err = capsys.readouterr().err
+    assert (code, err.count("\n")) == (2, 1)
+    assert message in err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("", "paint", "generate", "build --images x", "verify"),
+        *(f"{DRAW} --{flag}" for flag in ("seed x", "dtype int8", "decoding faid", "weight much")),
+    ],
+)
+def test_a_command_that_cannot_be_parsed_ends_with_2(run, tmp_path, line):
+    code, _, err = run(line)
+    assert code == 2
+    assert "usage:" in err
+    assert not list(tmp_path.iterdir())
