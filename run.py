@@ -157,16 +157,16 @@ def read_requirements(file: Path) -> list[str]:
 
 
 def install(python: Path, requirements: list[str], stamps: Path) -> None:
-    """Install into the environment; a stamp file per set of requirements says it is done."""
-    wanted = hashlib.sha256("\n".join([str(python), *requirements]).encode()).hexdigest()
-    stamp = stamps / f"installed-{wanted[:16]}"
-    if stamp.exists():
+    """Install into the environment, unless the note of the last time names all of it."""
+    note = stamps / "arrag-installed.txt"
+    wanted = [str(python), *requirements]
+    if note.is_file() and set(wanted) <= set(note.read_text(encoding="utf-8").splitlines()):
         return
     print("Installing the requirements (minutes, the first time)", flush=True)
     if pip(python, "install", *requirements) != 0:
         raise SetupError("pip could not install the requirements; its last lines above say why")
     stamps.mkdir(exist_ok=True)
-    stamp.touch()
+    note.write_text("\n".join(wanted), encoding="utf-8")
 
 
 def pip(python: Path, *arguments: str) -> int:

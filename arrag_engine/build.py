@@ -17,6 +17,7 @@ from .index import KeySpec, PatchIndex, Source
 from .janus import JanusPro
 
 BATCH = 8
+MAX_CODES = 2**16
 
 
 @dataclass
@@ -56,6 +57,10 @@ def build_index(
     Raises:
         InputError: No folder, or no readable picture in it.
     """
+    if model.config.vq.codebook_size > MAX_CODES:
+        raise InputError(
+            f"the model has {model.config.vq.codebook_size} codes, an index holds {MAX_CODES}"
+        )
     paths = list_pictures(folder)
     collected = _Collected()
     for start in range(0, len(paths), BATCH):

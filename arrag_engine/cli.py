@@ -28,13 +28,14 @@ from .checkpoint import (
     open_checkpoint,
     resolve_dtype,
 )
-from .daid import RetrievalOptions
-from .decode import Drawing, Retrieval, draw_pictures
+from .daid import Retrieval, RetrievalOptions
+from .decode import Drawing, draw_pictures
 from .errors import InputError
 from .files import atomic_write
 from .grid import BORDERS, NEIGHBORHOODS
 from .images import save_png
 from .index import KEY_SPACES, KeySpec, is_index, load_index, read_header, save_index
+from .janus import JanusPro
 from .retriever import Retriever
 from .sampling import Sampling
 from .verify import verify_folder
@@ -56,18 +57,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def generate(a: argparse.Namespace) -> int:
     """Draw pictures for a prompt and save them as PNG."""
-    if a.decoding == "daid" and a.index is None:
-        raise InputError("--decoding daid needs --index; name an index, such as 'pocket'")
-    decoding = a.decoding or ("daid" if a.index else "plain")
-    sampling = Sampling(a.cfg, a.temperature, a.top_k, a.top_p)
-    options = RetrievalOptions(
-        a.weight, a.retrieval_temperature, a.neighbours, a.duplicates, a.retrieval_top_p
-    )
-    if not 1 <= a.batch <= 64:
-        raise InputError(f"--batch is {a.batch}; choose 1 to 64")
-    out = _writable(a.out, ".png")
-    if a.json:
-        _writable(a.json, ".json")
+    sampling, options, decoding = _checked_settings(a)
     started = time.perf_counter()
     checkpoint = _load_model(a)
     retrieval = _retrieval(checkpoint, a.index, options) if decoding == "daid" else None
@@ -89,8 +79,6 @@ def generate(a: argparse.Namespace) -> int:
             lambda done, _: follow(done, size),
         )
     drawn = time.perf_counter()
-    with torch.inference_mode():
-        pixels = torch.cat([to_uint8(checkpoint.model.vq.decode(t[None])) for t in drawing.tokens])
     settings = {
         "model": a.model,
         "prompt": a.prompt,
@@ -102,11 +90,7 @@ def generate(a: argparse.Namespace) -> int:
     }
     if retrieval is not None:
         settings |= {"index": a.index, **{f"retrieval_{k}": v for k, v in asdict(options).items()}}
-    files = [out] if a.batch == 1 else [_numbered(out, i) for i in range(a.batch)]
-    for i, (file, image) in enumerate(zip(files, pixels, strict=True)):
-        facts = json.dumps(settings | {"seed": a.seed + i}, ensure_ascii=False)
-        save_png(Image.fromarray(image.numpy()), file, {"arrag": facts})
-        print(file)
+    files = _save_pictures(checkpoint.model, drawing, a.out, settings)
     if a.json:
         timings = {
             "load_s": round(loaded - started, 3),
@@ -115,6 +99,37 @@ def generate(a: argparse.Namespace) -> int:
         }
         _write_report(a.json, settings, timings, files, drawing, prompt.unknown)
     return 0
+
+
+def _checked_settings(a: argparse.Namespace) -> tuple[Sampling, RetrievalOptions, str]:
+    """(sampling, retrieval options, decoding) of `generate`, refused before anything is loaded."""
+    if a.decoding == "daid" and a.index is None:
+        raise InputError("--decoding daid needs --index; name an index, such as 'pocket'")
+    if not 1 <= a.batch <= 64:
+        raise InputError(f"--batch is {a.batch}; choose 1 to 64")
+    _writable(a.out, ".png")
+    if a.json:
+        _writable(a.json, ".json")
+    options = RetrievalOptions(
+        a.weight, a.retrieval_temperature, a.neighbours, a.duplicates, a.retrieval_top_p
+    )
+    sampling = Sampling(a.cfg, a.temperature, a.top_k, a.top_p)
+    return sampling, options, a.decoding or ("daid" if a.index else "plain")
+
+
+@torch.inference_mode()
+def _save_pictures(
+    model: JanusPro, drawing: Drawing, out: Path, settings: dict[str, Any]
+) -> list[Path]:
+    """Decode one picture after the other and save it with its settings inside."""
+    batch = len(drawing.tokens)
+    files = [out] if batch == 1 else [_numbered(out, i) for i in range(batch)]
+    for i, (file, codes) in enumerate(zip(files, drawing.tokens, strict=True)):
+        pixels = to_uint8(model.vq.decode(codes[None].to(model.device)))[0].cpu().numpy()
+        facts = json.dumps(settings | {"seed": settings["seed"] + i}, ensure_ascii=False)
+        save_png(Image.fromarray(pixels), file, {"arrag": facts})
+        print(file)
+    return files
 
 
 def build(a: argparse.Namespace) -> int:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .errors import InputError
 from .index import Neighbors
+from .retriever import Retriever
 from .sampling import MIN_TEMPERATURE, truncate
 
 
@@ -57,6 +58,46 @@ def proposal_distribution(neighbors: Neighbors, options: RetrievalOptions, vocab
         probs = shares.new_zeros((len(codes), vocab)).scatter_add(1, codes, shares)
     found = torch.from_numpy(neighbors.found().any(axis=1))
     return truncate(probs.where(found[:, None], 0.0), 0, options.top_p)
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What retrieval says about one position."""
+
+    surroundings: bytes
+    """The tokens it was asked with; another answer is due when they change."""
+    neighbors: Neighbors
+    """[1, K]."""
+
+    @property
+    def found(self) -> bool:
+        return bool(self.neighbors.found().any())
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """A retriever and how to use it."""
+
+    retriever: Retriever
+    options: RetrievalOptions
+
+    def active(self, position: int) -> bool:
+        """Whether retrieval has a say at this position."""
+        return self.options.weight > 0 and bool(self.retriever.active[position])
+
+    def surroundings(self, tokens: np.ndarray, position: int) -> bytes:
+        """What the query at this position is made of, to tell whether it changed."""
+        return tokens[np.maximum(self.retriever.neighbors[position], 0)].tobytes()
+
+    def propose(self, tokens: np.ndarray, position: int) -> Proposal:
+        """Look up an active position of tokens [N]."""
+        k = self.options.neighbours
+        neighbors = self.retriever.retrieve(tokens, np.array([position]), k)
+        return Proposal(self.surroundings(tokens, position), neighbors)
+
+    def distribution(self, proposal: Proposal, vocab: int) -> Tensor:
+        """p_retrieval [vocab]."""
+        return proposal_distribution(proposal.neighbors, self.options, vocab)[0]
 
 
 def mix(p_model: Tensor, p_retrieval: Tensor, weight: float) -> Tensor:

@@ -16,42 +16,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .daid import RetrievalOptions, mix, proposal_distribution
+from .daid import Proposal, Retrieval, mix
 from .errors import InputError
 from .index import Neighbors
 from .janus import JanusPro
-from .retriever import Retriever
 from .sampling import SEEDS, Noise, Sampling, draw, guide, model_distribution, position_noise
 from .trace import Trace
 
 Progress = Callable[[int, np.ndarray], None]
 """Called after every pass with the number of positions that all pictures have decided, and the
 tokens [B, N] so far (later positions hold guesses). What it raises ends the drawing."""
-
-
-@dataclass(frozen=True)
-class Retrieval:
-    """A retriever and how to use it."""
-
-    retriever: Retriever
-    options: RetrievalOptions
-
-    def active(self, position: int) -> bool:
-        return self.options.weight > 0 and bool(self.retriever.active[position])
-
-
-@dataclass(frozen=True)
-class Proposal:
-    """What retrieval says about one position."""
-
-    surroundings: bytes
-    """The tokens it was asked with; another answer is due when they change."""
-    neighbors: Neighbors
-    """[1, K]."""
-
-    @property
-    def found(self) -> bool:
-        return bool(self.neighbors.found().any())
 
 
 @dataclass
@@ -204,22 +178,17 @@ class Painter:
     def propose(self, canvas: Canvas, position: int) -> Proposal:
         """Retrieval's answer at an active position, given the tokens before it."""
         assert self.retrieval is not None
-        retriever = self.retrieval.retriever
-        around = np.maximum(retriever.neighbors[position], 0)
-        surroundings = canvas.tokens[around].tobytes()
         known = canvas.proposals.get(position)
-        if known is None or known.surroundings != surroundings:
-            k = self.retrieval.options.neighbours
-            known = Proposal(
-                surroundings, retriever.retrieve(canvas.tokens, np.array([position]), k)
-            )
-            canvas.proposals[position] = known
+        if known is None or known.surroundings != self.retrieval.surroundings(
+            canvas.tokens, position
+        ):
+            known = canvas.proposals[position] = self.retrieval.propose(canvas.tokens, position)
         return known
 
     def p_retrieval(self, proposal: Proposal) -> Tensor:
         """Distribution [vocab] over the codes that the neighbours propose."""
         assert self.retrieval is not None
-        return proposal_distribution(proposal.neighbors, self.retrieval.options, self.vocab)[0]
+        return self.retrieval.distribution(proposal, self.vocab)
 
     def draw_retrieved(self, canvas: Canvas, position: int) -> bool:
         """Draw the token from retrieval alone if that is its component; say whether it was."""
@@ -277,6 +246,11 @@ class Painter:
             inputs.repeat(self.streams, 1, 1), starts * self.streams, self.cache
         )
         guided = guide(logits, self.sampling.cfg).cpu()  # [B, L, vocab]
+        if not guided.isfinite().all():
+            raise InputError(
+                f"the model's logits are not numbers in {self.model.dtype}; load it as bf16 or "
+                "fp32, or download its weights again"
+            )
         for canvas, first, rows in zip(canvases, firsts, guided, strict=True):
             if canvas.cached < self.size:
                 rows = rows[canvas.cached - first : self.window_end(canvas) - first]

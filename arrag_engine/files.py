@@ -35,6 +35,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise InputError(f"cannot write {path}: {reason}; free some space") from error
+        raise InputError(
+            f"cannot write {path}: {reason}; free some space or choose another folder"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)

@@ -14,6 +14,8 @@ from .vq import VQConfig
 Shapes = dict[str, tuple[int, ...]]
 
 DEFAULT_GRID = Grid(24, 24)
+MIN_PROMPT = 2
+"""Ids of the shortest prompt: one that begins the text and one that begins the picture."""
 
 OURS_FROM_OFFICIAL = (
     (r"^language_model\.model\.", "llama."),
@@ -92,7 +94,10 @@ def read_config(shapes: Shapes, config: dict[str, Any], grid: Grid | None) -> Ja
     """
     try:
         llama = _llama_config(shapes, _section(config, "language_config", "text_config"))
-        return JanusConfig(llama, _vq_config(shapes), grid or _config_grid(config))
+        janus = JanusConfig(llama, _vq_config(shapes), grid or _config_grid(config))
+        if janus.grid.size + MIN_PROMPT > llama.max_positions:
+            raise ValueError(f"{llama.max_positions} positions for a {janus.grid} picture")
+        return janus
     except (KeyError, IndexError) as error:
         raise InputError(f"the checkpoint lacks the tensor {error}; download it again") from error
     except (TypeError, ValueError, ArithmeticError) as error:

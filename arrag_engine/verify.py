@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from .checkpoint import open_checkpoint, read_model
-from .daid import RetrievalOptions, mix, proposal_distribution
-from .decode import Retrieval, draw_pictures
+from .daid import Retrieval, RetrievalOptions, mix, proposal_distribution
+from .decode import draw_pictures
 from .errors import InputError
 from .grid import Grid
 from .index import KeySpec, Neighbors, PatchIndex

@@ -90,13 +90,25 @@ def find_weight_files(folder: Path) -> list[Path]:
         index = folder / f"{stem}.{suffix}.index.json"
         if index.is_file():
             return _shards(folder, index)
-        files = sorted(folder.glob(f"{stem}*.{suffix}"))
-        if files:
-            return files
+        if (folder / f"{stem}.{suffix}").is_file():
+            return [folder / f"{stem}.{suffix}"]
+        if shards := sorted(folder.glob(f"{stem}-*-of-*.{suffix}")):
+            return _complete(folder, shards)
     raise InputError(
         f"{folder} has no model*.safetensors and no pytorch_model*.bin; "
         "put the downloaded weight files there"
     )
+
+
+def _complete(folder: Path, shards: list[Path]) -> list[Path]:
+    """The shards, if they are as many as their names (`model-00001-of-00002`) say."""
+    promised = shards[0].stem.rsplit("-of-", 1)[1]
+    if not promised.isdigit() or int(promised) != len(shards):
+        raise InputError(
+            f"{folder} has {len(shards)} of the shards that {shards[0].name} belongs to; "
+            "download all of them"
+        )
+    return shards
 
 
 def _shards(folder: Path, index: Path) -> list[Path]:

@@ -8,7 +8,7 @@ from typing import Any
 from comfy_api.latest import io
 from server import PromptServer
 
-from ..arrag_engine.decode import Retrieval as EngineRetrieval
+from ..arrag_engine.daid import Retrieval as EngineRetrieval
 from ..arrag_engine.decode import draw_pictures
 from ..arrag_engine.prompt import Prompt
 from ..arrag_engine.retriever import Retriever

@@ -109,9 +109,7 @@ def measure_loading(folder: Path) -> JanusPro:
     seconds = time.perf_counter() - started
     used = sum(t.numel() * t.element_size() for t in model.state_dict().values())
     file = os.path.getsize(folder / "model.safetensors")
-    print(
-        f"file {file / 2**30:.2f} GiB, weights used {used / 2**30:.2f} GiB, loaded in {seconds:.1f} s"
-    )
+    print(f"file {file / 2**30:.2f} GiB, weights used {used / 2**30:.2f} GiB, {seconds:.1f} s")
     print(f"peak anonymous memory while loading: {memory.bytes / used:.3f} x the weights used")
     return model
 

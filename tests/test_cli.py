@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from arrag_engine import cli
-from arrag_engine.daid import RetrievalOptions
-from arrag_engine.decode import Retrieval, draw_pictures
+from arrag_engine.daid import Retrieval, RetrievalOptions
+from arrag_engine.decode import draw_pictures
 from arrag_engine.grid import Grid
 from arrag_engine.index import load_index
 from arrag_engine.retriever import Retriever

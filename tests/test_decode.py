@@ -7,8 +7,8 @@ import pytest
 import torch
 from scipy import stats
 
-from arrag_engine.daid import RetrievalOptions
-from arrag_engine.decode import Retrieval, draw_pictures
+from arrag_engine.daid import Retrieval, RetrievalOptions
+from arrag_engine.decode import draw_pictures
 from arrag_engine.errors import InputError
 from arrag_engine.grid import NEIGHBORHOODS, Grid
 from arrag_engine.index import KeySpec
