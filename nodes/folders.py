@@ -77,3 +77,15 @@ def fingerprint(path: Path) -> str:
     files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.is_file())
     stats = ((f.name, f.stat()) for f in files)
     return ";".join(f"{name}:{stat.st_size}:{stat.st_mtime_ns}" for name, stat in stats)
+
+
+def validate(key: str, name: str) -> bool | str:
+    """True, or why a workflow with this name is not even queued: the browser marks the node.
+
+    ComfyUI itself does not compare the value of a V3 combo with its options.
+    """
+    try:
+        resolve(key, name)
+    except InputError as error:
+        return str(error)
+    return True

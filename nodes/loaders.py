@@ -40,6 +40,10 @@ class LoadARModel(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, model: str) -> bool | str:
+        return folders.validate(folders.MODELS, model)
+
+    @classmethod
     def fingerprint_inputs(cls, model: str, dtype: str) -> str:
         return folders.fingerprint(folders.resolve(folders.MODELS, model))
 
@@ -72,6 +76,10 @@ class LoadPatchIndex(io.ComfyNode):
                 io.String.Output("INFO", display_name="info", tooltip="What the index holds."),
             ],
         )
+
+    @classmethod
+    def validate_inputs(cls, index: str) -> bool | str:
+        return folders.validate(folders.INDEXES, index)
 
     @classmethod
     def fingerprint_inputs(cls, index: str) -> str:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import runpy
 import sys
-from importlib.metadata import version
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 OPERATORS = (
@@ -18,16 +19,21 @@ OPERATORS = (
 )
 
 
-def declare_missing_operators() -> None:
+@cache  # once per process; the declarations live as long as what is returned
+def declare_missing_operators() -> object:
     """Declare torchvision's operators if its compiled half does not fit the installed torch."""
-    if not version("torch").endswith("+cpu") or version("torchvision").endswith("+cpu"):
-        return
+    try:
+        fits = not version("torch").endswith("+cpu") or version("torchvision").endswith("+cpu")
+    except PackageNotFoundError:
+        return None
+    if fits:
+        return None
     import torch
 
-    global _library  # the declarations live as long as this object
-    _library = torch.library.Library("torchvision", "FRAGMENT")
+    library = torch.library.Library("torchvision", "FRAGMENT")
     for operator in OPERATORS:
-        _library.define(operator)
+        library.define(operator)
+    return library
 
 
 if __name__ == "__main__":

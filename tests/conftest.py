@@ -10,8 +10,11 @@ from PIL import Image
 from arrag_engine.cli import main
 from arrag_engine.grid import Grid
 from arrag_engine.index import save_index
+from scripts.launch_comfyui import declare_missing_operators
 from tests.folders import long
 from tests.tiny import tiny_config, tiny_index, tiny_model, write_tiny
+
+declare_missing_operators()  # transformers imports torchvision
 
 
 def pytest_addoption(parser):

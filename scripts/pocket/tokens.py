@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from data import Composer
+from data import SIZE, STEP, Composer
 from tokenizer import tokenizer_json
 from torch import Tensor
 from tqdm import tqdm
@@ -23,28 +23,57 @@ ENCODE_BATCH = 32
 
 @dataclass(frozen=True)
 class TokenCache:
-    """Encoded scenes: captions, and codes [scenes, positions] uint16."""
+    """Encoded scenes: captions, codes [scenes, positions] uint16, and the colour of each patch
+    that is plain (-1 where something is drawn) [scenes, positions] int32."""
 
     captions: list[str]
     codes: np.ndarray
+    plain: np.ndarray
 
     def __len__(self) -> int:
         return len(self.captions)
 
     def save(self, path: Path) -> None:
         partial = path.with_suffix(".partial.npz")
-        np.savez(partial, captions=np.array(self.captions), codes=self.codes)
+        np.savez(partial, captions=np.array(self.captions), codes=self.codes, plain=self.plain)
         partial.replace(path)
 
     @classmethod
     def load(cls, path: Path) -> TokenCache:
         with np.load(path) as file:
-            return cls(file["captions"].tolist(), file["codes"])
+            return cls(file["captions"].tolist(), file["codes"], file["plain"])
 
     @classmethod
     def join(cls, parts: list[TokenCache]) -> TokenCache:
         captions = [caption for part in parts for caption in part.captions]
-        return cls(captions, np.concatenate([part.codes for part in parts]))
+        codes, plain = (np.concatenate([getattr(p, n) for p in parts]) for n in ("codes", "plain"))
+        return cls(captions, codes, plain)
+
+    def settled(self) -> TokenCache:
+        """With one code for all plain patches of a colour, the one most of them have.
+
+        Which of many codes for a plain colour the encoder picks hangs on the rest of the picture:
+        noise that a small decoder would spend most of its effort on.
+        """
+        codes = self.codes.copy()
+        for color in np.unique(self.plain[self.plain >= 0]):
+            places = self.plain == color
+            codes[places] = np.bincount(codes[places]).argmax()
+        return TokenCache(self.captions, codes, self.plain)
+
+
+def plain_colors(pixels: np.ndarray) -> np.ndarray:
+    """Colour (a number) of each patch of pixels [B, SIZE, SIZE, 3] that is plain, else -1.
+
+    Returns:
+        [B, positions] int32 in raster order.
+    """
+    side = SIZE // STEP
+    patches = pixels.reshape(-1, side, STEP, side, STEP, 3).transpose(0, 1, 3, 2, 4, 5)
+    patches = patches.reshape(len(pixels), side * side, STEP * STEP, 3).astype(np.int32)
+    plain = (np.ptp(patches, axis=2) <= 3).all(axis=-1)
+    color = (patches[:, :, 0] // 4) @ np.array([64 * 64, 64, 1], dtype=np.int32)
+    return np.where(plain, color, -1)
 
 
 def load_vq(path: Path) -> VQModel:
@@ -60,13 +89,15 @@ def load_vq(path: Path) -> VQModel:
 def encode_scenes(vq: VQModel, composer: Composer, seed: tuple[int, int], count: int) -> TokenCache:
     """`count` scenes from the generator seed `seed`."""
     rng = np.random.default_rng(seed)
-    captions, codes = [], []
+    captions, codes, plain = [], [], []
     for start in tqdm(range(0, count, ENCODE_BATCH), desc="encode scenes", unit="batch"):
         scenes = [composer.scene(rng) for _ in range(min(ENCODE_BATCH, count - start))]
-        pixels = torch.from_numpy(np.stack([s.pixels for s in scenes])).permute(0, 3, 1, 2)
+        pixels = np.stack([s.pixels for s in scenes])
         captions += [s.caption for s in scenes]
-        codes.append(vq.encode(pixels.float() / 127.5 - 1)[0].flatten(1).numpy())
-    return TokenCache(captions, np.concatenate(codes).astype(np.uint16))
+        plain.append(plain_colors(pixels))
+        images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+        codes.append(vq.encode(images.float() / 127.5 - 1)[0].flatten(1).numpy())
+    return TokenCache(captions, np.concatenate(codes).astype(np.uint16), np.concatenate(plain))
 
 
 class Batches:

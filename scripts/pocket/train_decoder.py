@@ -61,6 +61,12 @@ def initialize(model: JanusPro) -> None:
             nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * depth) if output else 0.02)
     for layer in (0, 2):
         nn.init.xavier_uniform_(model.gen_aligner.layers[layer].weight, gain=0.3)
+    # Codes that look alike start out alike, as inputs and as answers.
+    codebook = model.vq.quantize.rows(torch.device("cpu"))
+    model.gen_embed.weight.data.copy_(codebook * codebook.shape[1] ** 0.5)
+    lift = torch.randn(codebook.shape[1], model.config.llama.hidden_size)
+    answers = codebook @ lift / model.config.llama.hidden_size**0.5
+    model.gen_head.vision_head.weight.data.copy_(answers)
 
 
 def pick(x: Tensor, index: Tensor) -> Tensor:
@@ -95,11 +101,8 @@ class Trainer:
         self.held_out = Batches(held_out, 0, 0)
         self.scenes = len(train)
         self.model = JanusPro(make_config(vq.config))
-        initialize(self.model)
         self.model.vq = vq
-        # Codes that look alike start out alike.
-        nearby = vq.quantize.embedding.weight * vq.config.codebook_dim**0.5
-        self.model.gen_embed.weight.data.copy_(nearby)
+        initialize(self.model)
         inner = [p for n, p in self.model.llama.layers.named_parameters() if p.ndim == 2]
         rest = [p for p in self.model.parameters() if p.requires_grad]
         rest = [p for p in rest if all(p is not q for q in inner)]
@@ -217,7 +220,7 @@ def encode(workers: int, work: Path, archives: Path, seed: int) -> None:
     training.run_team(workers, encode_part, work, archives, seed)
     for name in CACHES:
         parts = [TokenCache.load(part_path(work, name, rank)) for rank in range(workers)]
-        TokenCache.join(parts).save(work / name)
+        TokenCache.join(parts).settled().save(work / name)
 
 
 def train(team: training.Team, work: Path, minutes: float, seed: int) -> None:

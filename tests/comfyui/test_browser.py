@@ -27,7 +27,7 @@ def browser():
 
 
 @pytest.fixture
-def page(browser, server, tmp_path):
+def page(request, browser, server, tmp_path):
     """ComfyUI in a fresh browser profile; a screenshot is left for a person to look at."""
     shown = browser.new_page(viewport={"width": 1600, "height": 1000})
     shown.set_default_timeout(90_000)
@@ -36,7 +36,7 @@ def page(browser, server, tmp_path):
     yield shown
     folder = Path(os.environ.get("ARRAG_SCREENSHOTS", tmp_path))
     folder.mkdir(parents=True, exist_ok=True)
-    shown.screenshot(path=folder / "daid.png")
+    shown.screenshot(path=folder / f"{request.node.name}.png")
     shown.close()
 
 

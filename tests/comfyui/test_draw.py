@@ -1,0 +1,36 @@
+"""The README's first command, less the installing."""
+
+import io
+import os
+import subprocess
+import sys
+
+from PIL import Image
+
+from scripts.comfyui import ROOT
+
+
+def run_draw(server, *arguments):
+    """`run.py draw` after its set-up, with the ComfyUI of the other tests."""
+    environment = {**os.environ, "COMFYUI_DIR": str(server.comfyui), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "scripts.draw", *map(str, arguments)]
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+def test_draw_saves_a_picture_and_says_where(server, tmp_path):
+    target = tmp_path / "car.png"
+    done = run_draw(server, "--prompt", "a red car", "--seed", 3, "--out", target)
+    assert done.returncode == 0, done.stderr
+    assert f"Saved {target}" in done.stdout
+    assert Image.open(io.BytesIO(target.read_bytes())).format == "PNG"
+
+
+def test_draw_fails_with_one_sentence(server, tmp_path):
+    target = tmp_path / "nothing.png"
+    done = run_draw(server, "--prompt", " ", "--out", target)
+    assert done.returncode == 1
+    assert done.stderr.startswith("run.py: ")
+    assert len(done.stderr.splitlines()) == 1
+    assert not target.exists()
