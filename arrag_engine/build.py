@@ -77,7 +77,7 @@ def build_index(
         model.config.grid,
         np.concatenate(collected.tokens),
         np.concatenate(collected.vectors) if spec.space == "encoder" else None,
-        model.vq.quantize.rows(model.device).cpu().numpy(),
+        model.vq.codebook(model.device),
         collected.sources,
         spec,
     )

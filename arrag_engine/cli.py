@@ -6,6 +6,7 @@ Exit codes: 0 done, 2 the input is at fault (one sentence on stderr), 1 anything
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import sys
 import time
@@ -44,6 +45,9 @@ from .vq import to_uint8
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # some consoles cannot print λ
     arguments = _parser().parse_args(argv)
     try:
         return arguments.run(arguments)
@@ -170,7 +174,8 @@ def inspect(a: argparse.Namespace) -> int:
                 torch.Size(opened.weights.shapes[name]).numel() for name in opened.names
             ),
         }
-    facts["bytes"] = sum(f.stat().st_size for f in ([path] if path.is_file() else path.iterdir()))
+    files = [path] if path.is_file() else [f for f in path.iterdir() if f.is_file()]
+    facts["bytes"] = sum(f.stat().st_size for f in files)
     width = max(map(len, facts))
     for name, value in facts.items():
         print(f"{name:<{width}}  {value}")
@@ -236,7 +241,7 @@ def _device(name: str) -> torch.device:
 
 def _retrieval(checkpoint: Checkpoint, index: str, options: RetrievalOptions) -> Retrieval:
     model = checkpoint.model
-    codebook = model.vq.quantize.rows(model.device).cpu().numpy()
+    codebook = model.vq.codebook(model.device)
     patches = load_index(shipped.resolve(index, shipped.INDEXES))
     return Retrieval(Retriever(patches, model.config.grid, codebook), options)
 

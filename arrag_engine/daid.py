@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -89,11 +90,18 @@ class Retrieval:
         """What the query at this position is made of, to tell whether it changed."""
         return tokens[np.maximum(self.retriever.neighbors[position], 0)].tobytes()
 
-    def propose(self, tokens: np.ndarray, position: int) -> Proposal:
-        """Look up an active position of tokens [N]."""
+    def propose(self, tokens: np.ndarray, positions: Sequence[int]) -> list[Proposal]:
+        """Look up active positions of tokens [N]; what they stand on must be drawn."""
         k = self.options.neighbours
-        neighbors = self.retriever.retrieve(tokens, np.array([position]), k)
-        return Proposal(self.surroundings(tokens, position), neighbors)
+        neighbors = self.retriever.retrieve(tokens, np.array(positions), k)
+        return [
+            Proposal(self.surroundings(tokens, position), neighbors.row(i))
+            for i, position in enumerate(positions)
+        ]
+
+    def still_holds(self, proposal: Proposal, tokens: np.ndarray, position: int) -> bool:
+        """Whether a proposal answers the query that the tokens make now."""
+        return proposal.surroundings == self.surroundings(tokens, position)
 
     def distribution(self, proposal: Proposal, vocab: int) -> Tensor:
         """p_retrieval [vocab]."""

@@ -18,13 +18,12 @@ from torch import Tensor
 
 from .daid import Proposal, Retrieval, mix
 from .errors import InputError
-from .index import Neighbors
 from .janus import JanusPro
 from .sampling import SEEDS, Noise, Sampling, draw, guide, model_distribution, position_noise
-from .trace import Trace
+from .trace import Trace, make_trace
 
 Progress = Callable[[int, np.ndarray], None]
-"""Called after every pass with the number of positions that all pictures have decided, and the
+"""Called for every step with the number of positions that all pictures have decided, and the
 tokens [B, N] so far (later positions hold guesses). What it raises ends the drawing."""
 
 
@@ -99,16 +98,23 @@ def draw_pictures(
     device = device or model.device
     painter = Painter(model, prompt, pad_id, sampling, retrieval, window, len(seeds), device)
     canvases = [Canvas(s % SEEDS, np.zeros(size, np.int64), np.zeros(size)) for s in seeds]
+
+    def report() -> None:
+        if progress is not None:
+            progress(min(c.decided for c in canvases), np.stack([c.tokens for c in canvases]))
+
     passes = 0
     while any(canvas.cached < size for canvas in canvases):
         for canvas in canvases:
-            painter.look_ahead(canvas)
+            painter.look_ahead(canvas, report)
         painter.run_pass(canvases)
         passes += 1
-        if progress is not None:
-            progress(min(c.decided for c in canvases), np.stack([c.tokens for c in canvases]))
+        report()
+    traces = []
+    for canvas in canvases if retrieval else []:
+        traces.append(painter.trace(canvas))
+        report()
     tokens = torch.from_numpy(np.stack([c.tokens for c in canvases]))
-    traces = [painter.trace(canvas) for canvas in canvases] if retrieval else []
     grid = model.config.grid
     return Drawing(tokens.view(-1, grid.height, grid.width), traces, passes)
 
@@ -179,10 +185,9 @@ class Painter:
         """Retrieval's answer at an active position, given the tokens before it."""
         assert self.retrieval is not None
         known = canvas.proposals.get(position)
-        if known is None or known.surroundings != self.retrieval.surroundings(
-            canvas.tokens, position
-        ):
-            known = canvas.proposals[position] = self.retrieval.propose(canvas.tokens, position)
+        if known is None or not self.retrieval.still_holds(known, canvas.tokens, position):
+            [known] = self.retrieval.propose(canvas.tokens, [position])
+            canvas.proposals[position] = known
         return known
 
     def p_retrieval(self, proposal: Proposal) -> Tensor:
@@ -192,20 +197,21 @@ class Painter:
 
     def draw_retrieved(self, canvas: Canvas, position: int) -> bool:
         """Draw the token from retrieval alone if that is its component; say whether it was."""
-        noise = self.noise(canvas, position)
         if not self.needs_retrieval(canvas, position):
             return False
+        noise = self.noise(canvas, position)
         proposal = self.propose(canvas, position)
         if noise is None or not proposal.found:
             return False
         canvas.tokens[position] = draw(self.p_retrieval(proposal), noise)
         return True
 
-    def look_ahead(self, canvas: Canvas) -> None:
+    def look_ahead(self, canvas: Canvas, report: Callable[[], None]) -> None:
         """Decide the tokens that retrieval draws alone, then guess the rest of the window."""
         while canvas.decided < self.size and self.draw_retrieved(canvas, canvas.decided):
             canvas.from_retrieval[canvas.decided] = True
             canvas.decided += 1
+            report()
         end = self.window_end(canvas)
         for position in range(canvas.decided, end):
             if not self.draw_retrieved(canvas, position) and position >= canvas.guessed:
@@ -297,30 +303,14 @@ class Painter:
         return draw(p_model, noise), False
 
     def trace(self, canvas: Canvas) -> Trace:
-        """What retrieval did; positions that did not ask while drawing are looked up now."""
+        """What retrieval did for a finished picture."""
         assert self.retrieval is not None
-        options, retriever = self.retrieval.options, self.retrieval.retriever
-        k = min(options.neighbours, retriever.index.size)
-        shape = (self.size, k)
-        distances = np.full(shape, np.inf, np.float32)
-        codes, ids = np.full(shape, -1), np.full(shape, -1)
-        weight, p_retrieval = np.zeros(self.size), np.zeros(self.size)
-        for position in filter(self.retrieval.active, range(self.size)):
-            proposal = self.propose(canvas, position)
-            distances[position] = proposal.neighbors.distances[0]
-            codes[position] = proposal.neighbors.codes[0]
-            ids[position] = proposal.neighbors.ids[0]
-            if proposal.found:
-                weight[position] = options.weight
-                p_retrieval[position] = float(self.p_retrieval(proposal)[canvas.tokens[position]])
-        return Trace(
+        return make_trace(
             self.model.config.grid,
-            retriever.index,
-            options,
+            self.retrieval,
+            canvas.proposals,
             canvas.tokens,
-            weight,
             canvas.from_retrieval,
-            Neighbors(distances, codes, ids),
             canvas.p_model,
-            p_retrieval,
+            self.vocab,
         )

@@ -130,7 +130,10 @@ def _llama_config(shapes: Shapes, text: dict[str, Any]) -> LlamaConfig:
     kv_heads = kv_rows // (hidden // heads)
     if kv_heads < 1 or heads % kv_heads:
         raise ValueError(f"{heads} heads share {kv_heads} key heads")
-    theta = float(text.get("rope_theta") or 10000.0)
+    if text.get("rope_scaling"):
+        raise ValueError(f"rope_scaling {text['rope_scaling']} is not supported")
+    rope = _section(text, "rope_parameters") or text  # newer transformers keep it apart
+    theta = float(rope.get("rope_theta") or 10000.0)
     eps = float(text.get("rms_norm_eps") or 1e-6)
     positions = int(text.get("max_position_embeddings") or 16384)
     if not (0 < theta < 1e30 and 0 <= eps < 1 and positions > 0):

@@ -54,17 +54,11 @@ class KVCache:
         self.keys = torch.zeros(shape, device=device, dtype=dtype)
         self.values = torch.zeros(shape, device=device, dtype=dtype)
 
-    def write(self, layer: int, starts: Sequence[int], k: Tensor, v: Tensor) -> None:
-        """Put k, v [rows, kv_heads, L, head_dim] at positions starts[row] .. starts[row]+L-1."""
-        length = k.shape[2]
-        if len(set(starts)) == 1:
-            span = slice(starts[0], starts[0] + length)
-            self.keys[layer, :, :, span] = k
-            self.values[layer, :, :, span] = v
-            return
-        for row, start in enumerate(starts):
-            self.keys[layer, row, :, start : start + length] = k[row]
-            self.values[layer, row, :, start : start + length] = v[row]
+    def write(self, layer: int, positions: Tensor, k: Tensor, v: Tensor) -> None:
+        """Put k, v [rows, kv_heads, L, head_dim] at positions [rows, L]."""
+        rows = torch.arange(len(positions), device=positions.device)[:, None]
+        self.keys[layer][rows, :, positions] = k.transpose(1, 2)
+        self.values[layer][rows, :, positions] = v.transpose(1, 2)
 
     def read(self, layer: int, length: int) -> tuple[Tensor, Tensor]:
         """Keys and values [rows, kv_heads, length, head_dim] of the first `length` positions."""
@@ -75,7 +69,8 @@ class KVCache:
 class Span:
     """Where the L inputs of one pass stand in their sequences, worked out once for all layers."""
 
-    starts: Sequence[int]
+    positions: Tensor
+    """[rows, L]."""
     length: int
     """Sequence positions in use after the pass, over all rows."""
     rotary: tuple[Tensor, Tensor]
@@ -102,6 +97,7 @@ def rotate(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def make_span(config: LlamaConfig, starts: Sequence[int], count: int, device: torch.device) -> Span:
+    """The span of `count` inputs per row, from sequence position starts[row] on."""
     first = torch.tensor(starts, device=device)
     positions = first[:, None] + torch.arange(count, device=device)  # [rows, L]
     length = max(starts) + count
@@ -110,7 +106,7 @@ def make_span(config: LlamaConfig, starts: Sequence[int], count: int, device: to
     if not together or (count > 1 and starts[0] > 0):
         mask = torch.arange(length, device=device) <= positions[:, None, :, None]
     causal = together and count > 1 and starts[0] == 0
-    return Span(starts, length, rotary_angles(config, positions), mask, causal)
+    return Span(positions, length, rotary_angles(config, positions), mask, causal)
 
 
 class Attention(nn.Module):
@@ -131,7 +127,7 @@ class Attention(nn.Module):
         )
         q, k = rotate(q, span.rotary), rotate(k, span.rotary)
         if cache is not None:
-            cache.write(layer, span.starts, k, v)
+            cache.write(layer, span.positions, k, v)
             k, v = cache.read(layer, span.length)
         group = self.config.num_heads // self.config.num_kv_heads
         if group > 1:

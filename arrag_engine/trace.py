@@ -6,9 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .daid import RetrievalOptions
+from .daid import Proposal, Retrieval, RetrievalOptions
 from .grid import Grid
 from .index import Neighbors, PatchIndex
+
+KEPT = 256
+"""Neighbours a trace keeps of each position, the nearest ones: K may be all of an index."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class Trace:
     from_retrieval: np.ndarray
     """[N] True where the token was drawn from the retrieved patches alone."""
     neighbors: Neighbors
-    """[N, K]; nothing found where retrieval did not run."""
+    """[N, min(K, KEPT)]; nothing found where retrieval did not run."""
     p_model: np.ndarray
     """[N] probability of the drawn token under the model."""
     p_retrieval: np.ndarray
@@ -67,3 +70,49 @@ class Trace:
         source, position = self.index.locate(np.asarray(patch))
         row, column = divmod(int(position), self.grid.width)
         return {"source": self.index.sources[int(source)].name, "row": row, "column": column}
+
+
+def make_trace(
+    grid: Grid,
+    retrieval: Retrieval,
+    proposals: dict[int, Proposal],
+    tokens: np.ndarray,
+    from_retrieval: np.ndarray,
+    p_model: np.ndarray,
+    vocab: int,
+) -> Trace:
+    """The trace of finished tokens [N].
+
+    Args:
+        proposals: What was looked up while drawing, by position; used up. The other active
+            positions are looked up now, all at once.
+    """
+    retriever = retrieval.retriever
+    active = [p for p in range(grid.size) if retrieval.active(p)]
+    asked = {p: q for p in active if (q := proposals.pop(p, None)) is not None}
+    asked = {p: q for p, q in asked.items() if retrieval.still_holds(q, tokens, p)}
+    missing = [p for p in active if p not in asked]
+    if missing:
+        asked |= dict(zip(missing, retrieval.propose(tokens, missing), strict=True))
+    shape = (grid.size, min(retrieval.options.neighbours, retriever.index.size, KEPT))
+    distances = np.full(shape, np.inf, np.float32)
+    codes, ids = np.full(shape, -1), np.full(shape, -1)
+    weight, p_retrieval = np.zeros(grid.size), np.zeros(grid.size)
+    for position, proposal in asked.items():
+        distances[position] = proposal.neighbors.distances[0, :KEPT]
+        codes[position] = proposal.neighbors.codes[0, :KEPT]
+        ids[position] = proposal.neighbors.ids[0, :KEPT]
+        if proposal.found:
+            weight[position] = retrieval.options.weight
+            p_retrieval[position] = retrieval.distribution(proposal, vocab)[tokens[position]]
+    return Trace(
+        grid,
+        retriever.index,
+        retrieval.options,
+        tokens,
+        weight,
+        from_retrieval,
+        Neighbors(distances, codes, ids),
+        p_model,
+        p_retrieval,
+    )

@@ -226,8 +226,13 @@ class VQModel(nn.Module):
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Codes [B, h, w] (int64) and unit vectors [B, h, w, dim] of images [B, 3, H, W]."""
-        vectors = self.features(images)
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # else other codes
+            vectors = self.features(images)
         return self.nearest(vectors), vectors
+
+    def codebook(self, device: torch.device) -> np.ndarray:
+        """Unit-length code vectors [codes, dim] float32, worked out on `device`."""
+        return self.quantize.rows(device).detach().cpu().numpy()
 
     def decode(self, codes: Tensor) -> Tensor:
         """Images [B, 3, h*p, w*p] (about [-1, 1], not clipped) of codes [B, h, w]."""

@@ -6,7 +6,9 @@ looked up among the names found by walking the registered folders.
 
 from __future__ import annotations
 
+import contextlib
 import os
+from fnmatch import fnmatch
 from pathlib import Path
 
 import folder_paths
@@ -25,7 +27,8 @@ def register() -> None:
     """Add our folders to what `extra_model_paths.yaml` may already have registered."""
     for key, subfolder in SUBFOLDERS.items():
         path = os.path.join(folder_paths.models_dir, "arrag", subfolder)
-        os.makedirs(path, exist_ok=True)
+        with contextlib.suppress(OSError):  # a read-only folder must not take the nodes away
+            os.makedirs(path, exist_ok=True)
         folder_paths.add_model_folder_path(key, path)
 
 
@@ -49,12 +52,18 @@ def _walk(root: Path, folders_too: bool) -> list[Path]:
         here = Path(folder)
         if len(here.relative_to(root).parts) >= MAX_DEPTH:
             names.clear()
-        if folders_too and here != root and "config.json" in files:
+        if folders_too and here != root and _is_model_folder(files):
             names.clear()
             found.append(here)
             continue
         found += [here / file for file in files if file.endswith(".safetensors")]
     return sorted(found)
+
+
+def _is_model_folder(files: list[str]) -> bool:
+    """Whether the files are those of a downloaded model, whole or not."""
+    patterns = ("config.json", "model.safetensors", "model-*.safetensors", "pytorch_model*.bin")
+    return any(fnmatch(file, pattern) for file in files for pattern in patterns)
 
 
 def resolve(key: str, name: str) -> Path:
@@ -64,10 +73,10 @@ def resolve(key: str, name: str) -> Path:
         InputError: The name is not on offer.
     """
     on_offer = choices(key)
-    if name not in on_offer:
+    if not isinstance(name, str) or name not in on_offer:
         place = os.path.join("models", "arrag", SUBFOLDERS[key])
         raise InputError(
-            f"{name[:100]!r} is not among the files of {place}; choose one of the list"
+            f"{str(name)[:100]!r} is not among the files of {place}; choose one of the list"
         )
     return on_offer[name]
 

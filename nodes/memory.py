@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from collections.abc import Callable
+from pathlib import Path
 
 import comfy.model_management
 import comfy.model_patcher
 import comfy.ops
-import numpy as np
 import torch
 from torch import nn
 
@@ -29,6 +29,8 @@ class ManagedModel:
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint
+        self.codebook = checkpoint.model.vq.codebook(torch.device("cpu"))
+        """The VQ's unit rows [codes, dim]; taken now, while the weights lie on the CPU."""
         self.device = comfy.model_management.get_torch_device()
         self.patcher = comfy.model_patcher.ModelPatcher(
             Holder(checkpoint.model),
@@ -45,19 +47,25 @@ class ManagedModel:
         comfy.model_management.load_models_gpu([self.patcher], memory_required=working_bytes)
         return self.device
 
-    @cached_property
-    def codebook(self) -> np.ndarray:
-        """The VQ's unit rows [codes, dim]."""
-        device = self.to_device()
-        return self.model.vq.quantize.rows(device).float().cpu().numpy()
 
-
-def load_managed(path, dtype: str, progress) -> ManagedModel:
+def load_managed(path: Path, dtype: str, progress: Callable[[int, int], None]) -> ManagedModel:
     """Load a checkpoint for ComfyUI's device.
 
     On a GPU the layers are ComfyUI's casting ones, so that those which do not fit may stay on the
     CPU; on the CPU nothing needs casting, and the engine's own are faster.
+
+    Raises:
+        InputError: The checkpoint cannot be used.
     """
     device = comfy.model_management.get_torch_device()
     ops = engine_ops if device.type == "cpu" else comfy.ops.manual_cast
-    return ManagedModel(load_checkpoint(path, resolve_dtype(dtype, device), ops, progress))
+    return ManagedModel(load_checkpoint(path, choose_dtype(dtype, device), ops, progress))
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The decoder's dtype; for `auto` ComfyUI knows its GPUs better than the engine does."""
+    if name != "auto" or device.type == "cpu":
+        return resolve_dtype(name, device)
+    if comfy.model_management.should_use_bf16(device):
+        return torch.bfloat16
+    return torch.float16 if comfy.model_management.should_use_fp16(device) else torch.float32

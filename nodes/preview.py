@@ -31,7 +31,7 @@ class Preview:
         comfy.model_management.throw_exception_if_processing_interrupted()
         rows = decided // self.model.config.grid.width
         image = None
-        if self.every and rows - self.shown >= self.every:
+        if self.every and self.shown + self.every <= rows < self.model.config.grid.height:
             self.shown = rows
             image = ("JPEG", self.picture(tokens, rows), PREVIEW_SIZE)
         self.bar.update_absolute(decided, preview=image)

@@ -75,9 +75,9 @@ def drawing_inputs() -> list[io.Input]:
             "window",
             default=1,
             min=1,
-            max=1024,
-            tooltip="Tokens worked out per pass. The picture stays the same; on a GPU 8 to 32 is "
-            "faster, on a CPU rarely.",
+            max=64,
+            tooltip="Patches worked out per pass. The picture stays the same; 8 to 32 saves "
+            "passes, which pays on a GPU and rarely on a CPU.",
         ),
         io.Int.Input(
             "preview_every",

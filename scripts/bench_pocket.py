@@ -41,7 +41,7 @@ def main() -> None:
     model = checkpoint.model
     prompt = checkpoint.prompt_encoder.encode(a.prompt)
     index = load_index(shipped.resolve("pocket", shipped.INDEXES))
-    retriever = Retriever(index, model.config.grid, model.vq.quantize.rows(model.device).numpy())
+    retriever = Retriever(index, model.config.grid, model.vq.codebook(model.device))
     settings = [(weight, window) for weight in WEIGHTS for window in WINDOWS]
     times: dict[tuple, list[float]] = {s: [] for s in settings}
     passes: dict[tuple, list[int]] = {s: [] for s in settings}

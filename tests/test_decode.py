@@ -304,3 +304,13 @@ def test_low_precision_draws_whole_pictures(dtype):
     tokens = drawn(model, seeds=(1, 2), window=4).tokens
     assert tokens.shape == (2, 6, 6)
     assert len(tokens.unique()) > 5
+
+
+def test_progress_is_called_for_every_token_that_retrieval_draws_alone(model, index):
+    seen = []
+    drawn(
+        model,
+        retrieval=retrieval_for(model, index, weight=1.0),
+        progress=lambda decided, _: seen.append(decided),
+    )
+    assert sorted(set(seen)) == list(range(1, model.config.grid.size + 1))

@@ -116,7 +116,7 @@ def test_a_rejected_guess_leaves_no_mark():
 def test_a_cache_written_row_by_row_holds_each_row_at_its_place():
     cache = cache_for(config(), 2, 8)
     k, v = torch.randn(2, 4, 2, 8), torch.randn(2, 4, 2, 8)
-    cache.write(1, [1, 5], k, v)
+    cache.write(1, torch.tensor([[1, 2], [5, 6]]), k, v)
     keys, values = cache.read(1, 8)
     assert torch.equal(keys[0, :, 1:3], k[0])
     assert torch.equal(values[1, :, 5:7], v[1])

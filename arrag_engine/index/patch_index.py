@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
-import faiss
 import numpy as np
 
 from ..errors import InputError
 from ..grid import Grid
 from ..vq import codebook_agreement
 from .keys import KeySpec, index_keys
+
+if TYPE_CHECKING:
+    import faiss
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,10 @@ class Neighbors:
         """Mask [B, K] of the entries that are neighbours."""
         return self.ids >= 0
 
+    def row(self, i: int) -> Neighbors:
+        """The neighbours [1, K] of query i."""
+        return Neighbors(*(a[i : i + 1] for a in (self.distances, self.codes, self.ids)))
+
 
 @dataclass(frozen=True)
 class PatchIndex:
@@ -73,6 +80,8 @@ class PatchIndex:
 
     @cached_property
     def _search(self) -> faiss.IndexFlatL2:
+        import faiss  # here, so that whoever draws without an index needs none
+
         vectors = self.codebook[self.tokens] if self.vectors is None else self.vectors
         keys = index_keys(vectors, self.grid, self.spec)
         search = faiss.IndexFlatL2(keys.shape[1])

@@ -49,16 +49,20 @@ class TokenCache:
         codes, plain = (np.concatenate([getattr(p, n) for p in parts]) for n in ("codes", "plain"))
         return cls(captions, codes, plain)
 
-    def settled(self) -> TokenCache:
-        """With one code for all plain patches of a colour, the one most of them have.
+    def plain_codes(self) -> dict[int, int]:
+        """The commonest code of the plain patches of each colour."""
+        colors = np.unique(self.plain[self.plain >= 0])
+        return {int(c): int(np.bincount(self.codes[self.plain == c]).argmax()) for c in colors}
+
+    def settled(self, plain_codes: dict[int, int]) -> TokenCache:
+        """With the one given code for all plain patches of a colour.
 
         Which of many codes for a plain colour the encoder picks hangs on the rest of the picture:
         noise that a small decoder would spend most of its effort on.
         """
         codes = self.codes.copy()
-        for color in np.unique(self.plain[self.plain >= 0]):
-            places = self.plain == color
-            codes[places] = np.bincount(codes[places]).argmax()
+        for color, code in plain_codes.items():
+            codes[self.plain == color] = code
         return TokenCache(self.captions, codes, self.plain)
 
 

@@ -110,7 +110,7 @@ class Trainer:
             training.Muon(inner, LR_MATRICES, team),
             torch.optim.AdamW(rest, LR_REST, betas=(0.9, 0.98), weight_decay=0.01),
         ]
-        self.average = training.Average(self.model, 0.998)
+        self.average = training.Average(self.model, 0.99)
         self.budget = training.Budget(minutes)
         self.steps = 0
         self.log = training.Log(work / "decoder.jsonl")
@@ -218,9 +218,13 @@ def encode(workers: int, work: Path, archives: Path, seed: int) -> None:
     if all((work / name).exists() for name in CACHES):
         return
     training.run_team(workers, encode_part, work, archives, seed)
-    for name in CACHES:
-        parts = [TokenCache.load(part_path(work, name, rank)) for rank in range(workers)]
-        TokenCache.join(parts).settled().save(work / name)
+    caches = [
+        TokenCache.join([TokenCache.load(part_path(work, name, r)) for r in range(workers)])
+        for name in CACHES
+    ]
+    plain_codes = caches[0].plain_codes()
+    for name, cache in zip(CACHES, caches, strict=True):
+        cache.settled(plain_codes).save(work / name)
 
 
 def train(team: training.Team, work: Path, minutes: float, seed: int) -> None:
