@@ -33,7 +33,7 @@ class LoadARModel(io.ComfyNode):
                     options=list(DTYPE_CHOICES),
                     default="auto",
                     tooltip="What the decoder computes in. auto: bf16 where the device has it, "
-                    "else fp32. fp16 and bf16 halve the memory.",
+                    "else fp16 on a GPU, fp32 on a CPU. 16 bits halve the memory.",
                 ),
             ],
             outputs=[Model.Output("MODEL", display_name="model")],
