@@ -20,9 +20,9 @@ from .sampling import MIN_TEMPERATURE, truncate
 class RetrievalOptions:
     """How retrieved patches are turned into proposals and how much they weigh."""
 
-    weight: float = 0.2
+    weight: float = 0.1
     """λ: p = (1 - λ) p_model + λ p_retrieval."""
-    temperature: float = 0.2
+    temperature: float = 0.05
     """τ: p_retrieval = softmax(-distance / τ)."""
     neighbours: int = 64
     """K: how many patches a query brings back; more than the index holds means all of them."""

@@ -26,7 +26,7 @@ from arrag_engine.index import load_index
 from arrag_engine.retriever import Retriever
 from arrag_engine.sampling import Sampling
 
-WEIGHTS = (None, 0.2, 0.5)
+WEIGHTS = (None, 0.1, 0.3)
 WINDOWS = (1, 4, 16)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,16 +13,16 @@ from concepts import LEARNT
 from data import make_composer
 from PIL import Image, ImageDraw
 from tokenizer import tokenizer_json
-from tokens import load_vq
+from tokens import TokenCache, load_vq, plain_colors
 from tqdm import tqdm
-from train_decoder import make_config
+from train_decoder import CACHES, make_config
 from train_vq import HELD_OUT_SEED
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from arrag_engine.build import build_index
 from arrag_engine.checkpoint import describe_config, load_checkpoint, write_checkpoint
 from arrag_engine.decode import draw_pictures
-from arrag_engine.index import save_index
+from arrag_engine.index import PatchIndex, save_index
 from arrag_engine.janus import JanusPro
 from arrag_engine.layouts import official_name
 from arrag_engine.prompt import PromptEncoder
@@ -85,7 +86,25 @@ def write_pictures(folder: Path, archives: Path, count: int) -> None:
         (folder / f"{stem}.txt").write_text(scene.caption + "\n", encoding="utf-8")
 
 
-def export_index(model_path: Path, pictures: Path, path: Path) -> None:
+def export_index(model_path: Path, pictures: Path, work: Path, path: Path) -> None:
     """Build the index from the model as shipped: its rounded codebook is what must fit."""
     model = load_checkpoint(model_path, torch.float32).model
-    save_index(build_index(model, pictures, licence=LICENCE).index, path)
+    index = build_index(model, pictures, licence=LICENCE).index
+    save_index(settled_index(index, pictures, TokenCache.load(work / CACHES[0])), path)
+
+
+def settled_index(index: PatchIndex, pictures: Path, learnt: TokenCache) -> PatchIndex:
+    """The index with the codes for plain patches that the decoder has learnt.
+
+    The encoder's own choice among many codes for one colour would be proposed to a decoder that
+    never saw it.
+    """
+    names = [source.name for source in index.sources]
+    pixels = np.stack([np.asarray(Image.open(pictures / name).convert("RGB")) for name in names])
+    plain = plain_colors(pixels)
+    captions = [source.caption for source in index.sources]
+    cache = TokenCache(captions, index.tokens, plain).settled(learnt.plain_codes())
+    moved = cache.codes != index.tokens
+    assert index.vectors is not None
+    vectors = np.where(moved[..., None], index.codebook[cache.codes], index.vectors)
+    return replace(index, tokens=cache.codes, vectors=vectors)

@@ -49,7 +49,7 @@ def main() -> None:
     write_pictures(pictures, args.archives, args.pictures)
     index_path = args.out / "indexes" / "pocket.safetensors"
     index_path.parent.mkdir(parents=True, exist_ok=True)
-    export_index(model_path, pictures, index_path)
+    export_index(model_path, pictures, args.work, index_path)
 
 
 if __name__ == "__main__":
