@@ -61,7 +61,7 @@ def test_the_report_tells_settings_timings_and_retrieval_facts(run, tmp_path):
     report = json.loads((tmp_path / "a.json").read_text())
     assert set(report) == {"settings", "unknown_words", "timings", "passes", "images"}
     assert report["settings"]["decoding"] == "daid"
-    assert report["settings"]["retrieval_weight"] == 0.2
+    assert report["settings"]["retrieval_weight"] == RetrievalOptions().weight
     assert report["settings"]["index"].endswith("index.safetensors")
     assert set(report["timings"]) == {"load_s", "draw_s", "decode_s"}
     (image,) = report["images"]
@@ -69,7 +69,7 @@ def test_the_report_tells_settings_timings_and_retrieval_facts(run, tmp_path):
     assert len(image["tokens"]) == len(image["positions"]) == 36
     first, inner = image["positions"][0], image["positions"][7]
     assert first["weight"] == 0
-    assert inner["weight"] == 0.2
+    assert inner["weight"] == RetrievalOptions().weight
     assert 0 <= inner["responsibility"] <= 1
     assert inner["nearest"]["source"].endswith(".png")
 
