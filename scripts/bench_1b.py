@@ -34,6 +34,7 @@ from arrag_engine.layouts import official_name
 from arrag_engine.llama import LlamaConfig
 from arrag_engine.sampling import Sampling
 from arrag_engine.vq import VQConfig
+from scripts.launch_comfyui import declare_missing_operators
 
 JANUS_1B = JanusConfig(LlamaConfig(102400, 2048, 5632, 24, 16, 16), VQConfig(), Grid(24, 24))
 UNUSED = {
@@ -144,6 +145,7 @@ def our_step_ms(model: JanusPro) -> float:
 
 def transformers_model(model: JanusPro) -> nn.Module:
     """transformers' Janus on the same weight tensors; its vision tower stays without storage."""
+    declare_missing_operators()  # transformers imports torchvision
     from transformers import JanusConfig as TheirConfig
     from transformers import JanusForConditionalGeneration
 

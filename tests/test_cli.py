@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from arrag_engine import cli
+from arrag_engine.cli import generate
 from arrag_engine.daid import Retrieval, RetrievalOptions
 from arrag_engine.decode import draw_pictures
 from arrag_engine.grid import Grid
@@ -183,7 +183,7 @@ def test_a_stop_by_the_user_is_no_traceback_and_leaves_nothing(run, tmp_path, mo
     def stopped(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "draw_pictures", stopped)
+    monkeypatch.setattr(generate, "draw_pictures", stopped)
     assert run(DRAW) == (1, "", "stopped\n")
     assert not list(tmp_path.iterdir())
 
@@ -192,7 +192,7 @@ def test_an_error_of_the_program_is_not_blamed_on_the_person(run, monkeypatch):
     def broken(*_, **__):
         raise RuntimeError("bug")
 
-    monkeypatch.setattr(cli, "draw_pictures", broken)
+    monkeypatch.setattr(generate, "draw_pictures", broken)
     with pytest.raises(RuntimeError, match="bug"):
         run(DRAW)
 

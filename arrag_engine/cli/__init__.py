@@ -1,0 +1,49 @@
+"""`python -m arrag_engine`: draw, build an index, look into files, convert, verify.
+
+Exit codes: 0 done, 2 the input is at fault (one sentence on stderr), 1 anything else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import sys
+from collections.abc import Callable
+
+from ..errors import InputError
+from . import generate, indexes, models
+
+FAMILIES = (generate, indexes, models)
+"""Modules with commands, in the order of the help."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # some consoles cannot print λ
+    arguments = _parser().parse_args(argv)
+    try:
+        return arguments.run(arguments)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m arrag_engine", description="Retrieval-augmented image generation (AR-RAG)."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(run: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
+        sub = commands.add_parser(run.__name__, help=run.__doc__, description=run.__doc__)
+        sub.set_defaults(run=run)
+        return sub
+
+    for family in FAMILIES:
+        family.add_commands(command)
+    return parser

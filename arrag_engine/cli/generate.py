@@ -1,0 +1,164 @@
+"""`generate`: draw pictures for a prompt."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from .. import shipped
+from ..checkpoint import Checkpoint
+from ..daid import Retrieval, RetrievalOptions
+from ..decode import Drawing, draw_pictures
+from ..errors import InputError
+from ..files import atomic_write
+from ..images import save_png
+from ..index import load_index
+from ..janus import JanusPro
+from ..retriever import Retriever
+from ..sampling import Sampling
+from ..vq import to_uint8
+from .shared import Command, add_model_flags, check_writable, follow, load_model, progress_bar
+
+
+def add_commands(command: Command) -> None:
+    parser = command(generate)
+    add_model_flags(parser)
+    add = parser.add_argument
+    sampling, options = Sampling(), RetrievalOptions()
+    add("--prompt", required=True, help="what to draw")
+    add("--out", required=True, type=Path, help="PNG to write; a batch adds -0, -1, …")
+    add("--index", help="path or shipped name (pocket)")
+    add("--decoding", choices=("plain", "daid"), help="daid when there is an index")
+    add("--seed", type=int, default=0, help="picture i of a batch has seed + i")
+    add("--batch", type=int, default=1, help="pictures to draw")
+    add("--cfg", type=float, default=sampling.cfg, help="guidance weight")
+    add("--temperature", type=float, default=sampling.temperature, help="0 = most probable token")
+    add("--top-k", type=int, default=sampling.top_k, help="0 = all tokens")
+    add("--top-p", type=float, default=sampling.top_p)
+    add("--weight", type=float, default=options.weight, help="retrieval weight λ")
+    add("--retrieval-temperature", type=float, default=options.temperature, help="τ")
+    add("--neighbours", type=int, default=options.neighbours, help="K patches per query")
+    add("--duplicates", choices=("first", "sum"), default=options.duplicates)
+    add("--retrieval-top-p", type=float, default=options.top_p)
+    add("--window", type=int, default=1, help="tokens per pass; the picture stays the same")
+    add("--json", type=Path, help="also write settings, timings and retrieval facts there")
+
+
+def generate(a: argparse.Namespace) -> int:
+    """Draw pictures for a prompt and save them as PNG."""
+    sampling, options, decoding = _checked_settings(a)
+    started = time.perf_counter()
+    checkpoint = load_model(a)
+    retrieval = _retrieval(checkpoint, a.index, options) if decoding == "daid" else None
+    prompt = checkpoint.prompt_encoder.encode(a.prompt)
+    if prompt.unknown:
+        print(f"warning: the model does not know: {', '.join(prompt.unknown)}", file=sys.stderr)
+    loaded = time.perf_counter()
+    size = checkpoint.model.config.grid.size
+    with progress_bar("token") as bar:
+        tick = follow(bar)
+        drawing = draw_pictures(
+            checkpoint.model,
+            prompt.ids,
+            prompt.pad_id,
+            sampling,
+            [a.seed + i for i in range(a.batch)],
+            retrieval,
+            a.window,
+            lambda done, _: tick(done, size),
+        )
+    drawn = time.perf_counter()
+    settings = {
+        "model": a.model,
+        "prompt": a.prompt,
+        "decoding": decoding,
+        "seed": a.seed,
+        "window": a.window,
+        "dtype": str(checkpoint.model.dtype).removeprefix("torch."),
+        **asdict(sampling),
+    }
+    if retrieval is not None:
+        settings |= {"index": a.index, **{f"retrieval_{k}": v for k, v in asdict(options).items()}}
+    files = _save_pictures(checkpoint.model, drawing, a.out, settings)
+    if a.json:
+        timings = {
+            "load_s": round(loaded - started, 3),
+            "draw_s": round(drawn - loaded, 3),
+            "decode_s": round(time.perf_counter() - drawn, 3),
+        }
+        _write_report(a.json, settings, timings, files, drawing, prompt.unknown)
+    return 0
+
+
+def _checked_settings(a: argparse.Namespace) -> tuple[Sampling, RetrievalOptions, str]:
+    """(sampling, retrieval options, decoding) of `generate`, refused before anything is loaded."""
+    if a.decoding == "daid" and a.index is None:
+        raise InputError("--decoding daid needs --index; name an index, such as 'pocket'")
+    if not 1 <= a.batch <= 64:
+        raise InputError(f"--batch is {a.batch}; choose 1 to 64")
+    check_writable(a.out, ".png")
+    if a.json:
+        check_writable(a.json, ".json")
+    options = RetrievalOptions(
+        a.weight, a.retrieval_temperature, a.neighbours, a.duplicates, a.retrieval_top_p
+    )
+    sampling = Sampling(a.cfg, a.temperature, a.top_k, a.top_p)
+    return sampling, options, a.decoding or ("daid" if a.index else "plain")
+
+
+def _retrieval(checkpoint: Checkpoint, index: str, options: RetrievalOptions) -> Retrieval:
+    model = checkpoint.model
+    codebook = model.vq.codebook(model.device)
+    patches = load_index(shipped.resolve(index, shipped.INDEXES))
+    return Retrieval(Retriever(patches, model.config.grid, codebook), options)
+
+
+@torch.inference_mode()
+def _save_pictures(
+    model: JanusPro, drawing: Drawing, out: Path, settings: dict[str, Any]
+) -> list[Path]:
+    """Decode one picture after the other and save it with its settings inside."""
+    batch = len(drawing.tokens)
+    files = [out] if batch == 1 else [_numbered(out, i) for i in range(batch)]
+    for i, (file, codes) in enumerate(zip(files, drawing.tokens, strict=True)):
+        pixels = to_uint8(model.vq.decode(codes[None].to(model.device)))[0].cpu().numpy()
+        facts = json.dumps(settings | {"seed": settings["seed"] + i}, ensure_ascii=False)
+        save_png(Image.fromarray(pixels), file, {"arrag": facts})
+        print(file)
+    return files
+
+
+def _numbered(path: Path, number: int) -> Path:
+    return path.with_stem(f"{path.stem}-{number}")
+
+
+def _write_report(
+    path: Path,
+    settings: dict[str, Any],
+    timings: dict[str, float],
+    files: list[Path],
+    drawing: Drawing,
+    unknown: list[str],
+) -> None:
+    report = {
+        "settings": settings,
+        "unknown_words": unknown,
+        "timings": timings,
+        "passes": drawing.passes,
+        "images": [
+            {"file": str(file), "tokens": tokens.flatten().tolist()}
+            for file, tokens in zip(files, drawing.tokens, strict=True)
+        ],
+    }
+    for image, trace in zip(report["images"], drawing.traces, strict=False):
+        image["positions"] = [trace.position_facts(i) for i in range(trace.grid.size)]
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(report, ensure_ascii=False, indent=1), encoding="utf-8")

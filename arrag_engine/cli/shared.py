@@ -1,0 +1,70 @@
+"""What the commands have in common: progress bars, devices, model flags, checks of paths."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from .. import shipped
+from ..checkpoint import DTYPE_CHOICES, Checkpoint, load_checkpoint, resolve_dtype
+from ..errors import InputError
+
+Command = Callable[[Callable[[argparse.Namespace], int]], argparse.ArgumentParser]
+"""Adds a command named after the function that runs it, and returns its parser."""
+
+
+def add_model_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", default="pocket", help="path or shipped name (pocket)")
+    parser.add_argument("--dtype", choices=DTYPE_CHOICES, default="auto", help="decoder's dtype")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+
+
+def load_model(a: argparse.Namespace) -> Checkpoint:
+    device = choose_device(a.device)
+    path = shipped.resolve(a.model, shipped.MODELS)
+    with progress_bar("tensor") as bar:
+        checkpoint = load_checkpoint(path, resolve_dtype(a.dtype, device), progress=follow(bar))
+    checkpoint.model.to(device)
+    return checkpoint
+
+
+def progress_bar(unit: str) -> tqdm:
+    """A progress bar on stderr; it stays away where nobody watches, and for what takes no time."""
+    return tqdm(unit=unit, disable=None, delay=1, leave=False)
+
+
+def follow(bar: tqdm) -> Callable[[int, int], None]:
+    def tick(done: int, total: int) -> None:
+        bar.total = total
+        bar.update(done - bar.n)
+
+    return tick
+
+
+def choose_device(name: str) -> torch.device:
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"--device {name} is not usable here ({reason}); try cpu") from error
+    return device
+
+
+def check_writable(out: Path, suffix: str) -> Path:
+    """Find out before the work, not after it, that the result cannot be saved."""
+    if out.suffix.lower() != suffix:
+        raise InputError(f"{out} must end in {suffix}")
+    if out.is_dir():
+        raise InputError(f"{out} is a folder; name a file")
+    if not out.parent.is_dir():
+        raise InputError(f"there is no folder {out.parent} to write {out.name} to; create it first")
+    return out
