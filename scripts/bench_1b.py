@@ -1,6 +1,6 @@
 """Memory of loading and time of a decoding step at Janus-Pro-1B's shapes, against transformers.
 
-    python scripts/bench_1b.py [--folder DIR] [--tokens 16] [--rounds 5] [--threads 2]
+    python scripts/bench_1b.py [--folder DIR] [--tokens 64] [--rounds 5] [--threads 2]
 
 Writes a random bf16 checkpoint of the real shapes once (4 GB, with an understanding branch that
 must not be read), loads it, then draws the same few tokens by turns with both programs on the same
@@ -32,6 +32,7 @@ from arrag_engine.grid import Grid
 from arrag_engine.janus import JanusConfig, JanusPro
 from arrag_engine.layouts import official_name
 from arrag_engine.llama import LlamaConfig
+from arrag_engine.ops import pack_linears
 from arrag_engine.sampling import Sampling
 from arrag_engine.vq import VQConfig
 from scripts.launch_comfyui import declare_missing_operators
@@ -50,7 +51,7 @@ PAD = 100002
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, help="where the checkpoint is, or is to be written")
-    parser.add_argument("--tokens", type=int, default=16, help="a square number")
+    parser.add_argument("--tokens", type=int, default=64, help="a square number")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     a = parser.parse_args()
@@ -59,7 +60,7 @@ def main() -> None:
     if not (folder / "config.json").is_file():
         write_checkpoint(folder)
     model = measure_loading(folder)
-    compare_steps(model, a.tokens, a.rounds)
+    compare_steps(model, load_checkpoint(folder, torch.bfloat16).model, a.tokens, a.rounds)
 
 
 def write_checkpoint(folder: Path) -> None:
@@ -107,6 +108,7 @@ def measure_loading(folder: Path) -> JanusPro:
     started = time.perf_counter()
     with PeakMemory() as memory:
         model = load_checkpoint(folder, torch.bfloat16).model
+        pack_linears(model)
     seconds = time.perf_counter() - started
     used = sum(t.numel() * t.element_size() for t in model.state_dict().values())
     file = os.path.getsize(folder / "model.safetensors")
@@ -115,10 +117,12 @@ def measure_loading(folder: Path) -> JanusPro:
     return model
 
 
-def compare_steps(model: JanusPro, tokens: int, rounds: int) -> None:
+def compare_steps(model: JanusPro, plain: JanusPro, tokens: int, rounds: int) -> None:
+    """Draw by turns with `model` and with transformers on the weights of `plain`."""
     side = round(tokens**0.5)
-    model.config = replace(model.config, grid=Grid(side, side))
-    theirs = transformers_model(model)
+    for one in (model, plain):
+        one.config = replace(one.config, grid=Grid(side, side))
+    theirs = transformers_model(plain)
     generation = {"generation_mode": "image", "do_sample": True, "guidance_scale": 5.0}
     ids = torch.tensor([PROMPT])
     ours_ms, theirs_ms = [], []
@@ -160,7 +164,11 @@ def transformers_model(model: JanusPro) -> nn.Module:
             "num_key_value_heads": llama.num_kv_heads,
             "max_position_embeddings": llama.max_positions,
         },
-        vision_config={"image_size": 16 * model.config.grid.width, "patch_size": 16},
+        vision_config={
+            "image_size": 16 * model.config.grid.width,
+            "patch_size": 16,
+            "num_image_tokens": model.config.grid.size,
+        },
         vq_config={
             "num_embeddings": vq.codebook_size,
             "num_patches": model.config.grid.width,
