@@ -44,8 +44,15 @@ Offset = tuple[int, int]
 NEIGHBORHOODS: dict[str, tuple[Offset, ...]] = {
     "causal-4": ((-1, -1), (-1, 0), (-1, 1), (0, -1)),
     "causal-8": ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, -2), (-2, 0), (-1, -2), (-1, 2)),
+    "ring-8": ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1)),
 }
 """Offsets in key order. `causal-4` is the reference's: north-west, north, north-east, west."""
+
+
+def is_causal(neighborhood: str) -> bool:
+    """Whether all neighbours are drawn before their position, in raster order."""
+    return all(offset < (0, 0) for offset in NEIGHBORHOODS[neighborhood])
+
 
 BORDERS = ("skip", "zero")
 """What happens where a neighbour lies outside the grid: no retrieval there, or a zero vector."""
@@ -53,10 +60,14 @@ BORDERS = ("skip", "zero")
 
 def neighbor_table(grid: Grid, neighborhood: str) -> np.ndarray:
     """Positions [grid.size, offsets] of each position's neighbours, -1 outside the grid."""
+    return offset_table(grid, NEIGHBORHOODS[neighborhood])
+
+
+def offset_table(grid: Grid, offsets: tuple[Offset, ...]) -> np.ndarray:
+    """Positions [grid.size, offsets] at these offsets from each position, -1 outside the grid."""
     rows, columns = np.divmod(np.arange(grid.size), grid.width)
-    offsets = np.array(NEIGHBORHOODS[neighborhood])
-    r = rows[:, None] + offsets[:, 0]
-    c = columns[:, None] + offsets[:, 1]
+    r = rows[:, None] + np.array(offsets)[:, 0]
+    c = columns[:, None] + np.array(offsets)[:, 1]
     inside = (r >= 0) & (r < grid.height) & (c >= 0) & (c < grid.width)
     return np.where(inside, r * grid.width + c, -1)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .grid import Grid, neighbor_table
+from .errors import InputError
+from .grid import NEIGHBORHOODS, Grid, is_causal, neighbor_table
 from .index import Neighbors, PatchIndex
 from .index.keys import gather_keys
 
@@ -26,12 +27,28 @@ class Retriever:
         self.index = index
         self.codebook = codebook
         self.neighbors = neighbor_table(grid, index.spec.neighborhood)
+        self.places = index.spec.places(grid)
         self.active = np.zeros(grid.size, dtype=bool)
         self.active[index.active] = True
 
+    def check_causal(self) -> None:
+        """Refuse to serve a model that draws in raster order if queries need later tokens.
+
+        Raises:
+            InputError: The neighbourhood of the index is not causal.
+        """
+        neighborhood = self.index.spec.neighborhood
+        if not is_causal(neighborhood):
+            causal = " or ".join(filter(is_causal, NEIGHBORHOODS))
+            raise InputError(
+                f"the index looks patches up by {neighborhood}, which needs tokens that this model "
+                f"draws later; load or build it with {causal}"
+            )
+
     def queries(self, tokens: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        """Queries [P, offsets * dim] at positions [P], from tokens [N] drawn before them."""
-        return gather_keys(self.codebook[tokens], self.neighbors[positions])
+        """Queries [P, key dim] at positions [P], from tokens [N] drawn before them."""
+        places = self.places[positions]
+        return gather_keys(self.codebook[tokens], self.neighbors[positions], places)
 
     def retrieve(self, tokens: np.ndarray, positions: np.ndarray, k: int) -> Neighbors:
         """The k nearest patches [P, k] at active positions [P]."""

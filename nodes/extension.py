@@ -5,6 +5,8 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from . import folders
+from .build import BuildPatchIndex
+from .faid import FAiDSampler, LoadFAiDAdapter
 from .loaders import LoadARModel, LoadPatchIndex
 from .retrieval import RetrievalOptionsNode
 from .samplers import ARSampler, DAiDSampler
@@ -13,9 +15,12 @@ from .vq import VQDecode, VQEncode
 NODES: list[type[io.ComfyNode]] = [
     LoadARModel,
     LoadPatchIndex,
+    BuildPatchIndex,
     RetrievalOptionsNode,
     ARSampler,
     DAiDSampler,
+    LoadFAiDAdapter,
+    FAiDSampler,
     VQEncode,
     VQDecode,
 ]

@@ -1,4 +1,4 @@
-"""Where models and indexes lie, and the names that the loaders offer.
+"""Where models, indexes and adapters lie, and the names that the loaders offer.
 
 A widget's string can come from a stranger's workflow. So a name is never joined to a path: it is
 looked up among the names found by walking the registered folders.
@@ -18,18 +18,28 @@ from ..arrag_engine.errors import InputError
 
 MODELS = "arrag_models"
 INDEXES = "arrag_indexes"
-SUBFOLDERS = {MODELS: "models", INDEXES: "indexes"}
-SHIPPED = {MODELS: shipped.MODELS, INDEXES: shipped.INDEXES}
+ADAPTERS = "arrag_adapters"
+SUBFOLDERS = {MODELS: "models", INDEXES: "indexes", ADAPTERS: "adapters"}
+SHIPPED = {
+    MODELS: shipped.MODELS,
+    INDEXES: shipped.INDEXES,
+    ADAPTERS: shipped.ADAPTERS,
+}
 MAX_DEPTH = 4
 
 
 def register() -> None:
     """Add our folders to what `extra_model_paths.yaml` may already have registered."""
-    for key, subfolder in SUBFOLDERS.items():
-        path = os.path.join(folder_paths.models_dir, "arrag", subfolder)
+    for key in SUBFOLDERS:
+        path = own_folder(key)
         with contextlib.suppress(OSError):  # a read-only folder must not take the nodes away
             os.makedirs(path, exist_ok=True)
         folder_paths.add_model_folder_path(key, path)
+
+
+def own_folder(key: str) -> str:
+    """Where what is made here is saved."""
+    return os.path.join(folder_paths.models_dir, "arrag", SUBFOLDERS[key])
 
 
 def choices(key: str) -> dict[str, Path]:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import comfy.utils
 from comfy_api.latest import io
 
 from ..arrag_engine.checkpoint import DTYPE_CHOICES
-from ..arrag_engine.index import PatchIndex, load_index
+from ..arrag_engine.grid import BORDERS, NEIGHBORHOODS
+from ..arrag_engine.index import KEY_SPACES, MAX_POSITION_WEIGHT, KeySpec, PatchIndex, load_index
 from . import folders
 from .memory import load_managed
 from .types import CATEGORY, Index, Model
+
+AS_BUILT = "as built"
+AS_BUILT_WEIGHT = -1.0
+LICENCES = 5
+"""How many of an index's licences are named."""
 
 
 class LoadARModel(io.ComfyNode):
@@ -70,6 +78,47 @@ class LoadPatchIndex(io.ComfyNode):
                     tooltip="pocket comes with the extension. Make your own with "
                     "'python -m arrag_engine build' and put it into models/arrag/indexes.",
                 ),
+                io.Combo.Input(
+                    "neighborhood",
+                    options=[AS_BUILT, *NEIGHBORHOODS],
+                    default=AS_BUILT,
+                    optional=True,
+                    tooltip="Which patches around a position are looked up. The keys of small "
+                    "indexes can be changed here, those of large ones are fixed.",
+                ),
+                io.Combo.Input(
+                    "borders",
+                    options=[AS_BUILT, *BORDERS],
+                    default=AS_BUILT,
+                    optional=True,
+                    tooltip="skip: no retrieval where a neighbour would lie outside the picture. "
+                    "zero: what is missing counts as zeros.",
+                ),
+                io.Combo.Input(
+                    "key_space",
+                    options=[AS_BUILT, *KEY_SPACES],
+                    default=AS_BUILT,
+                    optional=True,
+                    tooltip="What stored patches are compared by: the encoder's own vectors, or "
+                    "those of their codes.",
+                ),
+                io.Float.Input(
+                    "position_weight",
+                    default=AS_BUILT_WEIGHT,
+                    min=AS_BUILT_WEIGHT,
+                    max=MAX_POSITION_WEIGHT,
+                    step=0.05,
+                    optional=True,
+                    tooltip="How much it counts where in the picture a patch stood. 0: not at all. "
+                    "-1: as built.",
+                ),
+                io.String.Input(
+                    "only",
+                    default="",
+                    optional=True,
+                    tooltip="Look up only patches of pictures whose caption, file name or origin "
+                    "contains this. With * ? or [ ] it is a pattern for the whole text.",
+                ),
             ],
             outputs=[
                 Index.Output("INDEX", display_name="index"),
@@ -82,20 +131,55 @@ class LoadPatchIndex(io.ComfyNode):
         return folders.validate(folders.INDEXES, index)
 
     @classmethod
-    def fingerprint_inputs(cls, index: str) -> str:
+    def fingerprint_inputs(cls, index: str, **_: object) -> str:
         return folders.fingerprint(folders.resolve(folders.INDEXES, index))
 
     @classmethod
-    def execute(cls, index: str) -> io.NodeOutput:
-        loaded = load_index(folders.resolve(folders.INDEXES, index))
-        return io.NodeOutput(loaded, describe(index, loaded))
+    def execute(
+        cls,
+        index: str,
+        neighborhood: str = AS_BUILT,
+        borders: str = AS_BUILT,
+        key_space: str = AS_BUILT,
+        position_weight: float = AS_BUILT_WEIGHT,
+        only: str = "",
+    ) -> io.NodeOutput:
+        path = folders.resolve(folders.INDEXES, index)
+        loaded = load_index(path)
+        spec = changed_keys(loaded.spec, neighborhood, borders, key_space, position_weight)
+        loaded = loaded.rekeyed(spec)
+        if only.strip():
+            loaded = loaded.matching(only.strip())
+        return io.NodeOutput(loaded, describe(index, loaded, path.stat().st_size))
 
 
-def describe(name: str, index: PatchIndex) -> str:
-    """A few lines for a person."""
-    licences = ", ".join(sorted({s.licence or "unknown licence" for s in index.sources}))
-    return (
-        f"{name}: {index.size} patches of {len(index.tokens)} pictures ({licences})\n"
-        f"grid {index.grid}, neighbours {index.spec.neighborhood}, borders {index.spec.borders}, "
-        f"keys {index.spec.space}"
-    )
+def changed_keys(
+    spec: KeySpec, neighborhood: str, borders: str, key_space: str, position_weight: float
+) -> KeySpec:
+    """The way keys are made, but for what was chosen otherwise."""
+    chosen = {"neighborhood": neighborhood, "borders": borders, "space": key_space}
+    changes: dict = {name: value for name, value in chosen.items() if value != AS_BUILT}
+    if position_weight != AS_BUILT_WEIGHT:
+        changes["position_weight"] = position_weight
+    return replace(spec, **changes)
+
+
+def describe(name: str, index: PatchIndex, size: int) -> str:
+    """A few lines for a person.
+
+    Args:
+        size: Bytes of the file.
+    """
+    spec, counts = index.spec, index.sources.licence_counts()
+    told = [f"{licence or 'unknown'}: {n}" for licence, n in list(counts.items())[:LICENCES]]
+    more = f" and {len(counts) - LICENCES} more" if len(counts) > LICENCES else ""
+    lines = [
+        f"{name}: {len(index.tokens)} pictures, {size / 1e6:.1f} MB",
+        f"{index.size} patches to look up"
+        + ("" if index.images is None else f", of {len(index.images)} matching pictures"),
+        f"licences: {', '.join(told)}{more}",
+        f"grid {index.grid}, neighbours {spec.neighborhood}, borders {spec.borders}, "
+        f"keys {spec.space}, position weight {spec.position_weight:g}",
+        f"{index.searcher.kind} search, recall {index.recall:.3f} when built",
+    ]
+    return "\n".join(lines)

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import torch
 from comfy_api.latest import io
-from PIL import Image
 from torch import Tensor
 
 from ..arrag_engine.errors import InputError
-from ..arrag_engine.images import fit, to_tensor
+from ..arrag_engine.images import fit, from_floats, to_tensor
 from ..arrag_engine.vq import codebook_agreement
 from .memory import ManagedModel
+from .progress import watched
 from .types import CATEGORY, Model, TokenGrids, Tokens
 
 
 def decode_pixels(managed: ManagedModel, tokens: TokenGrids) -> Tensor:
     """A ComfyUI IMAGE [B, H, W, 3] in [0, 1], one picture at a time to save memory."""
     device = managed.to_device()
-    images = [managed.model.vq.decode(one.to(device)).cpu() for one in tokens.codes.split(1)]
+    grids = watched(tokens.codes.split(1))
+    images = [managed.model.vq.decode(one.to(device)).cpu() for one in grids]
     return ((torch.cat(images).float() + 1) / 2).clamp(0, 1).permute(0, 2, 3, 1)
 
 
@@ -29,7 +30,7 @@ class VQEncode(io.ComfyNode):
             display_name="VQ Encode",
             category=CATEGORY,
             description="Turns pictures into the model's image tokens. They are resized and "
-            "centre-cropped to the size the model draws.",
+            "centre-cropped to the size the model draws; transparency is laid on white.",
             inputs=[
                 Model.Input("model", tooltip="Whose VQ tokenizer to use."),
                 io.Image.Input("image", tooltip="Pictures of any size."),
@@ -41,8 +42,8 @@ class VQEncode(io.ComfyNode):
     def execute(cls, model: ManagedModel, image: Tensor) -> io.NodeOutput:
         device = model.to_device()
         codes = []
-        for one in (image[..., :3].clamp(0, 1) * 255).round().to(torch.uint8).cpu():
-            fitted = fit(Image.fromarray(one.numpy()), *model.model.config.image_size)
+        for one in watched(image.unbind()):
+            fitted = fit(from_floats(one), *model.model.config.image_size)
             codes.append(model.model.vq.encode(to_tensor([fitted]).to(device))[0].cpu())
         return io.NodeOutput(TokenGrids(torch.cat(codes), model.codebook))
 

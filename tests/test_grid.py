@@ -10,6 +10,7 @@ from arrag_engine.grid import (
     NEIGHBORHOODS,
     Grid,
     active_positions,
+    is_causal,
     neighbor_table,
 )
 from tests import slow
@@ -41,9 +42,15 @@ def test_the_neighbour_table_equals_a_plain_walk(grid, name):
 
 
 @pytest.mark.parametrize("name", NEIGHBORHOODS)
-def test_neighbours_are_drawn_before_their_position(name):
+def test_causal_neighbours_are_those_drawn_before_their_position(name):
     table = neighbor_table(Grid(7, 9), name)
-    assert (table < np.arange(63)[:, None]).all()
+    assert is_causal(name) == (table < np.arange(63)[:, None]).all()
+    assert is_causal(name) == name.startswith("causal")
+
+
+def test_a_ring_is_all_there_is_around_a_position():
+    table = neighbor_table(Grid(7, 9), "ring-8")
+    assert table[30].tolist() == [20, 21, 22, 29, 31, 38, 39, 40]
 
 
 @pytest.mark.parametrize("borders", BORDERS)

@@ -1,22 +1,31 @@
 """Pictures in and out."""
 
+import contextlib
 import io
+import math
+import os
 
 import numpy as np
 import pytest
-from PIL import Image
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
 
 from arrag_engine import images
 from arrag_engine.errors import InputError
 from arrag_engine.images import (
+    crop_boxes,
+    cut,
     fit,
-    list_pictures,
+    from_floats,
     open_picture,
     save_png,
     thumbnail,
     tile,
     to_tensor,
 )
+from tests.pictures import png_16_bit
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (6, 9, 3), dtype=np.uint8)
@@ -54,6 +63,31 @@ def test_sixteen_bit_greyscale_is_scaled_not_clipped(tmp_path):
     assert np.array_equal(np.asarray(image)[..., 0], grey >> 8)
 
 
+GREY = np.array([[[0], [300], [40_000], [65_535]]])
+
+
+def test_sixteen_bit_grey_with_a_transparent_value(tmp_path):
+    """The value has 16 bits: another one with the same upper half is opaque."""
+    image = open_picture(png_16_bit(tmp_path / "a.png", [[[40_000], [40_001]]], (40_000,)))
+    assert np.asarray(image)[0, :, 0].tolist() == [255, 156]
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_sixteen_bit_pictures_keep_their_upper_half(tmp_path, channels):
+    color = np.repeat(GREY, 3 if channels > 2 else 1, axis=-1)
+    opaque = np.full((1, 4, 1), 65_535)
+    pixels = color if channels % 2 else np.concatenate((color, opaque), axis=-1)
+    image = open_picture(png_16_bit(tmp_path / "a.png", pixels))
+    assert np.asarray(image).tolist() == [[[v >> 8] * 3 for v in GREY.flatten().tolist()]]
+
+
+def test_inks_become_colours(tmp_path):
+    """Adobe's programs store CMYK upside down, and so does Pillow."""
+    saved(tmp_path / "a.jpg", Image.new("CMYK", (8, 8), (0, 255, 255, 0)), quality=100)
+    assert b"Adobe" in (tmp_path / "a.jpg").read_bytes()
+    assert np.asarray(open_picture(tmp_path / "a.jpg"))[4, 4].tolist() == [255, 0, 0]
+
+
 def test_transparency_is_laid_on_white(tmp_path):
     rgba = np.zeros((1, 3, 4), np.uint8)
     rgba[0, :, 3] = (0, 128, 255)
@@ -86,23 +120,122 @@ def test_a_damaged_picture_is_refused(tmp_path, name, keep):
         open_picture(path)
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["PNG", "JPEG", "WEBP"])
+@given(data=st.data())
+def test_no_damage_raises_anything_else(name, data):
+    file = io.BytesIO()
+    Image.fromarray(PIXELS).save(file, name)
+    content = bytearray(file.getvalue())
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    with contextlib.suppress(InputError):
+        assert open_picture(bytes(content)).mode == "RGB"
+
+
 def test_a_decompression_bomb_is_not_decoded(tmp_path, monkeypatch):
     monkeypatch.setattr(images, "MAX_PIXELS", 50)
     with pytest.raises(InputError, match="9x6 pixels, the most is 50"):
         open_picture(saved(tmp_path / "a.png"))
 
 
-def test_pictures_are_listed_in_order_from_all_folders(tmp_path):
-    (tmp_path / "sub").mkdir()
-    for name in ("b.PNG", "a.jpeg", "c.webp", "sub/d.jpg", "notes.txt", "a.txt", "e.gif"):
-        (tmp_path / name).touch()
-    names = [p.relative_to(tmp_path).as_posix() for p in list_pictures(tmp_path)]
-    assert names == ["a.jpeg", "b.PNG", "c.webp", "sub/d.jpg"]
+def test_a_picture_named_like_another_format_is_read(tmp_path):
+    data = io.BytesIO()
+    Image.fromarray(PIXELS).save(data, "WEBP", lossless=True)
+    (tmp_path / "a.jpg").write_bytes(data.getvalue())
+    assert np.array_equal(np.asarray(open_picture(tmp_path / "a.jpg")), PIXELS)
 
 
-def test_a_missing_folder_is_named(tmp_path):
-    with pytest.raises(InputError, match=r"there is no folder .*none"):
-        list_pictures(tmp_path / "none")
+@pytest.mark.parametrize("kind", ["GIF", "TIFF", "BMP", "EPS", "PDF"])
+def test_other_decoders_are_never_called(tmp_path, kind):
+    """A PostScript file named .png would start an interpreter."""
+    data = io.BytesIO()
+    Image.fromarray(PIXELS).save(data, kind)
+    (tmp_path / "a.png").write_bytes(data.getvalue())
+    with pytest.raises(InputError, match="neither PNG, JPEG nor WebP"):
+        open_picture(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.webp"])
+def test_the_first_picture_of_an_animation_is_taken(tmp_path, name):
+    others = [Image.new("RGB", (9, 6), color) for color in ("red", "blue")]
+    first = Image.fromarray(PIXELS)
+    first.save(tmp_path / name, save_all=True, append_images=others, lossless=True)
+    with Image.open(tmp_path / name) as image:
+        assert image.n_frames == 3
+    assert np.array_equal(np.asarray(open_picture(tmp_path / name)), PIXELS)
+
+
+def test_the_first_picture_of_a_phone_s_double_picture_is_taken(tmp_path):
+    red, blue = (Image.new("RGB", (8, 8), color) for color in ("red", "blue"))
+    red.save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[blue])
+    assert open_picture(tmp_path / "a.jpg").getpixel((4, 4)) == (254, 0, 0)
+
+
+def test_damaged_camera_data_does_not_spoil_the_picture(tmp_path):
+    saved(tmp_path / "a.jpg", exif=b"Exif\0\0garbage", quality=100, subsampling=0)
+    assert open_picture(tmp_path / "a.jpg").size == (9, 6)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes there")
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(InputError, match="not a file"):
+        open_picture(tmp_path / "a.png")
+
+
+def test_a_huge_file_is_not_read(tmp_path, monkeypatch):
+    path = saved(tmp_path / "a.png")
+    monkeypatch.setattr(images, "MAX_BYTES", path.stat().st_size - 1)
+    with pytest.raises(InputError, match=r"\d+ bytes, the most is"):
+        open_picture(path)
+
+
+SIZES = st.tuples(st.integers(1, 300), st.integers(1, 300))
+
+
+@given(size=SIZES, target=st.tuples(st.integers(1, 40), st.integers(1, 40)))
+def test_the_centre_crop_is_pillow_s(size, target):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8))
+    wanted = ImageOps.fit(image, target[::-1], Image.Resampling.LANCZOS)
+    assert np.array_equal(np.asarray(fit(image, *target)), np.asarray(wanted))
+
+
+@given(size=SIZES, target=st.tuples(st.integers(1, 40), st.integers(1, 40)))
+def test_crops_that_cover_see_every_pixel(size, target):
+    (across, down), (height, width) = size, target
+    try:
+        boxes = crop_boxes(size, height, width, "cover")
+    except InputError:
+        needed = max(across * height / (down * width), down * width / (across * height))
+        assert needed > images.MAX_CROPS - 1
+        return
+    seen = np.zeros((down, across), bool)
+    for left, top, right, bottom in boxes:
+        assert 0 <= left < right <= across + 1e-9
+        assert 0 <= top < bottom <= down + 1e-9
+        assert (right - left) * height == pytest.approx((bottom - top) * width)
+        seen[
+            math.floor(top + 1e-6) : math.ceil(bottom - 1e-6),
+            math.floor(left + 1e-6) : math.ceil(right - 1e-6),
+        ] = True
+        cut(Image.new("RGB", size), (left, top, right, bottom), height, width)
+    assert seen.all()
+    corners = np.array(boxes)[:, :2]
+    steps = np.diff(corners, axis=0)
+    assert np.allclose(steps, steps[:1])  # evenly spaced
+    area = sum((right - left) * (bottom - top) for left, top, right, bottom in boxes)
+    assert area - across * down < (boxes[0][2] - boxes[0][0]) * (boxes[0][3] - boxes[0][1]) + 1e-6
+
+
+def test_pictures_of_floats_are_rounded_and_laid_on_white():
+    pixels = torch.tensor([[[0.0, 0.5, 1.0, 1.0], [0.2, 0.2, 0.2, 0.0], [2.0, -1.0, 0.1, 0.5]]])
+    image = from_floats(pixels)
+    assert image.mode == "RGB"
+    assert np.asarray(image).tolist() == [[[0, 128, 255], [255, 255, 255], [255, 127, 140]]]
+    assert np.asarray(from_floats(pixels[..., :3])).tolist()[0][1] == [51, 51, 51]
+    assert np.asarray(from_floats(pixels[..., 2:3])).tolist()[0][0] == [255, 255, 255]
+    assert np.asarray(from_floats(torch.full((1, 1, 3), float("nan")))).tolist() == [[[0, 0, 0]]]
 
 
 @pytest.mark.parametrize("size", [(40, 10), (10, 40), (1, 1), (12, 12), (500, 3)])

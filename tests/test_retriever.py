@@ -4,14 +4,23 @@ import numpy as np
 import pytest
 import torch
 
+from arrag_engine.daid import Retrieval, RetrievalOptions
+from arrag_engine.decode import draw_pictures
 from arrag_engine.errors import InputError
 from arrag_engine.grid import NEIGHBORHOODS, Grid
 from arrag_engine.index import KeySpec
 from arrag_engine.retriever import Retriever
+from arrag_engine.sampling import Sampling
 from tests import slow
-from tests.tiny import tiny_index, tiny_model
+from tests.tiny import PAD_ID, PROMPT, tiny_index, tiny_model
 
-SPECS = [KeySpec(), KeySpec("causal-8", "zero"), KeySpec(borders="zero", space="codebook")]
+SPECS = [
+    KeySpec(),
+    KeySpec("causal-8", "zero"),
+    KeySpec(borders="zero", space="codebook"),
+    KeySpec(borders="zero", position_weight=0.5),
+]
+RING = KeySpec("ring-8")
 
 
 def codebook_of(model):
@@ -23,7 +32,7 @@ def retriever_for(model, spec=None):
     return Retriever(index, model.config.grid, codebook_of(model))
 
 
-@pytest.mark.parametrize("spec", SPECS, ids=str)
+@pytest.mark.parametrize("spec", [*SPECS, RING], ids=str)
 def test_a_query_is_the_codebook_rows_of_the_tokens_around(model, spec):
     retriever = retriever_for(model, spec)
     tokens = np.random.default_rng(0).integers(0, 64, 36)
@@ -32,6 +41,8 @@ def test_a_query_is_the_codebook_rows_of_the_tokens_around(model, spec):
     offsets = NEIGHBORHOODS[spec.neighborhood]
     for query, position in zip(queries, positions, strict=True):
         wanted = slow.key(codebook_of(model)[tokens], Grid(6, 6), offsets, position)
+        weight, place = spec.position_weight, np.array(divmod(position, 6)) / 6
+        wanted = np.concatenate((wanted, weight * place)) if weight else wanted
         assert np.array_equal(query, wanted.astype(np.float32))
 
 
@@ -71,3 +82,30 @@ def test_an_index_of_another_grid_or_vq_is_refused(model):
         Retriever(index, Grid(5, 6), codebook_of(model))
     with pytest.raises(InputError, match="another VQ"):
         Retriever(index, Grid(6, 6), codebook_of(tiny_model(1)))
+
+
+def test_the_position_term_prefers_the_same_place(model):
+    """With a heavy one the nearest patches stand where the query stands, whatever is around."""
+    retriever = retriever_for(model, KeySpec(position_weight=100))
+    positions = retriever.index.active
+    found = retriever.retrieve(np.random.default_rng(1).integers(0, 64, 36), positions, 5)
+    _, places = retriever.index.locate(found.ids)  # an index of 5 pictures
+    assert np.array_equal(places, np.repeat(positions[:, None], 5, axis=1))
+
+
+def test_an_index_keyed_by_tokens_still_to_come_cannot_be_drawn_with(model):
+    retrieval = Retrieval(retriever_for(model, RING), RetrievalOptions(weight=0.5))
+    with pytest.raises(InputError, match=r"by ring-8, .* draws later; .* causal-4 or causal-8"):
+        draw_pictures(model, PROMPT, PAD_ID, Sampling(), [0], retrieval)
+    with pytest.raises(InputError, match="ring-8"):
+        retrieval.retriever.check_causal()
+    for spec in SPECS:
+        retriever_for(model, spec).check_causal()
+
+
+def test_an_index_that_is_not_asked_may_be_keyed_by_anything(model):
+    options = RetrievalOptions(weight=0)
+    retrieval = Retrieval(retriever_for(model, RING), options)
+    drawing = draw_pictures(model, PROMPT, PAD_ID, Sampling(), [0], retrieval)
+    plain = draw_pictures(model, PROMPT, PAD_ID, Sampling(), [0])
+    assert torch.equal(drawing.tokens, plain.tokens)

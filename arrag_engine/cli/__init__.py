@@ -1,4 +1,4 @@
-"""`python -m arrag_engine`: draw, build an index, look into files, convert, verify.
+"""`python -m arrag_engine`: draw, build and edit indexes, look into files, verify.
 
 Exit codes: 0 done, 2 the input is at fault (one sentence on stderr), 1 anything else.
 """
@@ -11,9 +11,9 @@ import sys
 from collections.abc import Callable
 
 from ..errors import InputError
-from . import generate, indexes, models
+from . import build, evaluate, generate, indexes, inspect, models, train
 
-FAMILIES = (generate, indexes, models)
+FAMILIES = (generate, build, indexes, inspect, models, train, evaluate)
 """Modules with commands, in the order of the help."""
 
 
@@ -40,7 +40,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(run: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
-        sub = commands.add_parser(run.__name__, help=run.__doc__, description=run.__doc__)
+        name = run.__name__.strip("_").replace("_", "-")
+        sub = commands.add_parser(name, help=run.__doc__, description=run.__doc__)
         sub.set_defaults(run=run)
         return sub
 

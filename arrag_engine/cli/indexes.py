@@ -1,37 +1,210 @@
-"""`build`: make patch indexes."""
+"""`add`, `remove`, `merge`, `export-sources`, `check`: an index after it was built."""
 
 from __future__ import annotations
 
 import argparse
-import sys
+import csv
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from ..build import build_index
-from ..grid import BORDERS, NEIGHBORHOODS
-from ..index import KEY_SPACES, KeySpec, save_index
-from .shared import Command, add_model_flags, check_writable, follow, load_model, progress_bar
+import numpy as np
+
+from .. import shipped
+from ..build import encode_folder
+from ..errors import InputError
+from ..files import atomic_write
+from ..index import (
+    Patches,
+    PatchIndex,
+    SearchChoice,
+    SourceTable,
+    add_patches,
+    check_index,
+    load_index,
+    merge_indexes,
+    remove_pictures,
+    save_index,
+)
+from .build import Bars, add_reading_flags, print_report, read_settings
+from .shared import Command, add_model_flags, add_search_flags, check_writable, load_model
+
+COLUMNS = (
+    *("number", "name", "caption", "licence", "origin", "width", "height"),
+    *("left", "top", "right", "bottom", "sha256"),
+)
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""What a spreadsheet takes for the beginning of a formula."""
 
 
 def add_commands(command: Command) -> None:
-    sub = command(build)
-    add_model_flags(sub)
+    sub = command(add)
+    _add_edited_index(sub)
     sub.add_argument("--images", required=True, type=Path, help="folder of PNG, JPEG, WebP")
+    add_reading_flags(sub)
+    add_model_flags(sub)
+    add_search_flags(sub)
+
+    sub = command(remove)
+    _add_edited_index(sub)
+    for name in ("source", "licence", "caption"):
+        sub.add_argument(f"--{name}", metavar="PATTERN", help=f"{name}s to remove: a part, or *")
+    add_search_flags(sub)
+
+    sub = command(merge)
+    sub.add_argument("indexes", nargs="+", metavar="INDEX", help="path or shipped name (pocket)")
     sub.add_argument("--out", required=True, type=Path, help="index file to write (.safetensors)")
-    sub.add_argument("--licence", default="", help="noted for every picture")
-    sub.add_argument("--neighborhood", choices=NEIGHBORHOODS, default="causal-4")
-    sub.add_argument("--borders", choices=BORDERS, default="skip")
-    sub.add_argument("--key-space", choices=KEY_SPACES, default="encoder")
+    add_search_flags(sub)
+
+    sub = command(export_sources)
+    sub.add_argument("index", metavar="INDEX", help="path or shipped name (pocket)")
+    sub.add_argument("--out", required=True, type=Path, help="table to write (.csv)")
+
+    command(check).add_argument("index", metavar="INDEX", help="path or shipped name (pocket)")
 
 
-def build(a: argparse.Namespace) -> int:
-    """Build an index from a folder of pictures."""
-    out = check_writable(a.out, ".safetensors")
-    spec = KeySpec(a.neighborhood, a.borders, a.key_space)
-    checkpoint = load_model(a)
-    with progress_bar("picture") as bar:
-        built = build_index(checkpoint.model, a.images, spec, a.licence, follow(bar))
-    save_index(built.index, out)
-    for path, why in built.skipped:
-        print(f"skipped {path}: {why}", file=sys.stderr)
-    print(f"{out}: {len(built.index.tokens)} pictures, {built.index.size} patches")
+def _add_edited_index(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("index", metavar="INDEX", help="path or shipped name (pocket)")
+    parser.add_argument("--out", type=Path, help="file to write instead of changing INDEX")
+
+
+def add(a: argparse.Namespace) -> int:
+    """Add a folder of pictures to an index; what it already has is skipped."""
+    path, out = _edited(a)
+    model = load_model(a).model
+
+    def grown() -> PatchIndex:
+        index = load_index(path)
+        index.check_fits(model.config.grid, model.vq.codebook(model.device))
+        with Bars() as bars:
+            encoded = encode_folder(
+                model,
+                a.images,
+                read_settings(a),
+                known=index.sources.names_by_hash(),
+                keep_vectors=index.spec.space == "encoder",
+                progress=partial(bars, "picture"),
+            )
+            print_report(encoded.report)
+            if not len(encoded.tokens):
+                raise InputError(f"{a.images} holds no picture that {path} does not have already")
+            sources = SourceTable.from_sources(encoded.sources)
+            more = Patches(encoded.tokens, encoded.vectors, sources)
+            return add_patches(index, more, _search(a), partial(bars, "patch"))
+
+    _replace(out, grown)
     return 0
+
+
+def remove(a: argparse.Namespace) -> int:
+    """Remove the pictures whose source, licence or caption matches a pattern."""
+    path, out = _edited(a)
+    patterns = {("name", "origin"): a.source, ("licence",): a.licence, ("caption",): a.caption}
+    if not any(patterns.values()):
+        raise InputError("nothing says what to remove; give --source, --licence or --caption")
+
+    def rest() -> PatchIndex:
+        index = load_index(path)
+        hits = [index.sources.matching(p, f) for f, p in patterns.items() if p]
+        pictures = np.unique(np.concatenate(hits))
+        if len(pictures) == 0:
+            raise InputError(f"none of the {len(index.tokens)} pictures of {path} matches")
+        with Bars() as bars:
+            left = remove_pictures(index, pictures, _search(a), partial(bars, "patch"))
+        print(f"{len(pictures)} of {len(index.tokens)} pictures go")
+        return left
+
+    _replace(out, rest)
+    return 0
+
+
+def merge(a: argparse.Namespace) -> int:
+    """Make one index of several of the same VQ, keyed like the first."""
+    out = check_writable(a.out, ".safetensors")
+    paths = [shipped.resolve(name, shipped.INDEXES) for name in a.indexes]
+
+    def merged() -> PatchIndex:
+        indexes = [load_index(path) for path in paths]
+        with Bars() as bars:
+            return merge_indexes(indexes, list(map(str, paths)), _search(a), partial(bars, "patch"))
+
+    _replace(out, merged)
+    return 0
+
+
+def export_sources(a: argparse.Namespace) -> int:
+    """Write a table of an index's pictures: names, captions, licences, sizes, hashes, origins."""
+    out = check_writable(a.out, ".csv")
+    sources = load_index(shipped.resolve(a.index, shipped.INDEXES)).sources
+    with atomic_write(out) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(COLUMNS)
+        for number, s in enumerate(sources):
+            texts = [_cell(text) for text in (s.name, s.caption, s.licence, s.origin)]
+            table.writerow([number, *texts, s.width, s.height, *s.crop, s.sha256])
+    print(f"{out}: {len(sources)} rows")
+    return 0
+
+
+def check(a: argparse.Namespace) -> int:
+    """Check every byte and value of an index, more than loading it does."""
+    path = shipped.resolve(a.index, shipped.INDEXES)
+    failed = []
+    with Bars() as bars:
+        for finding in check_index(path, lambda step: partial(bars, step)):
+            print(finding)
+            if finding.problem:
+                failed.append(finding.name)
+    if failed:
+        raise InputError(f"{path} is damaged ({', '.join(failed[:5])}); copy or build it again")
+    return 0
+
+
+def _edited(a: argparse.Namespace) -> tuple[Path, Path]:
+    """(index to read, file to write)."""
+    path = shipped.resolve(a.index, shipped.INDEXES)
+    if a.out is None and path.parent == shipped.INDEXES:
+        raise InputError(f"{a.index} comes with the program and is not changed; name an --out file")
+    return path, check_writable(a.out or path, ".safetensors")
+
+
+def _search(a: argparse.Namespace) -> SearchChoice:
+    return SearchChoice(a.structure, a.recall_target)
+
+
+def _cell(text: str) -> str:
+    """The text, marked as text where a spreadsheet would compute it."""
+    return f"'{text}" if text.startswith(FORMULA) else text
+
+
+def _replace(out: Path, make: Callable[[], PatchIndex]) -> None:
+    """Write a new index where an old one may lie.
+
+    Nothing of the old file is mapped any more when the new one takes its place: Windows demands it.
+
+    Raises:
+        InputError: Somebody else has written `out` meanwhile; what they did would be lost.
+    """
+    before = _state(out)
+    with atomic_write(out) as temporary:
+        told = _save(make(), temporary)
+        if _state(out) != before:
+            raise InputError(f"{out} was changed by another program meanwhile; run this again")
+    print(f"{out}: {told}")
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    """What changes when a file does; empty if there is none."""
+    if not path.exists():
+        return ()
+    facts = path.stat()
+    return facts.st_ino, facts.st_size, facts.st_mtime_ns
+
+
+def _save(index: PatchIndex, path: Path) -> str:
+    """Write an index and tell about it."""
+    save_index(index, path)
+    return (
+        f"{len(index.tokens)} pictures, {index.size} patches, "
+        f"{index.searcher.kind} search, recall {index.recall:.3f}"
+    )

@@ -12,6 +12,8 @@ from tqdm import tqdm
 from .. import shipped
 from ..checkpoint import DTYPE_CHOICES, Checkpoint, load_checkpoint, resolve_dtype
 from ..errors import InputError
+from ..index import STRUCTURES, SearchChoice
+from ..ops import pack_linears
 
 Command = Callable[[Callable[[argparse.Namespace], int]], argparse.ArgumentParser]
 """Adds a command named after the function that runs it, and returns its parser."""
@@ -23,12 +25,27 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
 
 
+def add_search_flags(parser: argparse.ArgumentParser) -> None:
+    default = SearchChoice()
+    parser.add_argument(
+        "--structure", choices=STRUCTURES, default=default.structure, help="auto = by size"
+    )
+    parser.add_argument(
+        "--recall-target",
+        type=float,
+        default=default.recall_target,
+        help="share of the true 64 nearest that a search finds",
+    )
+
+
 def load_model(a: argparse.Namespace) -> Checkpoint:
     device = choose_device(a.device)
     path = shipped.resolve(a.model, shipped.MODELS)
     with progress_bar("tensor") as bar:
         checkpoint = load_checkpoint(path, resolve_dtype(a.dtype, device), progress=follow(bar))
     checkpoint.model.to(device)
+    if device.type == "cpu":
+        pack_linears(checkpoint.model)
     return checkpoint
 
 

@@ -1,17 +1,38 @@
 """The patch index: real patches to look up while drawing, and the one file it is kept in."""
 
+from .calibration import EVIDENCE, Calibration, evidence
+from .check import Finding, check_index
+from .edit import Patches, SearchChoice, add_patches, merge_indexes, remove_pictures
 from .file import is_index, load_index, read_header, save_index
-from .keys import KEY_SPACES, KeySpec
-from .patch_index import Neighbors, PatchIndex, Source
+from .keys import KEY_SPACES, MAX_POSITION_WEIGHT, KeySpec
+from .patch_index import Neighbors, PatchIndex, create_index
+from .search import STRUCTURES
+from .sources import Source, SourceTable
+from .thumbnails import contact_sheet
 
 __all__ = [
+    "EVIDENCE",
     "KEY_SPACES",
+    "MAX_POSITION_WEIGHT",
+    "STRUCTURES",
+    "Calibration",
+    "Finding",
     "KeySpec",
     "Neighbors",
     "PatchIndex",
+    "Patches",
+    "SearchChoice",
     "Source",
+    "SourceTable",
+    "add_patches",
+    "check_index",
+    "contact_sheet",
+    "create_index",
+    "evidence",
     "is_index",
     "load_index",
+    "merge_indexes",
     "read_header",
+    "remove_pictures",
     "save_index",
 ]

@@ -2,57 +2,67 @@
 
 from __future__ import annotations
 
-import json
-import re
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from ..errors import InputError
-from ..files import atomic_write
 from ..grid import Grid
-from .keys import KeySpec
-from .patch_index import PatchIndex, Source
+from .calibration import Calibration
+from .container import FINGERPRINT, Tensor, TensorFile, check_array, write_tensors
+from .keys import Keys, KeySpec
+from .patch_index import PatchIndex
+from .search import load_searcher
+from .sources import SourceTable
 
 FORMAT = "arrag-index"
-VERSION = "1"
-TEXT_FIELDS = ("name", "caption", "sha256", "licence")
+VERSION = "2"
+FIELDS = (
+    *("grid", "images", "patches", "neighborhood", "borders", "key_space", "position_weight"),
+    *("structure", FINGERPRINT),
+)
+CALIBRATION = "calibration"
+"""Header field of an index that has one."""
+SOURCES = "sources."
+SEARCH = "search."
+ROWS = 2**20
+"""Vectors looked at at once."""
 
 
 def save_index(index: PatchIndex, path: Path) -> None:
-    """Write the index to `path`.
+    """Write the index to `path`; what is mapped from another file is never all in memory.
 
     Raises:
         InputError: The file cannot be written.
     """
-    tables = [{k: v for k, v in asdict(s).items() if k != "thumbnail"} for s in index.sources]
-    thumbnails = [s.thumbnail for s in index.sources]
-    tensors = {
-        "tokens": index.tokens.reshape(-1, index.grid.height, index.grid.width),
+    if index.images is not None:
+        raise ValueError("a restricted view is not saved; save the whole index")
+    grid, spec, searcher = index.grid, index.spec, index.searcher
+    shape = (len(index.tokens), grid.height, grid.width)
+    tensors: dict[str, Tensor] = {
+        "tokens": index.tokens.reshape(shape),
         "codebook": index.codebook,
-        "sources": np.frombuffer(json.dumps(tables).encode(), dtype=np.uint8),
-        "thumbnails": np.frombuffer(b"".join(thumbnails), dtype=np.uint8),
-        "thumbnail_ends": np.cumsum([len(t) for t in thumbnails], dtype=np.int64),
+        **{f"{SOURCES}{name}": array for name, array in index.sources.arrays().items()},
+        **{f"{SEARCH}{name}": array for name, array in searcher.arrays().items()},
     }
     if index.vectors is not None:
-        dim = index.vectors.shape[-1]
-        tensors["vectors"] = index.vectors.reshape(-1, index.grid.height, index.grid.width, dim)
+        tensors["vectors"] = index.vectors.reshape(*shape, -1)
     header = {
         "format": FORMAT,
         "version": VERSION,
-        "grid": str(index.grid),
+        "grid": str(grid),
         "images": str(len(index.tokens)),
         "patches": str(index.size),
-        "neighborhood": index.spec.neighborhood,
-        "borders": index.spec.borders,
-        "key_space": index.spec.space,
+        "neighborhood": spec.neighborhood,
+        "borders": spec.borders,
+        "key_space": spec.space,
+        "position_weight": repr(float(spec.position_weight)),
+        "structure": searcher.kind,
+        **{f"{SEARCH}{name}": value for name, value in searcher.settings.items()},
     }
-    with atomic_write(path) as temporary:
-        save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, temporary, header)
+    if index.calibration is not None:
+        header[CALIBRATION] = index.calibration.to_json()
+    write_tensors(path, tensors, header)
 
 
 def read_header(path: Path) -> dict[str, str]:
@@ -61,169 +71,166 @@ def read_header(path: Path) -> dict[str, str]:
     Raises:
         InputError: Not an index file of this format.
     """
-    with _open(path) as file:
-        return _checked_header(path, file.metadata() or {})
+    return open_index(path).header
 
 
 def is_index(path: Path) -> bool:
     """Whether the file calls itself a patch index, readable or not."""
     try:
-        with _open(path) as file:
-            return (file.metadata() or {}).get("format") == FORMAT
+        return TensorFile(path).header.get("format") == FORMAT
     except InputError:
         return False
 
 
+def open_index(path: Path) -> TensorFile:
+    """The file of an index, its header checked and its tensors not yet.
+
+    Raises:
+        InputError: Not an index file of this format.
+    """
+    file = TensorFile(path)
+    header = file.header
+    found, version = (header.get(name, "")[:20] for name in ("format", "version"))
+    if found != FORMAT:
+        raise InputError(
+            f"{path} is not a patch index (its header says format {found!r}); "
+            "make one with 'python -m arrag_engine build'"
+        )
+    if version != VERSION:
+        raise InputError(
+            f"{path} has index version {version!r}, this program reads {VERSION}; "
+            "update the program or build the index again"
+        )
+    if missing := [f for f in FIELDS if f not in header]:
+        raise damaged(path, f"its header lacks {', '.join(missing)}")
+    return file
+
+
 def load_index(path: Path) -> PatchIndex:
-    """Read an index and check everything that searching relies on.
+    """Map an index and check everything that searching relies on.
+
+    What stays in range though it was changed is for `check_index` to find.
 
     Raises:
         InputError: The file is damaged, truncated, empty or of another kind.
     """
-    with _open(path) as file:
-        header = _checked_header(path, file.metadata() or {})
-        names = set(file.keys())
-        spec = KeySpec(header["neighborhood"], header["borders"], header["key_space"])  # type: ignore[arg-type]
-        wanted = {"tokens", "codebook", "sources", "thumbnails", "thumbnail_ends"}
-        if spec.space == "encoder":
-            wanted.add("vectors")
-        if missing := sorted(wanted - names):
-            raise _damaged(path, f"it lacks {', '.join(missing)}")
-        tensors = {name: _read_tensor(path, file, name) for name in wanted}
+    file = open_index(path)
     try:
-        grid = Grid.parse(header["grid"])
+        return _read_index(file)
+    except InputError:
+        raise
     except ValueError as error:
-        raise _damaged(path, f"its header says {error}") from error
-    return _assemble(path, grid, spec, header, tensors)
+        raise damaged(path, str(error)) from error
 
 
-def _open(path: Path) -> Any:
-    if not Path(path).is_file():
-        raise InputError(f"there is no index file {path}")
-    try:
-        return safe_open(path, framework="numpy")
-    except (SafetensorError, OSError) as error:
-        raise InputError(
-            f"{path} is not a readable .safetensors file ({error}); copy or build the index again"
-        ) from error
-
-
-def _read_tensor(path: Path, file: Any, name: str) -> np.ndarray:
-    try:
-        return file.get_tensor(name)
-    except (AttributeError, TypeError, ValueError, SafetensorError) as error:
-        raise _damaged(path, f"{name} has a type that NumPy lacks ({error})") from error
-
-
-def _damaged(path: Path, what: str) -> InputError:
+def damaged(path: Path, what: str) -> InputError:
     return InputError(f"the index {path} is damaged: {what}; copy or build it again")
 
 
-def _checked_header(path: Path, header: dict[str, str]) -> dict[str, str]:
-    if header.get("format") != FORMAT:
-        raise InputError(
-            f"{path} is not a patch index (its header says format {header.get('format')!r}); "
-            "make one with 'python -m arrag_engine build'"
-        )
-    if header.get("version") != VERSION:
-        raise InputError(
-            f"{path} has index version {header.get('version')!r}, this program reads {VERSION}; "
-            "update the program or build the index again"
-        )
-    fields = ("grid", "images", "patches", "neighborhood", "borders", "key_space")
-    if missing := [f for f in fields if f not in header]:
-        raise _damaged(path, f"its header lacks {', '.join(missing)}")
-    return header
+def _read_index(file: TensorFile) -> PatchIndex:
+    """The index in a file.
+
+    Raises:
+        InputError: It is empty, or its keys are made in a way this program does not know.
+        ValueError: It is damaged.
+    """
+    header = file.header
+    spec = KeySpec(
+        header["neighborhood"],
+        header["borders"],  # type: ignore[arg-type]
+        header["key_space"],  # type: ignore[arg-type]
+        _number("position_weight", header),
+    )
+    grid = _grid(header["grid"])
+    if len(spec.active(grid)) == 0:
+        raise InputError(f"the index {file.path} has no patch with neighbours on a {grid} grid")
+    tokens, codebook = file.tensor("tokens"), file.tensor("codebook")
+    _check_tokens(file.path, tokens, codebook, grid)
+    _check_counts(header, len(tokens), len(tokens) * len(spec.active(grid)))
+    exact = spec.space == "encoder" and header["structure"] == "flat"
+    _check_names(file, {"tokens", "codebook", *(("vectors",) if exact else ())})
+    vectors = _read_vectors(file, tokens.shape, codebook.shape[1]) if exact else None
+    tokens = tokens.reshape(len(tokens), grid.size)
+    sources = SourceTable.from_arrays(_group(file, SOURCES), len(tokens))
+    searcher = load_searcher(
+        header["structure"],
+        Keys(tokens, vectors, codebook, grid, spec),
+        _group(file, SEARCH),
+        _settings(header),
+    )
+    _number("recall", searcher.settings)
+    return PatchIndex(
+        grid,
+        tokens,
+        vectors,
+        codebook,
+        sources,
+        spec,
+        searcher,
+        calibration=Calibration.from_json(header[CALIBRATION]) if CALIBRATION in header else None,
+    )
 
 
-def _assemble(
-    path: Path, grid: Grid, spec: KeySpec, header: dict[str, str], tensors: dict[str, np.ndarray]
-) -> PatchIndex:
-    tokens, codebook = tensors["tokens"], tensors["codebook"]
-    _check_array(path, "tokens", tokens, np.uint16, (None, grid.height, grid.width))
-    _check_array(path, "codebook", codebook, np.float32, (None, None))
+def _check_names(file: TensorFile, known: set[str]) -> None:
+    for name in file.names:
+        if name not in known and not name.startswith((SOURCES, SEARCH)):
+            raise ValueError(f"it holds {ascii(name)[:40]}, which is no part of such an index")
+
+
+def _check_counts(header: dict[str, str], images: int, patches: int) -> None:
+    if (header["images"], header["patches"]) != (str(images), str(patches)):
+        raise ValueError(
+            f"its header promises {header['images'][:20]} pictures and {header['patches'][:20]} "
+            f"patches, it holds {images} and {patches}"
+        )
+
+
+def _read_vectors(file: TensorFile, shape: tuple[int, ...], dim: int) -> np.ndarray:
+    """The encoder's vectors [images, N, dim] of tokens of this shape."""
+    vectors = file.tensor("vectors")
+    check_array("vectors", vectors, np.float32, (*shape, dim))
+    _check_unit_rows("vectors", vectors)
+    return vectors.reshape(shape[0], -1, dim)
+
+
+def _grid(text: str) -> Grid:
+    try:
+        return Grid.parse(text)
+    except ValueError as error:
+        raise ValueError(f"its header says {error}") from error
+
+
+def _number(name: str, header: dict[str, str]) -> float:
+    text = header.get(name, "")
+    try:
+        return float(text)
+    except ValueError as error:
+        raise ValueError(f"its header says {name} {text[:20]!r}") from error
+
+
+def _check_tokens(path: Path, tokens: np.ndarray, codebook: np.ndarray, grid: Grid) -> None:
+    check_array("tokens", tokens, np.uint16, (None, grid.height, grid.width))
+    check_array("codebook", codebook, np.float32, (None, None))
     if len(tokens) == 0:
         raise InputError(f"the index {path} is empty; build one from at least one picture")
     if tokens.max() >= len(codebook):
-        raise _damaged(path, f"it holds code {tokens.max()} of a codebook of {len(codebook)}")
-    _check_unit_rows(path, "codebook", codebook)
-    vectors = tensors.get("vectors")
-    if vectors is not None:
-        shape = (len(tokens), grid.height, grid.width, codebook.shape[1])
-        _check_array(path, "vectors", vectors, np.float32, shape)
-        _check_unit_rows(path, "vectors", vectors)
-        vectors = vectors.reshape(len(tokens), grid.size, -1)
-    index = PatchIndex(
-        grid,
-        tokens.reshape(len(tokens), grid.size),
-        vectors,
-        codebook,
-        _read_sources(path, len(tokens), tensors),
-        spec,
-    )
-    counts = (str(len(tokens)), str(index.size))
-    if counts != (header["images"], header["patches"]):
-        raise _damaged(
-            path,
-            f"its header promises {header['images'][:20]} pictures and {header['patches'][:20]} "
-            f"patches, it holds {counts[0]} and {counts[1]}",
-        )
-    if index.size == 0:
-        raise InputError(f"the index {path} has no patch with neighbours on a {grid} grid")
-    return index
+        raise ValueError(f"it holds code {tokens.max()} of a codebook of {len(codebook)}")
+    _check_unit_rows("codebook", codebook)
 
 
-def _check_array(
-    path: Path, name: str, array: np.ndarray, dtype: Any, shape: tuple[int | None, ...]
-) -> None:
-    fits = array.ndim == len(shape) and all(
-        s in (None, n) for s, n in zip(shape, array.shape, strict=True)
-    )
-    if array.dtype != dtype or not fits:
-        wanted = "x".join("?" if s is None else str(s) for s in shape)
-        found = "x".join(map(str, array.shape))
-        raise _damaged(
-            path, f"{name} is {array.dtype} {found}, expected {np.dtype(dtype)} {wanted}"
-        )
+def _check_unit_rows(name: str, array: np.ndarray) -> None:
+    rows = array.reshape(-1, array.shape[-1]) if array.size else array
+    for start in range(0, max(1, len(rows)), ROWS):
+        with np.errstate(over="ignore", invalid="ignore"):
+            off = np.abs(np.linalg.norm(rows[start : start + ROWS], axis=-1) - 1)
+        if array.shape[-1] == 0 or not np.all(off < 1e-3):  # also false for NaN
+            raise ValueError(f"{name} holds rows that are not unit vectors")
 
 
-def _check_unit_rows(path: Path, name: str, array: np.ndarray) -> None:
-    with np.errstate(over="ignore", invalid="ignore"):
-        lengths = np.linalg.norm(array, axis=-1)
-    if not np.all(np.abs(lengths - 1) < 1e-3):  # also false for NaN
-        raise _damaged(path, f"{name} holds rows that are not unit vectors")
+def _group(file: TensorFile, prefix: str) -> dict[str, np.ndarray]:
+    """The tensors whose names begin with the prefix, by the rest of their names."""
+    return {n.removeprefix(prefix): file.tensor(n) for n in file.names if n.startswith(prefix)}
 
 
-def _read_sources(path: Path, images: int, tensors: dict[str, np.ndarray]) -> list[Source]:
-    for name, dtype in (("sources", np.uint8), ("thumbnails", np.uint8)):
-        _check_array(path, name, tensors[name], dtype, (None,))
-    ends = tensors["thumbnail_ends"]
-    _check_array(path, "thumbnail_ends", ends, np.int64, (images,))
-    blob = tensors["thumbnails"].tobytes()
-    starts = np.concatenate(([0], ends[:-1]))
-    if (ends < starts).any() or ends[-1] != len(blob):
-        raise _damaged(path, "the lengths of its thumbnails do not add up")
-    try:
-        tables = json.loads(tensors["sources"].tobytes().decode())
-    except (ValueError, RecursionError) as error:
-        raise _damaged(path, "its table of sources cannot be read") from error
-    if not isinstance(tables, list) or len(tables) != images:
-        raise _damaged(path, f"its table of sources does not list {images} pictures")
-    return [_read_source(path, t, blob[a:b]) for t, a, b in zip(tables, starts, ends, strict=True)]
-
-
-def _read_source(path: Path, table: Any, thumbnail: bytes) -> Source:
-    def is_text(value: Any) -> bool:
-        return isinstance(value, str) and not re.search("[\ud800-\udfff]", value)
-
-    def is_size(value: Any) -> bool:
-        return type(value) is int and 0 < value < 2**31
-
-    if (
-        not isinstance(table, dict)
-        or set(table) != {*TEXT_FIELDS, "width", "height"}
-        or not all(is_text(table[f]) for f in TEXT_FIELDS)
-        or not (is_size(table["width"]) and is_size(table["height"]))
-    ):
-        raise _damaged(path, "its table of sources has a malformed entry")
-    return Source(**table, thumbnail=thumbnail)
+def _settings(header: dict[str, str]) -> dict[str, str]:
+    return {n.removeprefix(SEARCH): v for n, v in header.items() if n.startswith(SEARCH)}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -11,24 +12,12 @@ import numpy as np
 from ..errors import InputError
 from ..grid import Grid
 from ..vq import codebook_agreement
-from .keys import KeySpec, index_keys
+from .keys import Keys, KeySpec
+from .search import Searcher, build_searcher
+from .sources import Source, SourceTable
 
 if TYPE_CHECKING:
-    import faiss
-
-
-@dataclass(frozen=True)
-class Source:
-    """One picture that patches were taken from."""
-
-    name: str
-    caption: str
-    width: int
-    height: int
-    sha256: str
-    licence: str
-    thumbnail: bytes
-    """A small JPEG."""
+    from .calibration import Calibration
 
 
 @dataclass(frozen=True)
@@ -54,24 +43,40 @@ class Neighbors:
         return Neighbors(*(a[i : i + 1] for a in (self.distances, self.codes, self.ids)))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PatchIndex:
-    """Token grids of pictures under one VQ, with exact search over the keys made from them."""
+    """Token grids of pictures under one VQ, and a search structure over the keys made from them.
+
+    `create_index` makes one, `load_index` reads one.
+    """
 
     grid: Grid
     tokens: np.ndarray
     """Codes [images, N] uint16."""
     vectors: np.ndarray | None
-    """The encoder's unit vectors [images, N, dim] float32; absent in the `codebook` key space."""
+    """The encoder's unit vectors [images, N, dim] float32, in the `encoder` key space while the
+    search is exact: other structures keep codes of the keys instead."""
     codebook: np.ndarray
     """Unit rows [codes, dim] float32."""
-    sources: list[Source]
-    spec: KeySpec = field(default_factory=KeySpec)
+    sources: SourceTable
+    spec: KeySpec
+    searcher: Searcher
+    """Over all pictures."""
+    images: np.ndarray | None = None
+    """Numbers of the pictures whose patches can be found; None for all."""
+    calibration: Calibration | None = None
+    """When to trust it, for the weight "auto"; other keys or pictures need another one."""
 
     @property
     def size(self) -> int:
         """Number of patches that can be found."""
-        return len(self.tokens) * len(self.active)
+        images = self.tokens if self.images is None else self.images
+        return len(images) * len(self.active)
+
+    @property
+    def recall(self) -> float:
+        """Share of the 64 nearest patches that the search found when it was made."""
+        return float(self.searcher.settings["recall"])
 
     @cached_property
     def active(self) -> np.ndarray:
@@ -79,28 +84,70 @@ class PatchIndex:
         return self.spec.active(self.grid)
 
     @cached_property
-    def _search(self) -> faiss.IndexFlatL2:
-        import faiss  # here, so that whoever draws without an index needs none
-
-        vectors = self.codebook[self.tokens] if self.vectors is None else self.vectors
-        keys = index_keys(vectors, self.grid, self.spec)
-        search = faiss.IndexFlatL2(keys.shape[1])
-        search.add(keys)
-        return search
+    def _view(self) -> Searcher:
+        """What searches the pictures that can be found."""
+        return self.searcher if self.images is None else self.searcher.restrict(self.images)
 
     def search(self, queries: np.ndarray, k: int) -> Neighbors:
-        """The k nearest patches of queries [B, offsets * dim] by squared L2 (all, if k > size)."""
+        """The k nearest patches of queries [B, D] by squared L2 (all, if k > size)."""
         xq = np.ascontiguousarray(queries, dtype=np.float32)
-        distances, ids = self._search.search(xq, min(k, self.size))
-        image, slot = np.divmod(ids, len(self.active))
-        missing = ids < 0  # faiss's "nothing found"
-        codes = np.where(missing, -1, self.tokens[image, self.active[slot]].astype(np.int64))
-        return Neighbors(np.where(missing, np.float32(np.inf), distances), codes, ids)
+        distances, ids = self._view.search(xq, min(k, self.size))
+        image, position = self.locate(np.maximum(ids, 0))
+        codes = np.where(ids < 0, -1, self.tokens[image, position].astype(np.int64))
+        return Neighbors(distances, codes, ids)
 
     def locate(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(source number, grid position) of index rows."""
         image, slot = np.divmod(ids, len(self.active))
         return image, self.active[slot]
+
+    def restricted(self, images: np.ndarray) -> PatchIndex:
+        """A view that finds only patches of these pictures; rows keep their numbers.
+
+        Raises:
+            InputError: No picture is left.
+        """
+        if len(images) == 0:
+            raise InputError("no picture of the index is left to look patches up in")
+        return replace(self, images=np.unique(images))
+
+    def matching(self, pattern: str) -> PatchIndex:
+        """A view that finds only patches of pictures whose caption, name or origin matches.
+
+        Raises:
+            InputError: None does.
+        """
+        images = self.sources.matching(pattern)
+        if len(images) == 0:
+            raise InputError(
+                f"no caption, name or origin of the {len(self.sources)} pictures in the index "
+                f"matches {pattern!r}; choose another pattern"
+            )
+        return self.restricted(images)
+
+    def rekeyed(self, spec: KeySpec) -> PatchIndex:
+        """The same patches, and of a view the same pictures, found by other keys.
+
+        Raises:
+            InputError: The search is not exact: the keys of such an index are fixed at build.
+        """
+        if spec == self.spec:
+            return self
+        if self.searcher.kind != "flat":
+            raise InputError(
+                f"the keys of an index with a {self.searcher.kind} structure are fixed "
+                f"({self.spec.neighborhood}, {self.spec.borders}, {self.spec.space}); "
+                "choose 'as built', or build it again with other keys"
+            )
+        if spec.space == "encoder" and self.vectors is None:
+            raise InputError(
+                "the index was built in the codebook key space and holds no encoder vectors; "
+                "choose codebook, or build it again with encoder keys"
+            )
+        other = create_index(
+            self.grid, self.tokens, self.vectors, self.codebook, self.sources, spec, "flat"
+        )
+        return replace(other, images=self.images)
 
     def check_fits(self, grid: Grid, codebook: np.ndarray) -> None:
         """Refuse a model whose tokens mean something else than the index's.
@@ -122,3 +169,39 @@ class PatchIndex:
             raise InputError(
                 f"the index was built with another VQ ({agreement}); build an index with this model"
             )
+
+
+def create_index(
+    grid: Grid,
+    tokens: np.ndarray,
+    vectors: np.ndarray | None,
+    codebook: np.ndarray,
+    sources: SourceTable | Iterable[Source],
+    spec: KeySpec | None = None,
+    structure: str = "auto",
+    recall_target: float = 0.95,
+    progress: Callable[[int, int], None] | None = None,
+) -> PatchIndex:
+    """An index with a search structure over the keys of its patches.
+
+    Args:
+        tokens: [images, N] uint16; like the vectors, they may be mapped from a file.
+        vectors: Unit vectors [images, N, dim] float32; needed in the `encoder` key space.
+        codebook: Unit rows [codes, dim] float32.
+        sources: One for each token grid.
+        structure: Kind of search structure, or auto: chosen by size.
+        recall_target: What share of the nearest 64 a structure that is not exact shall find.
+        progress: Called with (steps done, steps in all).
+
+    Raises:
+        InputError: An unknown structure, or one that these keys cannot have.
+    """
+    spec = spec or KeySpec()
+    table = sources if isinstance(sources, SourceTable) else SourceTable.from_sources(sources)
+    if len(table) != len(tokens):
+        raise ValueError(f"{len(tokens)} token grids come with {len(table)} sources")
+    keys = Keys(tokens, vectors, codebook, grid, spec)
+    searcher = build_searcher(keys, structure, recall_target, progress)
+    exact = searcher.kind == "flat" and spec.space == "encoder"
+    kept = vectors if exact else None  # for a flat search is made of them, and can be made anew
+    return PatchIndex(grid, tokens, kept, codebook, table, spec, searcher)

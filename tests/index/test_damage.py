@@ -2,15 +2,24 @@
 
 import json
 import random
+import shlex
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 from arrag_engine.errors import InputError
-from arrag_engine.index import load_index
+from arrag_engine.index import (
+    KeySpec,
+    check_index,
+    contact_sheet,
+    load_index,
+    save_index,
+)
+from tests.tiny import tiny_index
 
 
 def split(data):
@@ -77,30 +86,89 @@ def mutated_header(header, rng):
     return header
 
 
-def check_searchable(index):
-    found = index.search(np.zeros((1, index._search.d), np.float32), 10)
-    assert (found.codes < len(index.codebook)).all()
-    sources, places = index.locate(found.ids[found.found()])
-    assert (sources < len(index.sources)).all()
-    assert (places < index.grid.size).all()
+def check_sound(index):
+    """Whatever is asked of it, an index that was loaded stays within its bounds."""
+    queries = np.stack([np.zeros(index.spec.dim(index.codebook.shape[1]), np.float32)] * 2)
+    for view in (index, index.restricted(np.array([0]))):
+        found = view.search(queries, 10)
+        assert (found.codes < len(index.codebook)).all()
+        sources, places = index.locate(found.ids[found.found()])
+        assert (sources < len(index.sources)).all()
+        assert (places < index.grid.size).all()
+    assert len(list(index.sources)) == len(index.tokens)
+    index.sources.matching("a")
+    contact_sheet(index.sources)
 
 
-def test_a_damaged_file_is_refused_or_still_a_sound_index(tmp_path, index_file, pytestconfig):
-    data, refused = index_file.read_bytes(), 0
+@pytest.fixture(scope="session", params=["flat", "ivf", "compact"])
+def structured_file(request, tmp_path_factory, model):
+    """A file of every search structure."""
+    space = "codebook" if request.param == "compact" else "encoder"
+    index = tiny_index(model, 5, 0, KeySpec(space=space), request.param)
+    path = tmp_path_factory.mktemp(request.param) / "a.safetensors"
+    save_index(index, path)
+    return path
+
+
+def test_a_damaged_file_is_refused_or_still_a_sound_index(tmp_path, structured_file, pytestconfig):
+    data, refused, unseen = structured_file.read_bytes(), 0, []
     count = pytestconfig.getoption("mutations")
     for seed in range(count):
         path = tmp_path / "a.safetensors"
-        path.write_bytes(mutated(data, random.Random(seed)))
+        changed = mutated(data, random.Random(seed))
+        path.write_bytes(changed)
         try:
-            index = load_index(path)
+            check_sound(load_index(path))
+            findings = list(check_index(path, lambda step: lambda done, total: None))
         except InputError as error:
             assert "\n" not in str(error).strip()  # noqa: PT017
             refused += 1
         except BaseException as error:
             raise AssertionError(f"mutation {seed} ends in {error!r}") from error
         else:
-            check_searchable(index)
+            if split(changed) != split(data) and not any(f.problem for f in findings):
+                unseen.append(seed)
     assert count / 2 < refused
+    assert unseen == []
+
+
+def test_a_header_that_promises_more_than_the_file_holds_is_refused(tmp_path, index_file):
+    header, body = split(index_file.read_bytes())
+    last = max(set(header) - {"__metadata__"}, key=lambda name: header[name]["data_offsets"])
+    header[last]["shape"][0] += 10
+    header[last]["data_offsets"][1] += 10
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(joined(header, body))
+    with pytest.raises(InputError, match=r"not a readable \.safetensors file"):
+        load_index(path)
+
+
+def test_two_writers_of_one_name_leave_one_whole_file(tmp_path, model):
+    indexes = [tiny_index(model, 5, seed) for seed in range(2)]
+    path = tmp_path / "a.safetensors"
+    alone = []
+    for index in indexes:
+        save_index(index, path)
+        alone.append(path.read_bytes())
+    seen = set()
+    with ThreadPoolExecutor() as pool:
+        for _ in range(20):
+            for writing in [pool.submit(save_index, index, path) for index in indexes]:
+                writing.result()
+            seen.add(path.read_bytes())
+    assert seen <= set(alone)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_index_in_use_outlives_its_file(tmp_path, model):
+    path = tmp_path / "a.safetensors"
+    save_index(tiny_index(model, 5, 0), path)
+    index = load_index(path)
+    tokens, sources = index.tokens.copy(), list(index.sources)
+    save_index(tiny_index(model, 3, 1), path)
+    assert np.array_equal(index.tokens, tokens)
+    assert list(index.sources) == sources
+    assert len(load_index(path).tokens) == 3
 
 
 SAVE_ON_A_FULL_DISK = """
@@ -133,8 +201,38 @@ def test_a_full_disk_is_one_sentence_and_leaves_what_was_there(tmp_path, index_f
     assert old.read_bytes() == index_file.read_bytes()
 
 
+SAVE = """
+import sys
+from pathlib import Path
+from arrag_engine.errors import InputError
+from arrag_engine.index import load_index, save_index
+
+try:
+    save_index(load_index(Path(sys.argv[1])), Path(sys.argv[2]))
+except InputError as error:
+    print(error)
+"""
+
+
+def test_a_disk_of_8_kilobytes(tmp_path, index_file):
+    """A file system of its own, which only some users may mount."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = f"mount -t tmpfs -o size=8k none {disk} && "
+    own = ["unshare", "--mount", "sh", "-c"]
+    if sys.platform != "linux" or subprocess.run([*own, mount + "true"]).returncode:
+        pytest.skip("may not mount a file system")
+    assert index_file.stat().st_size > 8 * 1024
+    command = [sys.executable, "-c", SAVE, str(index_file), str(disk / "a.safetensors")]
+    script = mount + shlex.join(command) + f" && echo left: $(ls -A {disk})"
+    run = subprocess.run([*own, script], capture_output=True, text=True)
+    said, left = run.stdout.splitlines()
+    assert said.startswith(f"cannot write {disk / 'a.safetensors'}: No space left on device")
+    assert (left, run.stderr) == ("left:", "")
+
+
 @pytest.mark.parametrize("dtype", ["BF16", "F8_E4M3", "F8_E5M2", "BOOL", "F4", "NONSENSE"])
-@pytest.mark.parametrize("name", ["tokens", "sources"])
+@pytest.mark.parametrize("name", ["tokens", "sources.names"])
 def test_a_dtype_that_numpy_lacks_is_refused(tmp_path, index_file, name, dtype):
     """The same bytes under another dtype, so that the file itself stays well-formed."""
     header, body = split(index_file.read_bytes())

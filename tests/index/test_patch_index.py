@@ -7,8 +7,8 @@ import pytest
 
 from arrag_engine.errors import InputError
 from arrag_engine.grid import BORDERS, NEIGHBORHOODS, Grid
-from arrag_engine.index import KEY_SPACES, KeySpec
-from arrag_engine.index.keys import gather_keys, index_keys
+from arrag_engine.index import KEY_SPACES, KeySpec, create_index
+from arrag_engine.index.keys import Keys, gather_keys
 from tests import slow
 from tests.tiny import tiny_index, tiny_model
 
@@ -27,6 +27,11 @@ def index_of(neighborhood, borders, space, seed=0):
     return tiny_index(tiny_model(), 4, seed, KeySpec(neighborhood, borders, space))
 
 
+def keys_of(index):
+    keys = Keys(index.tokens, index.vectors, index.codebook, index.grid, index.spec)
+    return keys.of_images(0, len(index.tokens))
+
+
 def random_queries(index, count, seed=1):
     rng = np.random.default_rng(seed)
     offsets = len(NEIGHBORHOODS[index.spec.neighborhood])
@@ -37,8 +42,7 @@ def random_queries(index, count, seed=1):
 @every_spec
 def test_keys_equal_a_plain_walk(neighborhood, borders, space):
     index = index_of(neighborhood, borders, space)
-    vectors = index.codebook[index.tokens] if index.vectors is None else index.vectors
-    found = index_keys(vectors, index.grid, index.spec)
+    found = keys_of(index)
     wanted = slow.patches(index, NEIGHBORHOODS[neighborhood])
     assert index.size == len(wanted)
     assert np.array_equal(found, np.array([key for key, *_ in wanted], dtype=np.float32))
@@ -77,28 +81,86 @@ def test_pictures_that_are_not_square_keep_rows_and_columns_apart():
     index = tiny_index(model)
     assert index.active.tolist() == [8, 9, 10, 11, 12, 15, 16, 17, 18, 19]
     wanted = [key for key, *_ in slow.patches(index, NEIGHBORHOODS["causal-4"])]
-    found = index_keys(index.vectors, index.grid, index.spec)
+    found = keys_of(index)
     np.testing.assert_allclose(found, np.array(wanted), atol=1e-7)
 
 
-def test_nothing_found_is_masked_and_never_a_real_patch(index, monkeypatch):
+def test_nothing_found_is_masked_and_never_a_real_patch(index):
     class Nothing:
         def search(self, queries, k):
             shape = (len(queries), k)
-            return np.full(shape, 3.4e38, np.float32), np.full(shape, -1)
+            return np.full(shape, np.inf, np.float32), np.full(shape, -1)
 
-    other = replace(index)
-    other.__dict__["_search"] = Nothing()
-    found = other.search(np.zeros((2, 32)), 3)
+    found = replace(index, searcher=Nothing()).search(np.zeros((2, 32)), 3)
     assert not found.found().any()
-    assert np.isinf(found.distances).all()
     assert (found.codes == -1).all()
+
+
+def test_a_view_finds_patches_of_its_pictures_only_by_their_numbers_in_the_whole(model):
+    index = tiny_index(model, 6)
+    view = index.restricted(np.array([4, 1, 4]))
+    queries = random_queries(index, 5)
+    found, everything = view.search(queries, 10_000), index.search(queries, 10_000)
+    assert view.size == found.ids.shape[1] == 2 * len(index.active)
+    for row in range(5):
+        of_view = np.isin(index.locate(everything.ids[row])[0], [1, 4])
+        assert np.array_equal(found.ids[row], everything.ids[row][of_view])
+        assert np.array_equal(found.codes[row], everything.codes[row][of_view])
+
+
+def test_a_pattern_chooses_pictures_by_caption_name_or_origin(model):
+    index = tiny_index(model, 12)
+    assert index.matching("picture 3").images.tolist() == [3]
+    assert index.matching("picture 1").images.tolist() == [1, 10, 11]
+    assert index.matching("7.png").images.tolist() == [7]
+    assert index.matching("https://example.org/5").images.tolist() == [5]
+    with pytest.raises(InputError, match="12 pictures in the index matches 'cat'; choose another"):
+        index.matching("cat")
+
+
+@every_spec
+def test_other_keys_are_those_of_an_index_built_with_them(neighborhood, borders, space):
+    spec = KeySpec(neighborhood, borders, space, 0.7)
+    rekeyed, built = tiny_index(tiny_model()).rekeyed(spec), tiny_index(tiny_model(), spec=spec)
+    assert (rekeyed.spec, rekeyed.size) == (spec, built.size)
+    queries = np.random.default_rng(0).normal(size=(4, spec.dim(8)))
+    found, wanted = rekeyed.search(queries, 20), built.search(queries, 20)
+    assert np.array_equal(found.ids, wanted.ids)
+    assert np.array_equal(found.distances, wanted.distances)
+
+
+def test_a_view_stays_one_when_its_keys_change(index):
+    view = index.restricted(np.array([2])).rekeyed(KeySpec(borders="zero"))
+    found = view.search(np.zeros((1, 32)), 99)
+    assert set(view.locate(found.ids[0])[0]) == {2}
+    assert view.size == 35
+
+
+def test_keys_as_they_are_need_no_work(index):
+    assert index.rekeyed(index.spec) is index
+
+
+def test_what_was_not_kept_cannot_make_other_keys(model):
+    codes = tiny_index(model, spec=KeySpec(space="codebook"))
+    assert codes.rekeyed(KeySpec("causal-8", space="codebook")).spec.neighborhood == "causal-8"
+    with pytest.raises(InputError, match="holds no encoder vectors; choose codebook"):
+        codes.rekeyed(KeySpec())
+    large = tiny_index(model, 30, structure="ivf")
+    with pytest.raises(InputError, match=r"ivf structure are fixed .causal-4, skip, encoder.;"):
+        large.rekeyed(KeySpec(borders="zero"))
+
+
+def test_sources_and_token_grids_must_be_as_many(index):
+    with pytest.raises(ValueError, match="5 token grids come with 4 sources"):
+        create_index(
+            index.grid, index.tokens, index.vectors, index.codebook, index.sources[:4], index.spec
+        )
 
 
 def test_positions_outside_contribute_zeros_even_where_vectors_are_not_finite():
     vectors = np.full((1, 3, 2), np.nan, np.float32)
     vectors[0, 1] = 5
-    keys = gather_keys(vectors, np.array([[-1, 1]]))
+    keys = gather_keys(vectors, np.array([[-1, 1]]), np.empty((1, 0), np.float32))
     assert keys.tolist() == [[[0, 0, 5, 5]]]
 
 

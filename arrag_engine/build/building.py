@@ -1,0 +1,228 @@
+"""Pictures to an index file."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from ..errors import InputError
+from ..index import KeySpec, PatchIndex, create_index, load_index, save_index
+from ..index.search import STRUCTURES
+from ..janus import JanusPro
+from .encoding import Encoded, Report, encode_all, join
+from .listing import Picture, ReadSettings, list_folder, listing_state
+from .reading import BATCH, prepare_file, prepare_image, read_ahead
+from .staging import open_staging
+
+MAX_CODES = 2**16
+Progress = Callable[[str, int, int], None]
+"""Called with what is counted ("picture" or "structure"), how much is done, and the whole."""
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """What an index is to be like."""
+
+    spec: KeySpec = field(default_factory=KeySpec)
+    read: ReadSettings = field(default_factory=ReadSettings)
+    structure: str = "auto"
+    recall_target: float = 0.95
+
+    def __post_init__(self) -> None:
+        if self.structure not in STRUCTURES:
+            raise InputError(
+                f"structure is {self.structure!r}; choose one of {', '.join(STRUCTURES)}"
+            )
+        if not 0 < self.recall_target <= 1:
+            raise InputError(f"recall target is {self.recall_target}; choose 0 to 1, 0 excluded")
+
+
+@dataclass(frozen=True)
+class Built:
+    """An index, as read from its file, and what became of the pictures."""
+
+    index: PatchIndex
+    report: Report
+
+
+def build_index(
+    model: JanusPro,
+    folder: Path,
+    out: Path,
+    options: BuildOptions | None = None,
+    device: torch.device | None = None,
+    fresh: bool = False,
+    progress: Progress | None = None,
+    say: Callable[[str], object] | None = None,
+) -> Built:
+    """Encode every picture under `folder`, make an index of them and write it to `out`.
+
+    A build that was stopped, even killed, goes on where it was: the same call does it. The result
+    is the same, byte for byte.
+
+    Args:
+        device: Where to compute; the model's own when absent.
+        fresh: Do not go on with what an earlier build left.
+        say: Called with a sentence when a build goes on, or cannot.
+
+    Raises:
+        InputError: No folder, no readable picture in it, another build to `out` at work, a folder
+            that disappears, a disk that is full.
+    """
+    options, device = options or BuildOptions(), device or model.device
+    out, progress = Path(out), progress or _ignore
+    _check_codes(model)
+    pictures, notes = list_folder(folder, options.read)
+    keep = options.spec.space == "encoder"
+    dim = model.config.vq.codebook_dim if keep else None
+    identity = _identity(model, pictures, options)
+    with open_staging(out, model.config.grid.size, dim, identity, fresh, say or _ignore) as staging:
+        done = staging.report.listed
+        tick = _counting(progress, len(pictures))
+        tick(done)
+        prepare = partial(prepare_file, size=model.config.image_size, crops=options.read.crops)
+        batches = read_ahead(folder, pictures, prepare, done)
+        for part in encode_all(model, batches, staging.seen, keep, device, tick, done):
+            staging.append(part)
+        _check_found(folder, staging.report)
+        staging.report.notes += notes
+        index = _make(model, device, staging.all(), options, progress)
+        with staging.output(out) as path:
+            save_index(index, path)
+        report = staging.report
+    return Built(load_index(out), report)
+
+
+def encode_folder(
+    model: JanusPro,
+    folder: Path,
+    read: ReadSettings | None = None,
+    known: Mapping[str, str] | None = None,
+    keep_vectors: bool = True,
+    device: torch.device | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Encoded:
+    """Encode every picture under `folder` in memory, to be added to an index.
+
+    Args:
+        known: Names by sha256 of pictures that are not wanted again.
+
+    Raises:
+        InputError: No folder, or it disappears.
+    """
+    _check_codes(model)
+    read = read or ReadSettings()
+    pictures, notes = list_folder(folder, read)
+    prepare = partial(prepare_file, size=model.config.image_size, crops=read.crops)
+    batches = read_ahead(folder, pictures, prepare)
+    report = progress or _ignore
+    tick = _counting(lambda _, done, total: report(done, total), len(pictures))
+    seen = dict(known or {})
+    parts = encode_all(model, batches, seen, keep_vectors, device or model.device, tick)
+    encoded = join(parts, model, keep_vectors)
+    encoded.report.notes += notes
+    return encoded
+
+
+def build_from_images(
+    model: JanusPro,
+    images: Sequence[Image.Image],
+    captions: Sequence[str],
+    out: Path,
+    options: BuildOptions | None = None,
+    device: torch.device | None = None,
+    progress: Progress | None = None,
+) -> Built:
+    """Make an index of RGB pictures in memory and write it to `out`.
+
+    Args:
+        captions: One for each picture, or none at all.
+
+    Raises:
+        InputError: Another number of captions, or `out` cannot be written.
+    """
+    options, device = options or BuildOptions(), device or model.device
+    progress = progress or _ignore
+    _check_codes(model)
+    if captions and len(captions) != len(images):
+        raise InputError(
+            f"there are {len(captions)} captions for {len(images)} pictures; give one for each, "
+            "or none"
+        )
+    keep, read = options.spec.space == "encoder", options.read
+    prepared = []
+    for i, image in enumerate(images):
+        caption = captions[i].strip() if captions else ""
+        facts = Picture(Path(), f"picture {i + 1}", caption, read.licence, read.origin)
+        prepared.append(prepare_image(image, facts, model.config.image_size, read.crops))
+    batches = [prepared[i : i + BATCH] for i in range(0, len(prepared), BATCH)]
+    parts = encode_all(model, batches, {}, keep, device, _counting(progress, len(images)))
+    encoded = join(parts, model, keep)
+    _check_found("the batch", encoded.report)
+    save_index(_make(model, device, encoded, options, progress), out)
+    return Built(load_index(out), encoded.report)
+
+
+def _counting(progress: Progress, total: int) -> Callable[[int], object]:
+    return lambda done: progress("picture", done, total)
+
+
+def _make(
+    model: JanusPro,
+    device: torch.device,
+    encoded: Encoded,
+    options: BuildOptions,
+    progress: Progress,
+) -> PatchIndex:
+    return create_index(
+        model.config.grid,
+        encoded.tokens,
+        encoded.vectors,
+        model.vq.codebook(device),
+        encoded.sources,
+        options.spec,
+        options.structure,
+        options.recall_target,
+        partial(progress, "structure"),
+    )
+
+
+def _check_codes(model: JanusPro) -> None:
+    if model.config.vq.codebook_size > MAX_CODES:
+        raise InputError(
+            f"the model has {model.config.vq.codebook_size} codes, an index holds {MAX_CODES}"
+        )
+
+
+def _check_found(place: str | Path, report: Report) -> None:
+    if not report.pictures:
+        reasons = "".join(f"; {name}: {why}" for name, why in report.unreadable[:3])
+        raise InputError(
+            f"{place} holds no readable PNG, JPEG or WebP picture{reasons}; choose another folder"
+        )
+
+
+def _identity(model: JanusPro, pictures: list[Picture], options: BuildOptions) -> dict[str, str]:
+    """What two builds must have in common for one to go on with what the other has encoded."""
+    encoder = hashlib.sha256()
+    for name, weight in sorted(model.vq.state_dict().items()):
+        if not name.startswith(("decoder.", "post_quant_conv.")):
+            encoder.update(name.encode() + weight.detach().float().cpu().numpy().tobytes())
+    return {
+        "the way builds are kept": "1",
+        "the model": encoder.hexdigest(),
+        "the grid": str(model.config.grid),
+        "the crops": options.read.crops,
+        "the key space": options.spec.space,
+        "the list of pictures": listing_state(pictures),
+    }
+
+
+def _ignore(*_: object) -> None:
+    pass

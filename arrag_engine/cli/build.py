@@ -1,0 +1,108 @@
+"""`build`: make a patch index from a folder of pictures."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from contextlib import ExitStack
+from pathlib import Path
+
+from tqdm import tqdm
+
+from ..build import BuildOptions, ReadSettings, Report, build_index
+from ..grid import BORDERS, NEIGHBORHOODS
+from ..images import CROPS
+from ..index import KEY_SPACES, KeySpec, PatchIndex
+from .shared import (
+    Command,
+    add_model_flags,
+    add_search_flags,
+    check_writable,
+    load_model,
+    progress_bar,
+)
+
+
+def add_commands(command: Command) -> None:
+    sub = command(build)
+    add_model_flags(sub)
+    add = sub.add_argument
+    add("--images", required=True, type=Path, help="folder of PNG, JPEG, WebP")
+    add("--out", required=True, type=Path, help="index file to write (.safetensors)")
+    add_reading_flags(sub)
+    key = KeySpec()
+    add("--neighborhood", choices=NEIGHBORHOODS, default=key.neighborhood)
+    add("--borders", choices=BORDERS, default=key.borders)
+    add("--key-space", choices=KEY_SPACES, default=key.space)
+    add("--position-weight", type=float, default=key.position_weight, help="0 = places are alike")
+    add_search_flags(sub)
+    add("--fresh", action="store_true", help="do not go on with what a stopped build has done")
+
+
+def add_reading_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--licence", default="", help="of pictures whose metadata names none")
+    add("--source", default="", help="where pictures come from whose metadata does not say it")
+    add("--crops", choices=CROPS, default="center", help="the middle only, or all of the picture")
+
+
+def read_settings(a: argparse.Namespace) -> ReadSettings:
+    """What `add_reading_flags` were set to."""
+    return ReadSettings(a.licence, a.source, a.crops)
+
+
+def build(a: argparse.Namespace) -> int:
+    """Build an index from a folder of pictures; a stopped build goes on where it was."""
+    out = check_writable(a.out, ".safetensors")
+    spec = KeySpec(a.neighborhood, a.borders, a.key_space, a.position_weight)
+    options = BuildOptions(spec, read_settings(a), a.structure, a.recall_target)
+    checkpoint = load_model(a)
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # of what is odd about a readable picture
+    with Bars() as bars:
+        built = build_index(
+            checkpoint.model, a.images, out, options, fresh=a.fresh, progress=bars, say=say
+        )
+    print_report(built.report)
+    print(summary(out, built.index, built.report))
+    return 0
+
+
+class Bars(ExitStack):
+    """A progress bar for each thing that is counted, one after the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bars: dict[str, tqdm] = {}
+
+    def __call__(self, unit: str, done: int, total: int) -> None:
+        if unit not in self.bars:
+            self.close()
+            bar = self.bars[unit] = self.enter_context(progress_bar(unit))
+            bar.total, bar.initial, bar.n = total, done, done  # what was done before takes no time
+        self.bars[unit].update(done - self.bars[unit].n)
+
+
+def say(sentence: str) -> None:
+    tqdm.write(sentence, file=sys.stderr)
+
+
+def print_report(report: Report) -> None:
+    """Everything that did not get in, and why."""
+    for name, first in report.duplicates:
+        say(f"skipped {name}: the same file as {first}")
+    for name, reason in report.unreadable:
+        say(f"skipped {name}: {reason}")
+    for note in report.notes:
+        say(f"note: {note}")
+
+
+def summary(out: Path, index: PatchIndex, report: Report) -> str:
+    """One line for a person."""
+    counts = [(report.pictures, "pictures"), (len(index.tokens), "crops"), (index.size, "patches")]
+    if len(index.tokens) == report.pictures:
+        del counts[1]
+    counts += [(len(report.duplicates), "duplicates"), (len(report.unreadable), "unreadable")]
+    told = ", ".join(f"{count} {what}" for count, what in counts)
+    search = f"{index.searcher.kind} search, recall {index.searcher.settings['recall']}"
+    return f"{out}: {told}; {out.stat().st_size} bytes, {search}"

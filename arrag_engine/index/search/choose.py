@@ -1,0 +1,165 @@
+"""Which search structure an index gets, building it, and putting a stored one back together."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import numpy as np
+
+from ...errors import InputError
+from ..keys import CHUNK, Keys
+from .compact import CompactCodec, why_not_compact
+from .flat import Flat
+from .inverted import Codec, Inverted
+from .ivf import LARGEST, ScalarCodec, train_ranges
+from .lists import MAX_LISTS, Lists, assign, list_count, train_centroids
+from .recall import Trial, make_trial, measure_recall
+from .searcher import Progress, Searcher
+
+STRUCTURES = ("auto", "flat", "ivf", "compact")
+FLAT_LIMIT = 200_000
+"""Patches up to which `auto` searches exactly: about 2 ms a query, and keys can be changed."""
+MAX_PATCHES = 2**32
+
+
+def build_searcher(
+    keys: Keys,
+    kind: str = "auto",
+    recall_target: float = 0.95,
+    progress: Progress | None = None,
+) -> Searcher:
+    """A search structure over the keys.
+
+    `flat` is exact; `ivf` keeps keys in 8 bits a number (half precision if the target asks for
+    it); `compact` needs keys of the codebook key space. `auto` is flat for small indexes, else
+    compact if it can be, else ivf.
+
+    Args:
+        recall_target: Share of the 64 nearest patches that is found, at the least, on average.
+
+    Raises:
+        InputError: An unknown structure or target, or one that these keys cannot have.
+    """
+    if kind not in STRUCTURES:
+        raise InputError(f"search structure is {kind!r}; choose one of {', '.join(STRUCTURES)}")
+    if not 0 < recall_target < 1:
+        raise InputError(f"recall target is {recall_target}; choose more than 0, less than 1")
+    if keys.size > MAX_PATCHES:
+        raise InputError(
+            f"{keys.size} patches are more than the {MAX_PATCHES} of one index; build several"
+        )
+    problem = why_not_compact(keys)
+    if kind == "auto":
+        large = "ivf" if problem else "compact"
+        kind = "flat" if keys.size <= FLAT_LIMIT else large
+    if kind == "compact" and problem:
+        raise InputError(f"{problem}; choose another structure or key space")
+    if kind == "flat" or keys.size == 0:
+        return Flat(keys)
+    centroids = train_centroids(keys, list_count(keys.size))
+    numbers = assign(keys, centroids, progress)
+    lists = Lists.sorted(numbers, len(centroids))
+    trial = make_trial(keys)
+    reached = 0.0
+    for codec in _codecs(kind, keys, centroids, numbers):
+        codes = _encode(codec, lists)
+        searcher = Inverted(codec, centroids, lists, codes, len(keys.active), nprobe=1)
+        if _reach(recall_target, searcher, trial, keys):
+            return searcher
+        reached = searcher.recall
+    raise InputError(
+        f"a recall of {recall_target} is out of reach of the {kind} structure, which finds "
+        f"{reached:.4f}; lower the target or choose flat"
+    )
+
+
+def _codecs(kind: str, keys: Keys, centroids: np.ndarray, numbers: np.ndarray) -> Iterator[Codec]:
+    """The codecs of a structure, the one with the smallest codes first."""
+    if kind == "compact":
+        yield CompactCodec(keys)
+        return
+    yield ScalarCodec(keys, centroids, train_ranges(keys, centroids, numbers))
+    yield ScalarCodec(keys, centroids, None)
+
+
+def _encode(codec: Codec, lists: Lists) -> np.ndarray:
+    """Codes [n, width] in the order of the lists."""
+    numbers = lists.numbers()
+    codes = np.empty((0, 0))
+    for first in range(0, len(numbers), CHUNK):
+        chunk = slice(first, first + CHUNK)
+        part = codec.encode(lists.ids[chunk].astype(np.int64), numbers[chunk])
+        if first == 0:
+            codes = np.empty((len(numbers), part.shape[1]), part.dtype)
+        codes[chunk] = part
+    return codes
+
+
+def _reach(target: float, searcher: Inverted, trial: Trial, keys: Keys) -> bool:
+    """Set the smallest `nprobe` (of 1, 2, 3, 4, 6, 8, 12, ...) whose recall meets the target.
+
+    It must do so by two standard errors, for the trial is a sample. Scanning every list will do
+    with the plain mean.
+    """
+    lists = len(searcher.centroids)
+    steps = [n for i in range(1, 17) for n in (2**i // 2, 3 * 2**i // 4) if n < lists]
+    for nprobe in sorted({*steps, lists}):
+        searcher.nprobe = nprobe
+        shares = measure_recall(trial, searcher, keys)
+        searcher.recall = float(shares.mean())
+        error = shares.std() / len(shares) ** 0.5
+        if searcher.recall - (2 * error if nprobe < lists else 0) >= target:
+            return True
+    return False
+
+
+def load_searcher(
+    kind: str, keys: Keys, arrays: dict[str, np.ndarray], settings: dict[str, str]
+) -> Searcher:
+    """The searcher that gave these arrays and settings; the arrays are used where they lie.
+
+    Raises:
+        ValueError: They do not belong to such a searcher over these keys.
+    """
+    if kind == "flat":
+        if keys.spec.space == "encoder" and keys.vectors is None:
+            raise ValueError("exact search in the encoder key space lacks the encoder's vectors")
+        return Flat(keys)
+    if kind not in STRUCTURES[2:]:
+        raise ValueError(f"search structure {kind[:20]!r}")
+    if missing := sorted({"centroids", "lists", "codes"} - set(arrays)):
+        raise ValueError(f"the {kind} structure lacks {', '.join(missing)}")
+    centroids, numbers, codes = arrays["centroids"], arrays["lists"], arrays["codes"]
+    _check_lists(centroids, numbers, keys)
+    if codes.ndim != 2 or len(codes) != keys.size or not codes.flags.c_contiguous:
+        raise ValueError(f"codes have shape {codes.shape} for {keys.size} patches")
+    codec: Codec = (
+        CompactCodec(keys)
+        if kind == "compact"
+        else ScalarCodec(keys, centroids, arrays.get("ranges"))
+    )
+    codec.check(codes)
+    nprobe, recall = settings.get("nprobe", ""), settings.get("recall", "")
+    if not (re.fullmatch(r"[1-9]\d{0,4}", nprobe, re.ASCII) and int(nprobe) <= len(centroids)):
+        raise ValueError(f"nprobe {nprobe[:20]!r} of {len(centroids)} lists")
+    if not (re.fullmatch(r"[01]\.\d{1,8}", recall, re.ASCII) and float(recall) <= 1):
+        raise ValueError(f"recall {recall[:20]!r}")
+    lists = Lists.sorted(numbers, len(centroids))
+    active = len(keys.active)
+    return Inverted(codec, centroids, lists, codes, active, int(nprobe), float(recall))
+
+
+def _check_lists(centroids: np.ndarray, numbers: np.ndarray, keys: Keys) -> None:
+    if centroids.dtype != np.float32 or centroids.shape[1:] != (keys.dim,):
+        raise ValueError(
+            f"centroids are {centroids.dtype} {centroids.shape} for {keys.dim} numbers"
+        )
+    if not 1 <= len(centroids) <= min(MAX_LISTS, keys.size):
+        raise ValueError(f"{len(centroids)} lists for {keys.size} patches")
+    if not np.abs(centroids).max() < LARGEST:  # also false for NaN
+        raise ValueError("a centroid is no point near the keys")
+    if numbers.dtype != np.uint16 or numbers.shape != (keys.size,):
+        raise ValueError(f"lists are {numbers.dtype} {numbers.shape} for {keys.size} patches")
+    if numbers.max() >= len(centroids):
+        raise ValueError(f"a patch stands in list {numbers.max()} of {len(centroids)}")

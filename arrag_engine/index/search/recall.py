@@ -1,0 +1,78 @@
+"""How much of what exact search finds a structure finds, on queries like those of drawing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ..keys import Keys
+from .flat import among
+from .searcher import Searcher
+
+NEIGHBOURS = 64
+QUERIES = 256
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Queries made of tokens of some pictures of the index, answered without those pictures.
+
+    A picture that is being drawn is not in the index either.
+    """
+
+    queries: np.ndarray
+    """[Q, dim] float32."""
+    images: np.ndarray
+    """Pictures [n] they come from."""
+    furthest: np.ndarray
+    """[Q]: squared distance of the last neighbour that exact search finds."""
+    k: int
+    """Neighbours a query has: 64, or all patches of a smaller index."""
+
+
+def make_trial(keys: Keys, seed: int = 0) -> Trial:
+    """A trial of up to 256 queries, from at most a tenth of the pictures."""
+    rng = np.random.default_rng(seed)
+    count = max(1, min(QUERIES, len(keys.tokens) // 10))
+    images = np.sort(rng.choice(len(keys.tokens), count, replace=False))
+    active = len(keys.active)
+    ids = (images[:, None] * active + np.arange(active)).ravel()
+    ids = rng.choice(ids, min(QUERIES, len(ids)), replace=False)
+    drawn = replace(keys.spec, space="codebook")
+    queries = Keys(keys.tokens, None, keys.codebook, keys.grid, drawn).rows(ids)
+    if len(keys.tokens) == 1:
+        images = images[:0]
+    k = min(NEIGHBOURS, keys.size - len(images) * active)
+    return Trial(queries, images, _furthest(keys, queries, images, k), k)
+
+
+def _furthest(keys: Keys, queries: np.ndarray, images: np.ndarray, k: int) -> np.ndarray:
+    """Squared distance [Q] of the k-th nearest key, without the keys of these pictures."""
+    import faiss
+
+    nearest = np.full((len(queries), k), np.inf, np.float32)
+    for first, chunk in keys.chunks():
+        ids = np.arange(first, first + len(chunk))
+        chunk = chunk[~among(ids, len(keys.active), images)]
+        if len(chunk):
+            distances, _ = faiss.knn(queries, chunk, min(k, len(chunk)))
+            both = np.concatenate((nearest, distances), axis=1)
+            nearest = np.partition(both, k - 1, axis=1)[:, :k]
+    return nearest.max(axis=1)
+
+
+def measure_recall(trial: Trial, searcher: Searcher, keys: Keys) -> np.ndarray:
+    """Share [Q] of the nearest patches that the searcher finds for each query.
+
+    What is as near as the last of the exact neighbours counts, for of equally near ones any will
+    do. Distances are those of the keys, whatever the structure thinks they are.
+    """
+    _, ids = searcher.search(trial.queries, 2 * trial.k)
+    shares = np.empty(len(ids))
+    for row, found in enumerate(ids):
+        found = found[found >= 0]
+        found = found[~among(found, len(keys.active), trial.images)][: trial.k]
+        distances = ((keys.rows(found) - trial.queries[row]) ** 2).sum(axis=1)
+        shares[row] = (distances <= trial.furthest[row] * (1 + 1e-5) + 1e-5).sum() / trial.k
+    return shares

@@ -1,0 +1,331 @@
+"""Build Patch Index."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..arrag_engine.build import (
+    BuildOptions,
+    Built,
+    ReadSettings,
+    build_from_images,
+    build_index,
+)
+from ..arrag_engine.build.listing import list_folder, listing_state
+from ..arrag_engine.build.reading import BATCH
+from ..arrag_engine.errors import InputError
+from ..arrag_engine.grid import BORDERS, NEIGHBORHOODS
+from ..arrag_engine.images import CROPS, from_floats
+from ..arrag_engine.index import KEY_SPACES, KeySpec
+from ..arrag_engine.index.search import STRUCTURES
+from . import folders
+from .loaders import describe
+from .memory import ManagedModel
+from .progress import Progress
+from .types import CATEGORY, Index, Model
+
+NO_FOLDER = "(the images input)"
+DEFAULTS = BuildOptions()
+RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+"""Names that mean devices on Windows."""
+FORBIDDEN = re.compile('[\x00-\x1f\x7f<>:"/\\\\|?*\ud800-\udfff]')
+MAX_NAME = 100
+SUFFIX = ".safetensors"
+
+
+class BuildPatchIndex(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ARRAG_BuildIndex",
+            display_name="Build Patch Index",
+            category=CATEGORY,
+            description="Makes a patch index of your own pictures, saves it in "
+            "models/arrag/indexes, and hands it on. Takes a batch of images or a subfolder of "
+            "ComfyUI's input folder.",
+            inputs=[
+                Model.Input(
+                    "model", tooltip="Whose VQ tokenizer reads the pictures: the one that draws."
+                ),
+                io.String.Input(
+                    "name",
+                    default="my_index",
+                    tooltip="The index is saved as models/arrag/indexes/NAME.safetensors.",
+                ),
+                io.Combo.Input(
+                    "folder",
+                    options=[NO_FOLDER, *input_folders()],
+                    default=NO_FOLDER,
+                    tooltip="A subfolder of ComfyUI's input folder, with everything below it. "
+                    "Captions come from text files beside the pictures or a metadata.jsonl.",
+                ),
+                io.String.Input(
+                    "captions",
+                    multiline=True,
+                    default="",
+                    tooltip="For the images input: one line for each picture, or none at all.",
+                ),
+                io.String.Input(
+                    "licence",
+                    default="",
+                    tooltip="Noted for every picture whose metadata names none.",
+                ),
+                io.String.Input(
+                    "source",
+                    default="",
+                    tooltip="Where the pictures come from, for those whose metadata does not say.",
+                ),
+                io.Combo.Input(
+                    "crops",
+                    options=list(CROPS),
+                    default=DEFAULTS.read.crops,
+                    tooltip="center: the middle of every picture. cover: several crops of wide or "
+                    "tall pictures, so that all of them gets in.",
+                ),
+                io.Combo.Input(
+                    "neighborhood",
+                    options=list(NEIGHBORHOODS),
+                    default=DEFAULTS.spec.neighborhood,
+                    tooltip="Which patches around a place it is found by. causal-4 is the paper's.",
+                ),
+                io.Combo.Input(
+                    "borders",
+                    options=list(BORDERS),
+                    default=DEFAULTS.spec.borders,
+                    tooltip="skip: no retrieval where a neighbour lies outside the picture. zero: "
+                    "such neighbours count as nothing.",
+                ),
+                io.Combo.Input(
+                    "key_space",
+                    options=list(KEY_SPACES),
+                    default=DEFAULTS.spec.space,
+                    tooltip="encoder: what the VQ saw, exactly. codebook: what its codes stand "
+                    "for; a smaller file.",
+                ),
+                io.Float.Input(
+                    "position_weight",
+                    default=DEFAULTS.spec.position_weight,
+                    min=0.0,
+                    max=100.0,
+                    step=0.05,
+                    tooltip="How much it counts where in the picture a patch stood. 0 = nothing.",
+                ),
+                io.Combo.Input(
+                    "structure",
+                    options=list(STRUCTURES),
+                    default=DEFAULTS.structure,
+                    tooltip="How it is searched. auto: by the number of patches; flat is exact.",
+                ),
+                io.Float.Input(
+                    "recall_target",
+                    default=DEFAULTS.recall_target,
+                    min=0.01,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="The share of the true nearest patches that a search that is not "
+                    "exact must find.",
+                ),
+                io.Boolean.Input(
+                    "overwrite",
+                    default=False,
+                    tooltip="Replace an index of this name. Off: such a name is an error.",
+                ),
+                io.Image.Input(
+                    "images",
+                    optional=True,
+                    tooltip="The pictures. Leave it open to take a folder.",
+                ),
+            ],
+            outputs=[
+                Index.Output("INDEX", display_name="index"),
+                io.String.Output(
+                    "INFO",
+                    display_name="info",
+                    tooltip="What the index holds, and what it does not.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, name: str | None, folder: str | None) -> bool | str:
+        try:  # None: not known yet, another node says it
+            index_path("later" if name is None else name)
+            picture_folder(NO_FOLDER if folder is None else folder)
+        except InputError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, name: str, folder: str, **_: Any) -> str:
+        place = picture_folder(folder)
+        state = "" if place is None else listing_state(list_folder(place, ReadSettings())[0])
+        return f"{BUILT.generation(index_path(name))} {state}"
+
+    @classmethod
+    def execute(
+        cls,
+        model: ManagedModel,
+        name: str,
+        folder: str,
+        captions: str,
+        licence: str,
+        source: str,
+        crops: str,
+        neighborhood: str,
+        borders: Any,
+        key_space: Any,
+        position_weight: float,
+        structure: str,
+        recall_target: float,
+        overwrite: bool,
+        images: Tensor | None = None,
+    ) -> io.NodeOutput:
+        out, place = index_path(name), picture_folder(folder)
+        check_inputs(out, overwrite, place, images, captions)
+        spec = KeySpec(neighborhood, borders, key_space, position_weight)
+        read = ReadSettings(licence, source, crops)
+        options = BuildOptions(spec, read, structure, recall_target)
+        device = model.to_device(encoding_bytes(model))
+        os.makedirs(out.parent, exist_ok=True)
+        if images is not None:
+            lines = caption_lines(captions)
+            pictures = [from_floats(image) for image in images]
+            built = build_from_images(
+                model.model, pictures, lines, out, options, device, Progress()
+            )
+        else:
+            built = build_index(
+                model.model, place, out, options, device, progress=Progress(), say=logging.info
+            )
+        BUILT.note(out)
+        return io.NodeOutput(built.index, tell(out, built))
+
+
+def check_inputs(
+    out: Path, overwrite: bool, place: Path | None, images: Tensor | None, captions: str
+) -> None:
+    """Refuse what contradicts itself, before anything is loaded.
+
+    Raises:
+        InputError: No pictures or two kinds, captions that nothing asks for, a name that is taken.
+    """
+    if (images is None) == (place is None):
+        raise InputError(
+            "connect images or choose a folder: exactly one of them says which pictures to take"
+        )
+    if images is None and captions.strip():
+        raise InputError(
+            "captions belong to the images input; those of a folder come from text files "
+            "beside the pictures"
+        )
+    if out.exists() and not overwrite:
+        raise InputError(
+            f"there is an index {out.name} already; choose another name, turn overwrite on, or "
+            "use it with Load Patch Index"
+        )
+
+
+def encoding_bytes(model: ManagedModel) -> int:
+    """About what the VQ encoder needs for a batch: a few maps at the pictures' own resolution."""
+    height, width = model.model.config.image_size
+    return 4 * BATCH * height * width * model.model.config.vq.base_channels * 4
+
+
+def index_path(name: str) -> Path:
+    """Where an index of this name is saved.
+
+    Raises:
+        InputError: The name is no plain file name on every system.
+    """
+    stem = name.removesuffix(SUFFIX)
+    if (
+        not stem
+        or FORBIDDEN.search(stem)
+        or len(stem.encode()) > MAX_NAME
+        or RESERVED.fullmatch(stem)
+        or stem.startswith((".", " "))
+        or stem.endswith((".", " "))
+    ):
+        raise InputError(
+            f"{name[:100]!r} cannot be a file's name; choose one of up to {MAX_NAME} letters, "
+            "digits, - and _, without folders"
+        )
+    return Path(folders.own_folder(folders.INDEXES), stem + SUFFIX)
+
+
+def input_folders() -> dict[str, Path]:
+    """Subfolders of ComfyUI's input folder by their paths below it, with forward slashes."""
+    root = Path(folder_paths.get_input_directory())
+    found = {}
+    for here, names, _ in os.walk(root, followlinks=True):
+        below = Path(here).relative_to(root)
+        if len(below.parts) >= folders.MAX_DEPTH:
+            names.clear()
+        if below.parts:
+            found[below.as_posix()] = Path(here)
+    return dict(sorted(found.items()))
+
+
+def picture_folder(name: str) -> Path | None:
+    """The folder behind a name on offer; None where the images input is meant.
+
+    Raises:
+        InputError: The name is not on offer.
+    """
+    if name == NO_FOLDER:
+        return None
+    on_offer = input_folders()
+    if not isinstance(name, str) or name not in on_offer:
+        raise InputError(
+            f"{str(name)[:100]!r} is not among the subfolders of ComfyUI's input folder; choose "
+            "one of the list"
+        )
+    return on_offer[name]
+
+
+def caption_lines(captions: str) -> list[str]:
+    """One caption for each line; none at all if nothing is said."""
+    return captions.splitlines() if captions.strip() else []
+
+
+def tell(out: Path, built: Built) -> str:
+    """What the index holds, and every picture that it does not."""
+    report = built.report
+    lines = [f"{name}: the same picture as {first}, left out" for name, first in report.duplicates]
+    lines += [f"{name}: {reason}, left out" for name, reason in report.unreadable]
+    lines += report.notes
+    for line in lines:
+        logging.warning(line)
+    return "\n".join((describe(out.name, built.index, out.stat().st_size), *lines))
+
+
+class Builds:
+    """Which files were built here, for ComfyUI's cache: what it has built it need not build again,
+    unless somebody has changed the file or taken it away."""
+
+    def __init__(self) -> None:
+        self._stamps: dict[Path, str] = {}
+        self._generations: dict[Path, int] = {}
+
+    def note(self, path: Path) -> None:
+        """The file has just been built."""
+        self._stamps[path] = folders.fingerprint(path)
+
+    def generation(self, path: Path) -> int:
+        """How often a file built here has been changed or taken away."""
+        stamp = self._stamps.get(path)
+        if stamp is not None and not (path.is_file() and folders.fingerprint(path) == stamp):
+            del self._stamps[path]
+            self._generations[path] = self._generations.get(path, 0) + 1
+        return self._generations.get(path, 0)
+
+
+BUILT = Builds()
