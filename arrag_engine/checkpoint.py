@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections.abc import Callable
@@ -12,14 +13,23 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from . import ops as default_ops
 from .errors import InputError
+from .faid import AdapterConfig, FaidAdapter, assemble
 from .files import atomic_write
 from .grid import Grid
 from .janus import JanusConfig, JanusPro
-from .layouts import BLENDER, Shapes, official_name, our_names, read_config
+from .layouts import (
+    Shapes,
+    blender_config,
+    blender_names,
+    official_name,
+    our_names,
+    read_blenders,
+    read_config,
+)
 from .prompt import MAX_TOKENS, PromptEncoder
 from .weights import Weights, find_weight_files, open_weights, read_json
 
@@ -41,13 +51,22 @@ class Checkpoint:
     """The checkpoint's own config.json."""
     tokenizer: str | Path
     """tokenizer.json as text, or where it should lie."""
+    fingerprint: str
+    """Of the weights, whatever their dtype and layout: what an adapter knows its base by."""
+    faid: FaidAdapter | None = None
+    """The blenders that came with the weights."""
+
+    @property
+    def name(self) -> str:
+        """What a person calls the model."""
+        return self.path.stem if self.path.is_file() else self.path.name
 
     @cached_property
     def prompt_encoder(self) -> PromptEncoder:
         """Opened when text is first encoded: fixtures come without a tokenizer."""
         config = self.model.config
         room = config.llama.max_positions - config.grid.size
-        return PromptEncoder(_read_tokenizer(self.tokenizer), min(MAX_TOKENS, room))
+        return PromptEncoder(read_tokenizer(self.tokenizer), min(MAX_TOKENS, room))
 
 
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
@@ -84,6 +103,9 @@ class Opened:
     janus: JanusConfig
     config: dict[str, Any]
     tokenizer: str | Path
+    blender_names: dict[str, str]
+    """From the file's tensor names to those in `FaidAdapter`."""
+    blenders: AdapterConfig | None
 
 
 def open_checkpoint(path: Path, grid: Grid | None = None) -> Opened:
@@ -96,8 +118,30 @@ def open_checkpoint(path: Path, grid: Grid | None = None) -> Opened:
     names = our_names(list(weights.shapes))
     shapes = {ours: weights.shapes[name] for name, ours in names.items()}
     janus = read_config(shapes, config, grid or own_grid)
-    _check_shapes(janus, shapes, path)
-    return Opened(weights, names, janus, config, tokenizer)
+    check_shapes(JanusPro, (janus,), shapes, path)
+    blenders = blender_names(list(weights.shapes))
+    shapes = {ours: weights.shapes[name] for name, ours in blenders.items()}
+    faid = read_blenders(shapes)
+    if faid is not None:
+        check_shapes(FaidAdapter, (janus, faid), shapes, path)
+        _compare_config(faid, janus, config, path)
+    return Opened(weights, names, janus, config, tokenizer, blenders, faid)
+
+
+def _compare_config(
+    faid: AdapterConfig, janus: JanusConfig, config: dict[str, Any], path: Path
+) -> None:
+    """Say so when the config tells of other blenders than the tensors, which count."""
+    told = config.get("language_config") or {}
+    meant = blender_config(faid, janus.llama.num_layers) | {"num_hop": list(faid.hops)}
+    if any(name in told and told[name] != value for name, value in meant.items()):
+        log.warning(
+            "%s: the config tells of other FAiD blenders than the tensors: layers %s with hops %s "
+            "are there and are used",
+            path,
+            list(faid.blender_layers),
+            list(faid.hops),
+        )
 
 
 def load_checkpoint(
@@ -105,22 +149,29 @@ def load_checkpoint(
     dtype: torch.dtype,
     ops: Any = default_ops,
     progress: Callable[[int, int], None] | None = None,
+    fold_on: torch.device | None = None,
 ) -> Checkpoint:
     """Load a drawing model from a folder as downloaded or from one file.
 
     Args:
         dtype: What the decoder computes in; the VQ tokenizer is float32 always.
         ops: Layers to build from.
-        progress: Called with (tensors read, tensors in all).
+        progress: Called with (tensors read, tensors in all), then with (blenders folded, in all).
+        fold_on: The device that folds blenders that come with the weights.
 
     Raises:
         InputError: As `open_checkpoint`.
     """
     opened = open_checkpoint(path)
-    if any(BLENDER.search(name) for name in opened.weights.shapes):
-        log.warning("%s holds FAiD blenders; this version draws without them", path)
     model = read_model(opened, dtype, ops, progress)
-    return Checkpoint(model, Path(path), opened.config, opened.tokenizer)
+    return Checkpoint(
+        model,
+        Path(path),
+        opened.config,
+        opened.tokenizer,
+        read_fingerprint(opened),
+        read_faid(opened, dtype, ops, progress, fold_on),
+    )
 
 
 def read_model(
@@ -146,6 +197,47 @@ def read_model(
     return model.requires_grad_(False)
 
 
+def read_faid(
+    opened: Opened,
+    dtype: torch.dtype,
+    ops: Any = default_ops,
+    progress: Callable[[int, int], None] | None = None,
+    fold_on: torch.device | None = None,
+) -> FaidAdapter | None:
+    """The blenders of an opened checkpoint, folded for drawing; None when it has none."""
+    if opened.blenders is None:
+        return None
+    files = {ours: name for name, ours in opened.blender_names.items()}
+
+    def read(name: str) -> Tensor:
+        return opened.weights.read(files[name])
+
+    return assemble(opened.janus, opened.blenders, read, dtype, ops, progress, fold_on)
+
+
+FINGERPRINT_ROWS = 4
+
+
+def read_fingerprint(opened: Opened) -> str:
+    """A hash of some weights rounded to bfloat16, so that other dtypes of them have it too.
+
+    It covers the norms, the image-token embedding, and a few rows of every layer's q and v and of
+    the prediction head, which are what an adapter or fine-tuning changes.
+    """
+    digest = hashlib.sha256()
+    files = {ours: name for name, ours in opened.names.items()}
+    for ours in sorted(files):
+        part = None
+        if ours == "gen_embed.weight" or ("norm" in ours and ours.startswith("llama.")):
+            part = opened.weights.read(files[ours])
+        elif ours.endswith(("q_proj.weight", "v_proj.weight", "vision_head.weight")):
+            part = opened.weights.read(files[ours])[:FINGERPRINT_ROWS]
+        if part is not None:
+            digest.update(ours.encode())
+            digest.update(part.to(torch.bfloat16).contiguous().view(torch.int16).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
 def convert_checkpoint(
     source: Path, out: Path, progress: Callable[[int, int], None] | None = None
 ) -> None:
@@ -155,9 +247,9 @@ def convert_checkpoint(
         InputError: The source does not load, has no tokenizer, or `out` cannot be written.
     """
     opened = open_checkpoint(source)
-    tokenizer = _read_tokenizer(opened.tokenizer)
+    tokenizer = read_tokenizer(opened.tokenizer)
     targets = {name: official_name(ours) for name, ours in opened.names.items()}
-    targets |= {name: name for name in opened.weights.shapes if BLENDER.search(name)}
+    targets |= {name: f"language_model.model.{ours}" for name, ours in opened.blender_names.items()}
     tensors: dict[str, Tensor] = {}
     for done, (name, target) in enumerate(targets.items(), start=1):
         tensors[target] = opened.weights.read(name)
@@ -205,7 +297,12 @@ def describe_config(config: JanusConfig) -> dict[str, Any]:
     }
 
 
-def _read_tokenizer(tokenizer: str | Path) -> str:
+def read_tokenizer(tokenizer: str | Path) -> str:
+    """tokenizer.json as text.
+
+    Raises:
+        InputError: The file is missing or no text.
+    """
     if isinstance(tokenizer, str):
         return tokenizer
     if not tokenizer.is_file():
@@ -257,10 +354,21 @@ def _own_header(
     return weights, config, header.get("tokenizer", ""), grid
 
 
-def _check_shapes(janus: JanusConfig, found: Shapes, path: Path) -> None:
+def check_shapes(
+    kind: Callable[..., nn.Module],
+    sizes: tuple[Any, ...],
+    found: Shapes,
+    path: Path,
+    name: str = "Janus-Pro",
+) -> None:
+    """Compare the tensors of a file with those that a module of these sizes has.
+
+    Raises:
+        InputError: Missing, unknown, or of another shape.
+    """
     with torch.device("meta"):
-        model = JanusPro(janus)
-    wanted = {name: tuple(t.shape) for name, t in model.state_dict().items()}
+        module = kind(*sizes)
+    wanted = {name: tuple(t.shape) for name, t in module.state_dict().items()}
     if missing := sorted(wanted.keys() - found.keys()):
         raise InputError(
             f"{path} lacks {len(missing)} tensors, the first is {official_name(missing[0])}; "
@@ -268,8 +376,8 @@ def _check_shapes(janus: JanusConfig, found: Shapes, path: Path) -> None:
         )
     if unknown := sorted(found.keys() - wanted.keys()):
         raise InputError(
-            f"{path} has {len(unknown)} tensors that no Janus-Pro has, the first is "
-            f"{official_name(unknown[0])}; choose the weights of a Janus-Pro model"
+            f"{path} has {len(unknown)} tensors that no {name} has, the first is "
+            f"{official_name(unknown[0])}; choose the weights of a {name}"
         )
     for name, shape in wanted.items():
         if found[name] != shape:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .errors import InputError
-from .index import Neighbors
+from .index import Neighbors, PatchIndex
 from .retriever import Retriever
 from .sampling import MIN_TEMPERATURE, truncate
 
@@ -20,8 +20,9 @@ from .sampling import MIN_TEMPERATURE, truncate
 class RetrievalOptions:
     """How retrieved patches are turned into proposals and how much they weigh."""
 
-    weight: float = 0.1
-    """λ: p = (1 - λ) p_model + λ p_retrieval."""
+    weight: float | Literal["auto"] = 0.1
+    """λ: p = (1 - λ) p_model + λ p_retrieval; auto: at each position what the index's calibration
+    makes of the neighbours."""
     temperature: float = 0.05
     """τ: p_retrieval = softmax(-distance / τ)."""
     neighbours: int = 64
@@ -32,8 +33,11 @@ class RetrievalOptions:
     """Keep the most probable proposals up to this mass."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.weight <= 1:
-            raise InputError(f"retrieval weight is {self.weight}; choose 0 to 1")
+        if isinstance(self.weight, str):
+            if self.weight != "auto":
+                raise InputError(f"retrieval weight is {self.weight!r}; choose 0 to 1, or auto")
+        elif not 0 <= self.weight <= 1:
+            raise InputError(f"retrieval weight is {self.weight}; choose 0 to 1, or auto")
         if not MIN_TEMPERATURE <= self.temperature <= 1000:
             raise InputError(
                 f"retrieval temperature is {self.temperature}; choose {MIN_TEMPERATURE} to 1000"
@@ -44,6 +48,34 @@ class RetrievalOptions:
             raise InputError(f"duplicates is {self.duplicates!r}; choose first or sum")
         if not 0 < self.top_p <= 1:
             raise InputError(f"retrieval top_p is {self.top_p}; choose more than 0, at most 1")
+
+    @property
+    def weighs(self) -> bool:
+        """Whether retrieval has any say."""
+        return self.weight == "auto" or self.weight > 0
+
+
+def check_calibrated(index: PatchIndex, options: RetrievalOptions) -> None:
+    """Refuse the weight "auto" where the index has no calibration, or one for other settings.
+
+    Raises:
+        InputError: That is so.
+    """
+    known = index.calibration
+    if options.weight != "auto":
+        return
+    if known is None:
+        raise InputError(
+            "the index is not calibrated, so the weight cannot be auto; choose a number, or run "
+            "'python -m arrag_engine calibrate'"
+        )
+    told = (options.temperature, options.neighbours, options.duplicates, options.top_p)
+    fitted = (known.temperature, known.neighbours, known.duplicates, known.top_p)
+    if told != fitted:
+        raise InputError(
+            "the index was calibrated for retrieval temperature {:g}, {} neighbours, duplicates {} "
+            "and top_p {:g}; choose these or calibrate again".format(*fitted)
+        )
 
 
 def proposal_distribution(neighbors: Neighbors, options: RetrievalOptions, vocab: int) -> Tensor:
@@ -81,10 +113,24 @@ class Retrieval:
 
     retriever: Retriever
     options: RetrievalOptions
+    candidates: int = 0
+    """Neighbours that FAiD's blenders hear at every active position."""
+
+    def __post_init__(self) -> None:
+        check_calibrated(self.retriever.index, self.options)
+
+    @property
+    def neighbours(self) -> int:
+        """How many neighbours a query brings back."""
+        return max(self.options.neighbours if self.options.weighs else 0, self.candidates)
 
     def active(self, position: int) -> bool:
-        """Whether retrieval has a say at this position."""
-        return self.options.weight > 0 and bool(self.retriever.active[position])
+        """Whether retrieval has a say in the token drawn at this position."""
+        return self.options.weighs and bool(self.retriever.active[position])
+
+    def looks_up(self, position: int) -> bool:
+        """Whether anybody wants this position's neighbours."""
+        return self.neighbours > 0 and bool(self.retriever.active[position])
 
     def surroundings(self, tokens: np.ndarray, position: int) -> bytes:
         """What the query at this position is made of, to tell whether it changed."""
@@ -92,8 +138,7 @@ class Retrieval:
 
     def propose(self, tokens: np.ndarray, positions: Sequence[int]) -> list[Proposal]:
         """Look up active positions of tokens [N]; what they stand on must be drawn."""
-        k = self.options.neighbours
-        neighbors = self.retriever.retrieve(tokens, np.array(positions), k)
+        neighbors = self.retriever.retrieve(tokens, np.array(positions), self.neighbours)
         return [
             Proposal(self.surroundings(tokens, position), neighbors.row(i))
             for i, position in enumerate(positions)
@@ -105,7 +150,22 @@ class Retrieval:
 
     def distribution(self, proposal: Proposal, vocab: int) -> Tensor:
         """p_retrieval [vocab]."""
-        return proposal_distribution(proposal.neighbors, self.options, vocab)[0]
+        return proposal_distribution(self._nearest(proposal), self.options, vocab)[0]
+
+    def weight(self, proposal: Proposal) -> float:
+        """λ_i; 0 where nothing was found."""
+        if not proposal.found:
+            return 0.0
+        if self.options.weight != "auto":
+            return self.options.weight
+        calibration = self.retriever.index.calibration
+        assert calibration is not None
+        return float(calibration.weigh(self._nearest(proposal))[0])
+
+    def _nearest(self, proposal: Proposal) -> Neighbors:
+        """The K neighbours that make the proposal; FAiD may have asked for more."""
+        n, k = proposal.neighbors, self.options.neighbours
+        return Neighbors(n.distances[:, :k], n.codes[:, :k], n.ids[:, :k])
 
 
 def mix(p_model: Tensor, p_retrieval: Tensor, weight: float) -> Tensor:

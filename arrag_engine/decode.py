@@ -4,13 +4,14 @@ Given its noise, a picture is a deterministic function: token i follows from the
 So the next `window` tokens can be guessed, worked out all at once, and kept as far as the guesses
 they stood on proved right (coupled Jacobi decoding, arXiv 2410.01699, 2510.24211). A window of 1 is
 sequential decoding. With DAiD a position first chooses where it draws from; one that draws from the
-retrieved patches needs no pass of the model at all.
+retrieved patches needs no pass of the model at all. With FAiD the passes hear the retrieved patches
+of every position they work on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -18,7 +19,9 @@ from torch import Tensor
 
 from .daid import Proposal, Retrieval, mix
 from .errors import InputError
+from .faid import Blending, Faid
 from .janus import JanusPro
+from .llama import Augmentation
 from .sampling import SEEDS, Noise, Sampling, draw, guide, model_distribution, position_noise
 from .trace import Trace, make_trace
 
@@ -70,6 +73,8 @@ def draw_pictures(
     window: int = 1,
     progress: Progress | None = None,
     device: torch.device | None = None,
+    faid: Faid | None = None,
+    given: np.ndarray | None = None,
 ) -> Drawing:
     """Draw one picture per seed for one prompt.
 
@@ -82,9 +87,13 @@ def draw_pictures(
         window: Tokens worked out per pass, 1 = sequential.
         progress: See `Progress`.
         device: Where the model computes; where its weights lie when absent.
+        faid: An adapter that hears what `retrieval` finds, whatever the weight λ is; without
+            retrieval it hears nothing. At strength 0 it is not there at all.
+        given: The first tokens [n] of the pictures, which then stand.
 
     Raises:
-        InputError: No seed, a window below 1, or a prompt that leaves no room for the picture.
+        InputError: No seed, a window below 1, a prompt that leaves no room for the picture, or an
+            index whose queries need tokens that are drawn later.
     """
     size = model.config.grid.size
     limit = model.config.llama.max_positions
@@ -96,8 +105,17 @@ def draw_pictures(
             "together; shorten the prompt"
         )
     device = device or model.device
-    painter = Painter(model, prompt, pad_id, sampling, retrieval, window, len(seeds), device)
-    canvases = [Canvas(s % SEEDS, np.zeros(size, np.int64), np.zeros(size)) for s in seeds]
+    blending = None
+    if faid is not None and faid.strength > 0:
+        blending = Blending(faid, model, len(seeds), device)
+        retrieval = retrieval and replace(retrieval, candidates=blending.candidates)
+    if retrieval is not None and any(map(retrieval.looks_up, range(size))):
+        retrieval.retriever.check_causal()
+    painter = Painter(
+        model, prompt, pad_id, sampling, retrieval, window, len(seeds), device, blending
+    )
+    start = np.zeros(0, np.int64) if given is None else given
+    canvases = [begin(s % SEEDS, start, size) for s in seeds]
 
     def report() -> None:
         if progress is not None:
@@ -119,6 +137,13 @@ def draw_pictures(
     return Drawing(tokens.view(-1, grid.height, grid.width), traces, passes)
 
 
+def begin(seed: int, given: np.ndarray, size: int) -> Canvas:
+    """A picture whose first tokens are given."""
+    canvas = Canvas(seed, np.zeros(size, np.int64), np.zeros(size), decided=len(given))
+    canvas.tokens[: len(given)] = given
+    return canvas
+
+
 class Painter:
     """The settings of one drawing and its key/value cache."""
 
@@ -132,10 +157,12 @@ class Painter:
         window: int,
         batch: int,
         device: torch.device,
+        blending: Blending | None,
     ) -> None:
         self.model = model
         self.sampling = sampling
         self.retrieval = retrieval
+        self.blending = blending
         self.window = window
         self.device = device
         self.size = model.config.grid.size
@@ -159,7 +186,8 @@ class Painter:
         )  # [streams, T, hidden]
         if self.prefix:
             shared = self.model.new_cache(self.streams, self.prefix, self.device)
-            self.model.llama(x[:, :-1], None, shared)
+            extra = None if self.blending is None else self.blending.prompt
+            self.model.llama(x[:, :-1], None, shared, extra)
             batch = self.cache.keys.shape[1] // self.streams
             for mine, theirs in (
                 (self.cache.keys, shared.keys),
@@ -174,12 +202,12 @@ class Painter:
         return position_noise(canvas.seed, position, self.vocab)
 
     def needs_retrieval(self, canvas: Canvas, position: int) -> bool:
-        """Whether the token depends on the neighbours: its mixture component is retrieval
+        """Whether the token may depend on the neighbours: its mixture component may be retrieval
         (z_i = [u_i < λ_i]), or the argmax of the whole mixture is wanted."""
         if self.retrieval is None or not self.retrieval.active(position):
             return False
-        noise = self.noise(canvas, position)
-        return noise is None or noise.uniform < self.retrieval.options.weight
+        noise, weight = self.noise(canvas, position), self.retrieval.options.weight
+        return noise is None or weight == "auto" or noise.uniform < weight
 
     def propose(self, canvas: Canvas, position: int) -> Proposal:
         """Retrieval's answer at an active position, given the tokens before it."""
@@ -201,7 +229,8 @@ class Painter:
             return False
         noise = self.noise(canvas, position)
         proposal = self.propose(canvas, position)
-        if noise is None or not proposal.found:
+        assert self.retrieval is not None
+        if noise is None or noise.uniform >= self.retrieval.weight(proposal):
             return False
         canvas.tokens[position] = draw(self.p_retrieval(proposal), noise)
         return True
@@ -217,6 +246,23 @@ class Painter:
             if not self.draw_retrieved(canvas, position) and position >= canvas.guessed:
                 self.guess(canvas, position)
         canvas.guessed = max(canvas.guessed, end)
+        if self.blending is not None:
+            self.look_up(canvas, range(canvas.cached, end))
+
+    def look_up(self, canvas: Canvas, positions: range) -> None:
+        """Ask for what the blenders hear at these positions, all at once."""
+        retrieval, known = self.retrieval, canvas.proposals
+        if retrieval is None:
+            return
+        missing = [
+            p
+            for p in positions
+            if retrieval.looks_up(p)
+            and not (p in known and retrieval.still_holds(known[p], canvas.tokens, p))
+        ]
+        if missing:
+            answers = retrieval.propose(canvas.tokens, missing)
+            known.update(zip(missing, answers, strict=True))
 
     def window_end(self, canvas: Canvas) -> int:
         return min(canvas.decided + self.window, self.size)
@@ -225,7 +271,7 @@ class Painter:
         """A first guess: what retrieval would draw, else the token above, else the one before."""
         if self.window == 1:
             return  # a sequential pass stands on no guess, a search for one would be wasted
-        if self.retrieval is not None and self.retrieval.active(position):
+        if self.retrieval is not None and self.retrieval.looks_up(position):
             proposal = self.propose(canvas, position)
             if proposal.found:
                 canvas.tokens[position] = draw(
@@ -249,7 +295,10 @@ class Painter:
         )
         starts = [self.prefix + a for a in firsts]
         logits = self.model.logits(
-            inputs.repeat(self.streams, 1, 1), starts * self.streams, self.cache
+            inputs.repeat(self.streams, 1, 1),
+            starts * self.streams,
+            self.cache,
+            self.augmentation(canvases, firsts, length),
         )
         guided = guide(logits, self.sampling.cfg).cpu()  # [B, L, vocab]
         if not guided.isfinite().all():
@@ -261,6 +310,24 @@ class Painter:
             if canvas.cached < self.size:
                 rows = rows[canvas.cached - first : self.window_end(canvas) - first]
                 self.accept(canvas, model_distribution(rows, self.sampling))
+
+    def augmentation(
+        self, canvases: list[Canvas], firsts: list[int], length: int
+    ) -> Augmentation | None:
+        """What the adapter adds to a pass: its blenders hear the nearest neighbours' codes."""
+        if self.blending is None:
+            return None
+        positions = np.array(firsts)[:, None] + np.arange(length)  # [B, L]
+        codes = np.full((*positions.shape, self.blending.candidates), -1)
+        active = np.zeros(positions.shape, dtype=bool)
+        for row, canvas in enumerate(canvases):
+            for column, position in enumerate(positions[row]):
+                proposal = canvas.proposals.get(int(position))
+                if proposal is not None:
+                    nearest = proposal.neighbors.codes[0, : self.blending.candidates]
+                    codes[row, column, : len(nearest)] = nearest
+                    active[row, column] = True
+        return self.blending.at(positions, codes, active)
 
     def inputs(self, canvas: Canvas, first: int, length: int) -> Tensor:
         """Input embeddings [L, hidden] that predict positions first .. first + L - 1."""
@@ -294,12 +361,14 @@ class Painter:
         stood on, and it counts only if they were right.
         """
         noise = self.noise(canvas, position)
-        if self.needs_retrieval(canvas, position) and canvas.proposals[position].found:
-            if noise is not None:
-                return int(canvas.tokens[position]), True
+        if self.needs_retrieval(canvas, position):
             assert self.retrieval is not None
-            p_retrieval = self.p_retrieval(canvas.proposals[position])
-            p_model = mix(p_model, p_retrieval, self.retrieval.options.weight)
+            proposal = canvas.proposals[position]
+            weight = self.retrieval.weight(proposal)
+            if noise is None:
+                p_model = mix(p_model, self.p_retrieval(proposal), weight)
+            elif noise.uniform < weight:
+                return int(canvas.tokens[position]), True
         return draw(p_model, noise), False
 
     def trace(self, canvas: Canvas) -> Trace:

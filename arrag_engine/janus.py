@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from . import ops as default_ops
 from .grid import Grid
-from .llama import KVCache, Llama, LlamaConfig
+from .llama import Augmentation, KVCache, Llama, LlamaConfig
+from .ops import rowwise
 from .vq import VQConfig, VQModel
 
 
@@ -40,7 +41,8 @@ class GenAligner(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layers(x)
+        lift, _, mix = self.layers
+        return mix(rowwise(F.gelu, lift(x)))
 
 
 class GenHead(nn.Module):
@@ -52,7 +54,7 @@ class GenHead(nn.Module):
         self.vision_head = ops.Linear(hidden, vocab)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.vision_head(F.gelu(self.output_mlp_projector(x)))
+        return self.vision_head(rowwise(F.gelu, self.output_mlp_projector(x)))
 
 
 class JanusPro(nn.Module):
@@ -90,11 +92,32 @@ class JanusPro(nn.Module):
         """Embeddings [..., hidden] of image codes [...]: `gen_aligner(gen_embed[code])`."""
         return self.gen_aligner(self.gen_embed(codes))
 
+    def embed_candidates(self, codes: Tensor) -> Tensor:
+        """Embeddings [..., hidden] of retrieved codes [...]; zero where the code is -1, nothing."""
+        found = (codes >= 0)[..., None]
+        embedded = self.embed_codes(codes.clamp(min=0))
+        return embedded * found.to(embedded.dtype)
+
     def logits(
-        self, x: Tensor, starts: Sequence[int] | None = None, cache: KVCache | None = None
+        self,
+        x: Tensor,
+        starts: Sequence[int] | None = None,
+        cache: KVCache | None = None,
+        extra: Augmentation | None = None,
     ) -> Tensor:
         """Image-token logits [rows, L, codes] after inputs x [rows, L, hidden]."""
-        return self.gen_head(self.llama(x, starts, cache))
+        return self.predict(self.llama(x, starts, cache, extra), extra)
+
+    def predict(self, hidden: Tensor, extra: Augmentation | None = None) -> Tensor:
+        """Image-token logits [..., codes] of hidden states [..., hidden].
+
+        An adapter's own head moves them by its strength: at 1 they are the head's alone.
+        """
+        if extra is None or extra.head is None:
+            return self.gen_head(hidden)
+        if extra.strength == 1:
+            return extra.head(hidden)
+        return self.gen_head(hidden).lerp(extra.head(hidden), extra.strength)
 
     def new_cache(self, rows: int, capacity: int, device: torch.device) -> KVCache:
         return KVCache(self.config.llama, rows, capacity, device, self.dtype)

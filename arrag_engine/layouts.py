@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from .blend import HOPS
 from .errors import InputError
+from .faid import AdapterConfig
 from .grid import Grid
 from .janus import JanusConfig
 from .llama import LlamaConfig
@@ -46,7 +48,7 @@ HALF_TRAINED = re.compile(r"lora_[AB]|^base_model\.model\.")
 
 
 def our_names(names: list[str]) -> dict[str, str]:
-    """Map the names of the drawing weights in a file to the engine's own.
+    """Map the names of the drawing weights in a file to the engine's own; blenders stay out.
 
     Raises:
         InputError: A trainer's half-way checkpoint, or not a Janus-Pro checkpoint.
@@ -56,17 +58,8 @@ def our_names(names: list[str]) -> dict[str, str]:
             "this is a half-way checkpoint of a trainer (it has lora or base_model keys); "
             "merge its LoRA weights first, or use the released checkpoint"
         )
-    rules = OURS_FROM_OFFICIAL
-    if "model.language_model.embed_tokens.weight" in names:
-        rules = OFFICIAL_FROM_TRANSFORMERS + rules
-    mapped = {}
-    for name in names:
-        if UNUSED.search(name) or BLENDER.search(name):
-            continue
-        ours = name
-        for pattern, replacement in rules:
-            ours = re.sub(pattern, replacement, ours)
-        mapped[name] = ours
+    wanted = [name for name in names if not (UNUSED.search(name) or BLENDER.search(name))]
+    mapped = _renamed(wanted, names)
     if not any(ours.startswith("llama.layers.") for ours in mapped.values()):
         raise InputError(
             "this is not a Janus-Pro checkpoint (no language_model.model.layers keys among "
@@ -75,9 +68,60 @@ def our_names(names: list[str]) -> dict[str, str]:
     return mapped
 
 
+def _renamed(wanted: list[str], names: list[str]) -> dict[str, str]:
+    """The engine's names of some of a file's tensors; what layout it is, all of them tell."""
+    rules = OURS_FROM_OFFICIAL
+    if "model.language_model.embed_tokens.weight" in names:
+        rules = OFFICIAL_FROM_TRANSFORMERS + rules
+    mapped = {}
+    for name in wanted:
+        ours = name
+        for pattern, replacement in rules:
+            ours = re.sub(pattern, replacement, ours)
+        mapped[name] = ours
+    return mapped
+
+
+def blender_names(names: list[str]) -> dict[str, str]:
+    """Map the names of the FAiD blenders in a file to those in `FaidAdapter`."""
+    mapped = _renamed([name for name in names if BLENDER.search(name)], names)
+    return {name: ours.removeprefix("llama.") for name, ours in mapped.items()}
+
+
+def read_blenders(shapes: Shapes) -> AdapterConfig | None:
+    """Which layers have blenders and of what hops, from the names in `FaidAdapter`; None = none.
+
+    Raises:
+        InputError: Hops that no blender has.
+    """
+    layers = {int(m[1]) for name in shapes if (m := re.match(r"layers\.(\d+)\.", name))}
+    found = {m[1] for name in shapes if (m := re.search(r"\.blender\.conv(\d+)\.", name))}
+    hops = tuple(sorted(int(digits) for digits in found if len(digits) == 1))
+    if not layers:
+        return None
+    if hops not in HOPS:
+        raise InputError(
+            f"the checkpoint's blenders have hops {list(hops)}, only [1], [2] and [1, 2] exist; "
+            "download it again"
+        )
+    return AdapterConfig(tuple(sorted(layers)), hops)
+
+
+def blender_config(config: AdapterConfig, num_layers: int) -> dict[str, Any]:
+    """What the official config says of these blenders: the stride of their layers, and the hops.
+
+    Nothing where they do not stand a stride apart from layer 0 on: it has no words for that.
+    """
+    layers = config.blender_layers
+    stride = layers[1] if len(layers) > 1 else num_layers
+    if layers != tuple(range(0, num_layers, stride)):
+        return {}
+    return {"num_SmoothPatchBlender": stride, "num_hop": list(config.hops)}
+
+
 def official_name(ours: str) -> str:
     """The official checkpoint name of one of the engine's tensors."""
-    name = re.sub(r"^llama\.", "language_model.model.", ours)
+    name = re.sub(r"^(llama\.|(?=layers\.))", "language_model.model.", ours)
     return re.sub(r"^vq\.", "gen_vision_model.", name)
 
 

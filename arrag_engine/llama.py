@@ -1,19 +1,25 @@
 """The Llama decoder: a stack of layers that keeps nothing; keys and values travel in a KVCache.
 
+What a FAiD adapter adds to a pass travels in an `Augmentation`; the layers themselves never change.
+
 Module names follow the official checkpoint keys (`language_model.model.*`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from . import ops as default_ops
+from .blend import BlendPass, FoldedBlender, PatchBlender, blend
+from .ops import rowwise
 
 
 @dataclass(frozen=True)
@@ -54,11 +60,15 @@ class KVCache:
         self.keys = torch.zeros(shape, device=device, dtype=dtype)
         self.values = torch.zeros(shape, device=device, dtype=dtype)
 
-    def write(self, layer: int, positions: Tensor, k: Tensor, v: Tensor) -> None:
-        """Put k, v [rows, kv_heads, L, head_dim] at positions [rows, L]."""
-        rows = torch.arange(len(positions), device=positions.device)[:, None]
-        self.keys[layer][rows, :, positions] = k.transpose(1, 2)
-        self.values[layer][rows, :, positions] = v.transpose(1, 2)
+    def write(self, layer: int, span: Span, k: Tensor, v: Tensor) -> None:
+        """Put k, v [rows, kv_heads, L, head_dim] at the span's positions."""
+        for cache, new in ((self.keys[layer], k), (self.values[layer], v)):
+            if span.together:
+                first = span.starts[0]
+                cache[:, :, first : first + new.shape[2]] = new
+            else:
+                rows = torch.arange(len(new), device=new.device)[:, None]
+                cache[rows, :, span.positions] = new.transpose(1, 2)
 
     def read(self, layer: int, length: int) -> tuple[Tensor, Tensor]:
         """Keys and values [rows, kv_heads, length, head_dim] of the first `length` positions."""
@@ -69,15 +79,32 @@ class KVCache:
 class Span:
     """Where the L inputs of one pass stand in their sequences, worked out once for all layers."""
 
+    starts: Sequence[int]
+    """Sequence position of each row's first input."""
     positions: Tensor
     """[rows, L]."""
     length: int
     """Sequence positions in use after the pass, over all rows."""
     rotary: tuple[Tensor, Tensor]
     """Cosine and sine [rows, 1, L, head_dim]."""
-    mask: Tensor | None
-    """[rows, 1, L, length], True where attending is allowed; None = everything up to oneself."""
-    causal: bool
+
+    padding: Sequence[int] | None = None
+    """How many inputs at the beginning of each row are attended by nobody but themselves."""
+
+    @property
+    def together(self) -> bool:
+        """Whether all rows stand at the same position."""
+        return len(set(self.starts)) == 1
+
+    @cached_property
+    def mask(self) -> Tensor:
+        """[rows, 1, L, length], True where attending is allowed: everything up to oneself."""
+        places = torch.arange(self.length, device=self.positions.device)
+        own = self.positions[:, None, :, None]
+        if self.padding is None:
+            return places <= own
+        begun = places >= places.new_tensor(self.padding)[:, None, None, None]
+        return (places <= own) & begun | (places == own)
 
 
 def rotary_angles(config: LlamaConfig, positions: Tensor) -> tuple[Tensor, Tensor]:
@@ -96,17 +123,119 @@ def rotate(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
     return x * cos + torch.cat((-b, a), dim=-1) * sin
 
 
-def make_span(config: LlamaConfig, starts: Sequence[int], count: int, device: torch.device) -> Span:
-    """The span of `count` inputs per row, from sequence position starts[row] on."""
+class LowRank(nn.Module):
+    """What low-rank adaptation adds to a linear layer: x -> alpha / rank · B A x."""
+
+    def __init__(
+        self,
+        sizes: tuple[int, int],
+        rank: int,
+        alpha: float,
+        dropout: float = 0.0,
+        ops: Any = default_ops,
+    ) -> None:
+        super().__init__()
+        self.lora_A = ops.Linear(sizes[0], rank, bias=False)
+        self.lora_B = ops.Linear(rank, sizes[1], bias=False)
+        self.scale = alpha / rank
+        self.dropout = dropout
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.lora_B(self.lora_A(F.dropout(x, self.dropout, self.training))) * self.scale
+
+
+class LayerAdapter(nn.Module):
+    """What an adapter brings for one decoder layer, each part optional."""
+
+    def __init__(
+        self,
+        q_proj: LowRank | None = None,
+        v_proj: LowRank | None = None,
+        blender: PatchBlender | FoldedBlender | None = None,
+        retrieval_layernorm: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.q_proj = q_proj
+        self.v_proj = v_proj
+        self.blender = blender
+        self.retrieval_layernorm = retrieval_layernorm
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """An adapter at work in one pass."""
+
+    layers: Mapping[int, LayerAdapter]
+    head: nn.Module | None = None
+    """The adapter's own prediction head."""
+    strength: float = 1.0
+    """Factor of everything the adapter changes."""
+    blending: BlendPass | None = None
+    """Without it the blenders stand still, as they do for a prompt."""
+    checkpointing: bool = False
+    """Work layers out again for the gradient instead of keeping what is inside them."""
+
+    def blend(
+        self, layer: int, x: Tensor, normed: Tensor, blended: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """The residual stream x after the layer's blender, if one works there, and the output of
+        the last blender.
+
+        Args:
+            normed: The layer's normalised inputs.
+            blended: Output of the former blender.
+        """
+        adapter, work = self.layers.get(layer), self.blending
+        if adapter is None or work is None or adapter.blender is None:
+            return x, blended
+        assert adapter.retrieval_layernorm is not None
+        norm = adapter.retrieval_layernorm
+        blended = blend(adapter.blender, norm, layer, normed, blended, work)
+        return work.add(x, self.strength * blended.mean(dim=2)), blended
+
+
+def make_span(
+    config: LlamaConfig,
+    starts: Sequence[int],
+    count: int,
+    device: torch.device,
+    padding: Sequence[int] | None = None,
+) -> Span:
+    """The span of `count` inputs per row, from sequence position starts[row] on.
+
+    The first padding[row] positions of a row are attended by nobody but themselves.
+    """
     first = torch.tensor(starts, device=device)
     positions = first[:, None] + torch.arange(count, device=device)  # [rows, L]
-    length = max(starts) + count
-    together = len(set(starts)) == 1
-    mask = None
-    if not together or (count > 1 and starts[0] > 0):
-        mask = torch.arange(length, device=device) <= positions[:, None, :, None]
-    causal = together and count > 1 and starts[0] == 0
-    return Span(positions, length, rotary_angles(config, positions), mask, causal)
+    rotary = rotary_angles(config, positions)
+    return Span(starts, positions, max(starts) + count, rotary, padding)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, span: Span) -> Tensor:
+    """Causal attention of q [rows, heads, L, head_dim] over keys and values [.., length, ..]."""
+    count = q.shape[2]
+    if span.padding is None:
+        if span.together and (count == 1 or span.starts[0] == 0):
+            return F.scaled_dot_product_attention(q, k, v, is_causal=count > 1)
+        if q.device.type == "cpu" and not torch.is_grad_enabled():
+            return attend_one_by_one(q, k, v, span)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=span.mask)
+
+
+def attend_one_by_one(q: Tensor, k: Tensor, v: Tensor, span: Span) -> Tensor:
+    """`attend` by the very calls that sequential decoding makes, one for each query.
+
+    On the CPU a wider call rounds differently, and a picture would depend on its window and batch.
+    """
+    rows = [slice(None)] if span.together else [slice(i, i + 1) for i in range(len(q))]
+    out = torch.empty_like(q)
+    for row in rows:
+        for i in range(q.shape[2]):
+            seen = slice(0, span.starts[row.start or 0] + i + 1)
+            out[row, :, i : i + 1] = F.scaled_dot_product_attention(
+                q[row, :, i : i + 1], k[row, :, seen], v[row, :, seen]
+            )
+    return out
 
 
 class Attention(nn.Module):
@@ -119,20 +248,29 @@ class Attention(nn.Module):
         self.v_proj = ops.Linear(config.hidden_size, kv_size, bias=False)
         self.o_proj = ops.Linear(config.hidden_size, config.hidden_size, bias=False)
 
-    def forward(self, x: Tensor, span: Span, cache: KVCache | None, layer: int) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        span: Span,
+        cache: KVCache | None,
+        layer: int,
+        extra: Augmentation | None = None,
+    ) -> Tensor:
         rows, count, _ = x.shape
         split = (rows, count, -1, self.config.head_dim)
-        q, k, v = (  # [rows, heads, L, head_dim]
-            proj(x).view(split).transpose(1, 2) for proj in (self.q_proj, self.k_proj, self.v_proj)
-        )
+        q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
+        if extra is not None and (adapter := extra.layers.get(layer)) is not None:
+            q = q if adapter.q_proj is None else q + extra.strength * adapter.q_proj(x)
+            v = v if adapter.v_proj is None else v + extra.strength * adapter.v_proj(x)
+        q, k, v = (t.view(split).transpose(1, 2) for t in (q, k, v))  # [rows, heads, L, head_dim]
         q, k = rotate(q, span.rotary), rotate(k, span.rotary)
         if cache is not None:
-            cache.write(layer, span.positions, k, v)
+            cache.write(layer, span, k, v)
             k, v = cache.read(layer, span.length)
         group = self.config.num_heads // self.config.num_kv_heads
         if group > 1:
             k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=span.mask, is_causal=span.causal)
+        out = attend(q, k, v, span)
         return self.o_proj(out.transpose(1, 2).reshape(x.shape))
 
 
@@ -144,7 +282,7 @@ class MLP(nn.Module):
         self.down_proj = ops.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return self.down_proj(rowwise(F.silu, self.gate_proj(x)) * self.up_proj(x))
 
 
 class Layer(nn.Module):
@@ -155,9 +293,22 @@ class Layer(nn.Module):
         self.input_layernorm = ops.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.post_attention_layernorm = ops.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
-    def forward(self, x: Tensor, span: Span, cache: KVCache | None, layer: int) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), span, cache, layer)
-        return x + self.mlp(self.post_attention_layernorm(x))
+    def forward(
+        self,
+        x: Tensor,
+        span: Span,
+        cache: KVCache | None,
+        layer: int,
+        extra: Augmentation | None = None,
+        blended: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """(x, blended): blended [B, L, K, hidden] is the output of the last blender, None before
+        the first."""
+        normed = self.input_layernorm(x)
+        x = x + self.self_attn(normed, span, cache, layer, extra)
+        if extra is not None:
+            x, blended = extra.blend(layer, x, normed, blended)
+        return x + self.mlp(self.post_attention_layernorm(x)), blended
 
 
 class Llama(nn.Module):
@@ -171,7 +322,12 @@ class Llama(nn.Module):
         self.norm = ops.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
     def forward(
-        self, x: Tensor, starts: Sequence[int] | None = None, cache: KVCache | None = None
+        self,
+        x: Tensor,
+        starts: Sequence[int] | None = None,
+        cache: KVCache | None = None,
+        extra: Augmentation | None = None,
+        padding: Sequence[int] | None = None,
     ) -> Tensor:
         """Hidden states [rows, L, hidden] after the final norm.
 
@@ -179,8 +335,16 @@ class Llama(nn.Module):
             x: Input embeddings [rows, L, hidden].
             starts: Sequence position of each row's first input; all 0 when absent.
             cache: Holds everything before `starts` and takes the keys and values of the inputs.
+            extra: What an adapter adds.
+            padding: How many inputs at the beginning of each row are not there.
         """
-        span = make_span(self.config, starts or [0] * len(x), x.shape[1], x.device)
+        span = make_span(self.config, starts or [0] * len(x), x.shape[1], x.device, padding)
+        blended = None
         for i, layer in enumerate(self.layers):
-            x = layer(x, span, cache, i)
+            if extra is not None and extra.checkpointing:
+                x, blended = checkpoint(
+                    layer, x, span, cache, i, extra, blended, use_reentrant=False
+                )
+            else:
+                x, blended = layer(x, span, cache, i, extra, blended)
         return self.norm(x)

@@ -79,6 +79,11 @@ class PromptEncoder:
             )
         return Prompt(ids, self.pad_id, self._unknown_words(text))
 
+    def blank(self) -> Prompt:
+        """The prompt that says nothing: the unconditional stream of a one-word caption."""
+        ids = self.encode("a").ids
+        return Prompt([ids[0], *[self.pad_id] * (len(ids) - 2), ids[-1]], self.pad_id, [])
+
     def _unknown_words(self, text: str) -> list[str]:
         unknown_id = self.tokenizer.token_to_id(UNKNOWN)
         encoding = self.tokenizer.encode(text, add_special_tokens=False)

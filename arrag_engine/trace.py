@@ -88,13 +88,13 @@ def make_trace(
             positions are looked up now, all at once.
     """
     retriever = retrieval.retriever
-    active = [p for p in range(grid.size) if retrieval.active(p)]
+    active = [p for p in range(grid.size) if retrieval.looks_up(p)]
     asked = {p: q for p in active if (q := proposals.pop(p, None)) is not None}
     asked = {p: q for p, q in asked.items() if retrieval.still_holds(q, tokens, p)}
     missing = [p for p in active if p not in asked]
     if missing:
         asked |= dict(zip(missing, retrieval.propose(tokens, missing), strict=True))
-    shape = (grid.size, min(retrieval.options.neighbours, retriever.index.size, KEPT))
+    shape = (grid.size, min(retrieval.neighbours, retriever.index.size, KEPT))
     distances = np.full(shape, np.inf, np.float32)
     codes, ids = np.full(shape, -1), np.full(shape, -1)
     weight, p_retrieval = np.zeros(grid.size), np.zeros(grid.size)
@@ -103,7 +103,7 @@ def make_trace(
         codes[position] = proposal.neighbors.codes[0, :KEPT]
         ids[position] = proposal.neighbors.ids[0, :KEPT]
         if proposal.found:
-            weight[position] = retrieval.options.weight
+            weight[position] = retrieval.weight(proposal)
             p_retrieval[position] = retrieval.distribution(proposal, vocab)[tokens[position]]
     return Trace(
         grid,

@@ -3,60 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .checkpoint import open_checkpoint, read_model
 from .daid import Retrieval, RetrievalOptions, mix, proposal_distribution
-from .decode import draw_pictures
 from .errors import InputError
-from .grid import Grid
-from .index import KeySpec, Neighbors, PatchIndex
-from .index.keys import index_keys
+from .golden import (
+    CFG_LOGITS,
+    EXACT,
+    LEVELS,
+    LOGITS,
+    PIXELS,
+    PROBS,
+    VECTORS,
+    Check,
+    Fixture,
+    Golden,
+    Values,
+    compare,
+    golden_index,
+    greedy_values,
+    padded,
+    scatter_rows,
+)
+from .index import Neighbors
 from .janus import JanusPro
 from .retriever import Retriever
 from .sampling import Sampling, guide, model_distribution
+from .verify_faid import check_faid
 from .vq import to_uint8
-from .weights import open_weights, read_json
 
-EXACT, LOGITS, CFG_LOGITS, PROBS, VECTORS, PIXELS, LEVELS = 0, 1e-4, 5e-4, 5e-5, 2e-5, 1e-4, 1
-NEEDED_SETTINGS = ("grid_width", "pad_id", "cfg_weight", "probs_temperatures", "daid")
-NEEDED_FILES = {"vq": ["model"], "vanilla": ["model"], "db": [], "daid": ["model", "db", "vanilla"]}
+NEEDED_FILES = {
+    "vq": ["model"],
+    "vanilla": ["model"],
+    "db": [],
+    "daid": ["model", "db", "vanilla"],
+    "faid": ["model", "faid_additional", "db", "vanilla"],
+}
 """What a group's checks stand on, besides its own file."""
-FAID_PARTS = (
-    "step",
-    "stepzero",
-    "noretrieval",
-    "train",
-    "train2",
-    "greedy",
-    "blender_unit",
-    "loss",
-    "gradient_norms",
-)
-
-
-@dataclass(frozen=True)
-class Check:
-    """One comparison with a golden tensor."""
-
-    name: str
-    status: str
-    """ok, FAILED or skipped."""
-    error: float = 0.0
-    limit: float = 0.0
-    reason: str = ""
-
-    def __str__(self) -> str:
-        if self.status == "skipped":
-            return f"skipped  {self.name}  ({self.reason})"
-        return f"{self.status:<7}  {self.name}  error {self.error:.3g}  limit {self.limit:g}"
 
 
 def verify_folder(folder: Path) -> Iterator[Check]:
@@ -68,7 +55,13 @@ def verify_folder(folder: Path) -> Iterator[Check]:
     if not Path(folder).is_dir():
         raise InputError(f"there is no folder {folder}")
     fixture = Fixture(Path(folder))
-    groups = {"vq": check_vq, "vanilla": check_vanilla, "db": check_db, "daid": check_daid}
+    groups = {
+        "vq": check_vq,
+        "vanilla": check_vanilla,
+        "db": check_db,
+        "daid": check_daid,
+        "faid": check_faid,
+    }
     for group, run in groups.items():
         if missing := [name for name in (group, *NEEDED_FILES[group]) if not fixture.has(name)]:
             reason = f"there is no {missing[0]}.safetensors"
@@ -77,81 +70,10 @@ def verify_folder(folder: Path) -> Iterator[Check]:
         golden = fixture.golden(group)
         with torch.inference_mode():
             checks = [
-                compare(f"{group}.{n}", golden, n, v, lim) for n, lim, v in run(fixture, golden)
+                compare(f"{group}.{name}", golden, name, value, limit, *wanted)
+                for name, limit, value, *wanted in run(fixture, golden)
             ]
         yield from checks
-    for part in FAID_PARTS:
-        yield Check(f"faid.{part}", "skipped", reason="FAiD is not built yet")
-
-
-def compare(label: str, golden: Golden, name: str, value: Any, limit: float) -> Check:
-    """Worst absolute difference of `value` from the golden tensor `name`."""
-    if name not in golden:
-        return Check(label, "skipped", reason="not in the fixture")
-    wanted = golden[name].double()
-    found = torch.as_tensor(value).detach().cpu().double().reshape(-1)
-    if found.numel() != wanted.numel():
-        return Check(label, "FAILED", float("inf"), limit)
-    error = float((found - wanted.reshape(-1)).abs().max()) if found.numel() else 0.0
-    return Check(label, "ok" if error <= limit else "FAILED", error, limit)
-
-
-class Golden:
-    """The golden tensors of one group."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.weights = open_weights([path])
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.weights.shapes
-
-    def __getitem__(self, name: str) -> Tensor:
-        if name not in self:
-            raise InputError(f"{self.path} lacks the tensor {name}, which its checks need")
-        return self.weights.readers[name]()
-
-
-class Fixture:
-    """A folder of golden numbers: settings, model, and the tensors of each group."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.settings = read_json(folder / "settings.json")
-        missing = [key for key in NEEDED_SETTINGS if key not in self.settings]
-        if missing:
-            raise InputError(f"{folder / 'settings.json'} lacks {', '.join(missing)}")
-        side = self.settings["grid_width"]
-        self.grid = Grid(side, side)
-
-    def has(self, name: str) -> bool:
-        return (self.folder / f"{name}.safetensors").is_file()
-
-    def golden(self, group: str) -> Golden:
-        return Golden(self.folder / f"{group}.safetensors")
-
-    @cached_property
-    def model(self) -> JanusPro:
-        """The vanilla model in float32; what configs leave out stands in the settings."""
-        opened = open_checkpoint(self.folder, self.grid)
-        known = {k: self.settings[k] for k in ("rope_theta", "rms_norm_eps") if k in self.settings}
-        llama = replace(opened.janus.llama, **known)
-        return read_model(replace(opened, janus=replace(opened.janus, llama=llama)), torch.float32)
-
-    @cached_property
-    def codebook(self) -> np.ndarray:
-        return self.model.vq.codebook(torch.device("cpu"))
-
-    def sampling(self, temperature: float) -> Sampling:
-        return Sampling(self.settings["cfg_weight"], temperature, argmax=True)
-
-    def decode(self, tokens: Tensor) -> Tensor:
-        """Pixels [1, 3, H, W] of a path of tokens [N]."""
-        return self.model.vq.decode(tokens.long().view(1, self.grid.height, self.grid.width))
-
-
-Values = Iterator[tuple[str, float, Any]]
-"""(golden tensor's name, limit, our value)."""
 
 
 def check_vq(fixture: Fixture, golden: Golden) -> Values:
@@ -198,37 +120,14 @@ def forced_pass(model: JanusPro, text: Tensor, image: Tensor) -> tuple[Tensor, T
     return states, model.gen_head(states)
 
 
-def greedy_values(
-    name: str,
-    fixture: Fixture,
-    prompt: Tensor,
-    sampling: Sampling,
-    retrieval: Retrieval | None = None,
-) -> Values:
-    drawing = draw_pictures(
-        fixture.model, prompt.tolist(), fixture.settings["pad_id"], sampling, [0], retrieval
-    )
-    yield f"{name}.tokens", EXACT, drawing.tokens
-    if retrieval is not None:
-        yield f"{name}.active", EXACT, drawing.traces[0].weight > 0
-    yield f"{name}.image_u8", LEVELS, to_uint8(fixture.decode(drawing.tokens))
-
-
 def check_db(fixture: Fixture, golden: Golden) -> Values:
     for name in ("grid", "grid24"):
         if f"{name}.vectors" not in golden:
             continue
         index = golden_index(golden, name, np.empty((0, 0), np.float32))
         assert index.vectors is not None
-        yield f"{name}.keys", EXACT, index_keys(index.vectors, index.grid, index.spec)
+        yield f"{name}.keys", EXACT, index.searcher.reconstruct(np.arange(index.size))
         yield f"{name}.values", EXACT, index.tokens[:, index.active].astype(np.int64)
-
-
-def golden_index(golden: Golden, name: str, codebook: np.ndarray) -> PatchIndex:
-    codes = golden[f"{name}.indices"].numpy()
-    side = round(codes.shape[1] ** 0.5)
-    vectors = golden[f"{name}.vectors"].numpy()
-    return PatchIndex(Grid(side, side), codes.astype(np.uint16), vectors, codebook, [], KeySpec())
 
 
 def check_daid(fixture: Fixture, golden: Golden) -> Values:
@@ -262,7 +161,7 @@ def check_daid(fixture: Fixture, golden: Golden) -> Values:
         p_retr = torch.zeros_like(p_model)
         p_retr[active] = proposal_distribution(neighbors, options, p_model.shape[1])
         p_merged = p_model.clone()
-        p_merged[active] = mix(p_model[active], p_retr[active], options.weight)
+        p_merged[active] = mix(p_model[active], p_retr[active], s["retrieval_ratio"])
         yield f"{name}.forced.p_model", PROBS, p_model
         yield f"{name}.forced.p_retr", PROBS, p_retr
         yield f"{name}.forced.p_merged", PROBS, p_merged
@@ -288,15 +187,3 @@ def unique_values(neighbors: Neighbors, active: np.ndarray, size: int, k: int) -
     yield "a.forced.unique_codes", EXACT, codes
     yield "a.forced.unique_distances", PROBS, distances
     yield "a.forced.unique_count", EXACT, counts
-
-
-def padded(rows: np.ndarray, k: int) -> np.ndarray:
-    """Rows [P, K] widened to k columns of -1, when the database holds fewer than k patches."""
-    return np.pad(rows, ((0, 0), (0, k - rows.shape[1])), constant_values=-1)
-
-
-def scatter_rows(rows: np.ndarray, positions: np.ndarray, size: int, fill: float) -> np.ndarray:
-    """Rows [P, ...] put at their positions [P] among `size` rows of `fill`."""
-    out = np.full((size, rows.shape[1]), fill, dtype=np.float64)
-    out[positions] = rows
-    return out

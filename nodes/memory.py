@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import comfy.model_management
 import comfy.model_patcher
@@ -12,39 +15,60 @@ import torch
 from torch import nn
 
 from ..arrag_engine import ops as engine_ops
+from ..arrag_engine.adapter import load_adapter
 from ..arrag_engine.checkpoint import Checkpoint, load_checkpoint, resolve_dtype
+from ..arrag_engine.faid import FaidAdapter
 from ..arrag_engine.janus import JanusPro
 
 
 class Holder(nn.Module):
-    """What ComfyUI moves and puts its own attributes on; the engine's model stays clean."""
+    """What ComfyUI moves and puts its own attributes on; the engine's modules stay clean."""
 
-    def __init__(self, model: JanusPro) -> None:
+    def __init__(self, held: nn.Module) -> None:
         super().__init__()
-        self.model = model
+        self.held = held
+
+
+def manage(module: nn.Module) -> comfy.model_patcher.ModelPatcher:
+    """Leave it to ComfyUI where a module's weights lie."""
+    return comfy.model_patcher.ModelPatcher(
+        Holder(module),
+        load_device=comfy.model_management.get_torch_device(),
+        offload_device=comfy.model_management.unet_offload_device(),
+    )
 
 
 class ManagedModel:
-    """A checkpoint whose weights ComfyUI loads, offloads and frees."""
+    """A checkpoint whose weights ComfyUI loads, offloads and frees.
+
+    A FAiD adapter is managed beside its base, whose weights it never touches.
+    """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint
         self.codebook = checkpoint.model.vq.codebook(torch.device("cpu"))
         """The VQ's unit rows [codes, dim]; taken now, while the weights lie on the CPU."""
         self.device = comfy.model_management.get_torch_device()
-        self.patcher = comfy.model_patcher.ModelPatcher(
-            Holder(checkpoint.model),
-            load_device=self.device,
-            offload_device=comfy.model_management.unet_offload_device(),
-        )
+        self.patcher = manage(checkpoint.model)
+        self.adapter_patcher = None if checkpoint.faid is None else manage(checkpoint.faid)
 
     @property
     def model(self) -> JanusPro:
         return self.checkpoint.model
 
-    def to_device(self, working_bytes: int = 0) -> torch.device:
+    def with_adapter(self, adapter: FaidAdapter) -> ManagedModel:
+        """The same base, managed once, with this adapter in place of any other."""
+        other = copy.copy(self)
+        other.checkpoint = replace(self.checkpoint, faid=adapter)
+        other.adapter_patcher = manage(adapter)
+        return other
+
+    def to_device(self, working_bytes: int = 0, with_adapter: bool = False) -> torch.device:
         """Bring the weights to the device, leaving room to work; say which device that is."""
-        comfy.model_management.load_models_gpu([self.patcher], memory_required=working_bytes)
+        patchers = [self.patcher]
+        if with_adapter and self.adapter_patcher is not None:
+            patchers.append(self.adapter_patcher)
+        comfy.model_management.load_models_gpu(patchers, memory_required=working_bytes)
         return self.device
 
 
@@ -58,8 +82,34 @@ def load_managed(path: Path, dtype: str, progress: Callable[[int, int], None]) -
         InputError: The checkpoint cannot be used.
     """
     device = comfy.model_management.get_torch_device()
-    ops = engine_ops if device.type == "cpu" else comfy.ops.manual_cast
-    return ManagedModel(load_checkpoint(path, choose_dtype(dtype, device), ops, progress))
+    checkpoint = load_checkpoint(
+        path, choose_dtype(dtype, device), choose_ops(device), progress, device
+    )
+    if device.type == "cpu":
+        engine_ops.pack_linears(checkpoint.model)
+        if checkpoint.faid is not None:
+            engine_ops.pack_linears(checkpoint.faid)
+    return ManagedModel(checkpoint)
+
+
+def load_managed_adapter(
+    path: Path, base: ManagedModel, progress: Callable[[int, int], None]
+) -> ManagedModel:
+    """The base with the adapter of a file.
+
+    Raises:
+        InputError: The adapter cannot be used, or not with this base.
+    """
+    dtype, ops = base.model.dtype, choose_ops(base.device)
+    adapter = load_adapter(path, base.checkpoint, dtype, ops, progress, base.device)
+    if base.device.type == "cpu":
+        engine_ops.pack_linears(adapter)
+    return base.with_adapter(adapter)
+
+
+def choose_ops(device: torch.device) -> Any:
+    """The layers that models are built from."""
+    return engine_ops if device.type == "cpu" else comfy.ops.manual_cast
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:

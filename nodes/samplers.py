@@ -10,6 +10,7 @@ from server import PromptServer
 
 from ..arrag_engine.daid import Retrieval as EngineRetrieval
 from ..arrag_engine.decode import draw_pictures
+from ..arrag_engine.faid import Faid
 from ..arrag_engine.prompt import Prompt
 from ..arrag_engine.retriever import Retriever
 from ..arrag_engine.sampling import Sampling
@@ -109,6 +110,7 @@ def draw(
     window: int,
     preview_every: int,
     retrieval: RetrievalChoice | None = None,
+    faid: Faid | None = None,
 ) -> tuple[Any, TokenGrids, list]:
     """(image, tokens, traces) of the engine's drawing under ComfyUI's memory and progress."""
     sampling = Sampling(cfg, temperature, top_k, top_p)
@@ -119,7 +121,8 @@ def draw(
         retriever = Retriever(retrieval.index, managed.model.config.grid, managed.codebook)
         engine_retrieval = EngineRetrieval(retriever, retrieval.options)
     length = len(encoded.ids) + managed.model.config.grid.size
-    device = managed.to_device(managed.model.cache_bytes(2 * batch, length))
+    working = managed.model.cache_bytes(2 * batch, length)
+    device = managed.to_device(working, with_adapter=faid is not None)
     drawing = draw_pictures(
         managed.model,
         encoded.ids,
@@ -130,6 +133,7 @@ def draw(
         window,
         Preview(managed.model, device, preview_every),
         device,
+        faid,
     )
     tokens = TokenGrids(drawing.tokens, managed.codebook)
     return decode_pixels(managed, tokens), tokens, drawing.traces

@@ -12,7 +12,7 @@ from arrag_engine.grid import Grid
 from arrag_engine.index import save_index
 from scripts.launch_comfyui import declare_missing_operators
 from tests.folders import long
-from tests.tiny import tiny_config, tiny_index, tiny_model, write_tiny
+from tests.tiny import tiny_config, tiny_index, tiny_model, write_adapter, write_tiny
 
 declare_missing_operators()  # transformers imports torchvision
 
@@ -59,9 +59,14 @@ def files(tmp_path_factory, model, index, model_file):
     save_index(tiny_index(wide), folder / "other-grid.safetensors")
     data = (folder / "index.safetensors").read_bytes()
     (folder / "cut-index.safetensors").write_bytes(data[:-10])
-    later = data.replace(b'"version":"1"', b'"version":"2"')
+    later = data.replace(b'"version":"2"', b'"version":"3"')
     assert later != data
     (folder / "later-index.safetensors").write_bytes(later)
+    write_adapter(folder / "adapter.safetensors", model_file)
+    write_adapter(
+        folder / "other-adapter.safetensors",
+        write_tiny(folder / "other.safetensors", tiny_model(8)),
+    )
     (folder / "cut-model.safetensors").write_bytes(model_file.read_bytes()[:-10])
     pictures = folder / "pictures"
     pictures.mkdir()

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from arrag_engine.checkpoint import describe_config
-from tests.tiny import official_tensors, tiny_tokenizer
+from tests.tiny import blender_tensors, official_tensors, tiny_tokenizer
 
 UNDERSTANDING = {
     "vision_model.vision_tower.norm.weight": torch.zeros(5),
@@ -15,11 +15,7 @@ UNDERSTANDING = {
     "language_model.lm_head.weight": torch.zeros(40, 32),
     "gen_vision_model.quantize.codebook_used": torch.zeros(65536),
 }
-BLENDER = {
-    "language_model.model.layers.0.blender.conv1.weight": torch.zeros(32, 32, 2, 2),
-    "language_model.model.layers.0.blender.conv_weights": torch.zeros(2),
-    "language_model.model.layers.0.retrieval_layernorm.weight": torch.ones(32),
-}
+BLENDER = blender_tensors(32, layers=(0,))
 VISION = {"vision_config": {"image_size": 12, "patch_size": 2}}
 
 

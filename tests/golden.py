@@ -11,10 +11,12 @@ from safetensors.torch import save_file
 from arrag_engine.checkpoint import describe_config
 from arrag_engine.daid import RetrievalOptions
 from arrag_engine.grid import NEIGHBORHOODS
-from arrag_engine.index import KeySpec, PatchIndex
+from arrag_engine.index import SourceTable, create_index
+from arrag_engine.janus import JanusPro
+from arrag_engine.layouts import official_name
 from arrag_engine.sampling import Sampling
 from tests import slow
-from tests.tiny import PAD_ID, PROMPT, official_tensors
+from tests.tiny import PAD_ID, PROMPT, blender_tensors, official_tensors
 
 OFFSETS = NEIGHBORHOODS["causal-4"]
 CFG = 3.0
@@ -24,8 +26,14 @@ SETTINGS = {
 }
 
 
+FAID = {"retrieved_k": 4, "temperature": 0.9, "blender_layers": [0, 1], "num_hop": [2]}
+LAYERS, HOPS, K = (0, 1), (2,), 4
+CHECKED = [0, 1, 6, 9, 15]
+"""Positions whose blender outputs are written down whole."""
+
+
 def write_fixture(folder, model, images=3, top_k=40):
-    """Write every group but FAiD; `top_k` may be more than the database holds."""
+    """Write every group; `top_k` may be more than the database holds."""
     side = model.config.grid.width
     settings = {
         "grid_width": side,
@@ -42,11 +50,16 @@ def write_fixture(folder, model, images=3, top_k=40):
         "db": db_values(index),
         "daid": daid_values(model, index, path, top_k),
     }
+    blenders = blender_tensors(model.config.llama.hidden_size, LAYERS, HOPS)
+    groups["faid"] = faid_values(model, blenders, index, path)
+    settings["faid"] = FAID
+    settings["faid_train_grad_l2_norms"] = gradient_norms(model, blenders, groups["faid"])
     folder.mkdir(exist_ok=True)
     (folder / "settings.json").write_text(json.dumps(settings))
     (folder / "config.json").write_text(json.dumps(describe_config(model.config)))
     extra = {"language_model.lm_head.weight": torch.zeros(40, 32)}
     save_file(official_tensors(model) | extra, folder / "model.safetensors")
+    save_file(blenders, folder / "faid_additional.safetensors")
     for name, values in groups.items():
         tensors = {key: as_stored(value) for key, value in values.items()}
         save_file(tensors, folder / f"{name}.safetensors")
@@ -54,7 +67,7 @@ def write_fixture(folder, model, images=3, top_k=40):
 
 
 def as_stored(value):
-    tensor = torch.as_tensor(np.asarray(value)).contiguous()
+    tensor = torch.as_tensor(np.asarray(value)).clone(memory_format=torch.contiguous_format)
     if tensor.dtype == torch.uint8:
         return tensor
     return tensor.float() if tensor.is_floating_point() else tensor.int()
@@ -66,7 +79,7 @@ def random_database(model, images):
     tokens = rng.integers(0, len(codebook), (images, grid.size)).astype(np.uint16)
     vectors = rng.normal(size=(images, grid.size, 8)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=-1, keepdims=True)
-    return PatchIndex(grid, tokens, vectors, codebook, [], KeySpec())
+    return create_index(grid, tokens, vectors, codebook, SourceTable.unknown(images))
 
 
 def pixels(decoded):
@@ -194,3 +207,115 @@ def setting_values(model, index, path, top_k, name, s, vocab):
         f"{name}.greedy.active": active,
         f"{name}.greedy.image_u8": pixels(decoded(model, greedy)),
     }
+
+
+def faid_values(model, blenders, index, path):
+    n, patches = len(path), slow.patches(index, OFFSETS)
+    keys = np.array([key for key, *_ in patches])
+    values = {
+        "forced_tokens": path,
+        "active": [slow.is_active(index.grid, OFFSETS, "skip", i) for i in range(n)],
+        "query": np.zeros((n, keys.shape[1])),
+        "codes": np.full((n, K), -1),
+        "distances": np.full((n, K), -1.0),
+        "blender_out_selected_pos": CHECKED,
+    }
+    for i in np.flatnonzero(values["active"]):
+        query = slow.key(index.codebook[path], index.grid, OFFSETS, i)
+        distances = ((keys - query) ** 2).sum(1)
+        order = np.argsort(distances)[:K]
+        values["query"][i], values["distances"][i] = query, distances[order]
+        values["codes"][i] = [patches[j][1] for j in order]
+    sampling = Sampling(CFG, temperature=0)
+    parts = (blenders, LAYERS, HOPS)
+    greedy = slow.faid_picture(model, parts, PROMPT, PAD_ID, sampling, 0, index, OFFSETS, K)
+    values |= {"greedy.tokens": greedy, "greedy.image_u8": pixels(decoded(model, greedy))}
+    forward = (model, blenders, path, values["codes"], values["active"])
+    return values | drawing_values(*forward) | training_values(*forward) | unit_values(*forward)
+
+
+def passed(model, blenders, path, codes, active, semantics="step", prompt=PROMPT, strength=1.0):
+    return slow.faid_run(
+        model, blenders, LAYERS, HOPS, prompt, path, np.asarray(codes).tolist(), active, semantics,
+        strength,
+    )  # fmt: skip
+
+
+def drawing_values(model, blenders, path, codes, active):
+    blank = [PROMPT[0], *[PAD_ID] * (len(PROMPT) - 2), PROMPT[-1]]
+    given = (model, blenders, path[:-1], codes, active)
+    first = len(PROMPT) - 1
+    step, zeroed = passed(*given), passed(*given, "stepzero")
+    uncond = passed(*given, prompt=blank, strength=0.0)
+    silent = passed(*given[:3], np.full_like(codes, -1), [False] * len(path))
+    guided = uncond.logits[first:] + CFG * (step.logits[first:] - uncond.logits[first:])
+    return {
+        "step.logits_cond": step.logits[first:],
+        "step.logits_uncond": uncond.logits[first:],
+        "step.logits_cfg": guided,
+        "step.probs": (guided / FAID["temperature"]).softmax(-1),
+        "step.blender_out_cond_mean": step.features.mean(2),
+        "step.blender_out_cond_selected": step.features[CHECKED],
+        "step.blender_hidden_history": torch.stack((step.hidden, uncond.hidden), dim=1),
+        "stepzero.logits_cond": zeroed.logits[first:],
+        "stepzero.logits_uncond": uncond.logits[first:],
+        "noretrieval.logits_cond": silent.logits[first:],
+    }
+
+
+def loss_of(logits, tokens, first):
+    answers = logits[first : first + len(tokens)]
+    return torch.nn.functional.cross_entropy(answers, torch.tensor(tokens))
+
+
+def training_values(model, blenders, path, codes, active):
+    first = len(PROMPT) - 1
+    train = passed(model, blenders, path, codes, active, "stepzero")
+    long = [PROMPT[0], 8, 9, *PROMPT[1:]]
+    back, other = path[::-1], np.asarray(codes)[::-1].copy()
+    other[7, 2:] = -1
+    two = passed(model, blenders, back, other, active, "stepzero", long)
+    logits = [train.logits[first:-1], two.logits[len(long) - 1 : -1]]
+    losses = [loss_of(train.logits, path, first), loss_of(two.logits, back, len(long) - 1)]
+    return {
+        "train.logits": train.logits,
+        "train.loss": losses[0],
+        "train.blender_out_mean": train.features.mean(2),
+        "train.blender_out_selected": train.features[CHECKED],
+        "train2.text_ids": [[PAD_ID, PAD_ID, *PROMPT], long],
+        "train2.text_mask": [[0, 0, *[1] * len(PROMPT)], [1] * len(long)],
+        "train2.image_tokens": [path, back],
+        "train2.codes": np.stack((codes, other)),
+        "train2.logits": torch.stack(logits),
+        "train2.loss": (losses[0] + losses[1]) / 2,
+    }
+
+
+def unit_values(model, blenders, path, codes, active):
+    n, hidden, last = len(path), model.config.llama.hidden_size, LAYERS[-1]
+    drawn, centres = torch.randn(n, hidden), torch.randn(n, K, hidden)
+
+    def f(i, heard=1.0):
+        grid = model.config.grid
+        return slow.blender_output(blenders, last, HOPS, drawn, grid, i, centres[i] * heard)
+
+    return {
+        "blender_unit.hidden": drawn[None],
+        "blender_unit.retrieved": centres[None],
+        "blender_unit.train_out": torch.stack([f(i, float(active[i])) for i in range(n)]),
+        "blender_unit.infer_pos": CHECKED,
+        "blender_unit.infer_out": torch.stack([f(i) for i in CHECKED]),
+    }
+
+
+def gradient_norms(model, blenders, values):
+    """Of the loss `train.loss`, through the slow code."""
+    with torch.inference_mode(False), torch.enable_grad():
+        copy = JanusPro(model.config)
+        copy.load_state_dict({n: t.clone() for n, t in model.state_dict().items()})
+        leaves = {n: t.clone().requires_grad_() for n, t in blenders.items()}
+        path = values["forced_tokens"]
+        run = passed(copy, leaves, path, values["codes"], values["active"], "stepzero")
+        loss_of(run.logits, path, len(PROMPT) - 1).backward()
+    parameters = {official_name(n): p for n, p in copy.named_parameters()} | leaves
+    return {n: float(p.grad.norm()) for n, p in parameters.items() if p.grad is not None}

@@ -19,6 +19,8 @@ from arrag_engine.checkpoint import (
 )
 from arrag_engine.decode import draw_pictures
 from arrag_engine.errors import InputError
+from arrag_engine.faid import AdapterConfig
+from arrag_engine.layouts import official_name
 from arrag_engine.sampling import Sampling
 from tests.folders import (
     BLENDER,
@@ -34,6 +36,7 @@ from tests.folders import (
 from tests.tiny import (
     PAD_ID,
     PROMPT,
+    blender_tensors,
     official_tensors,
     tiny_config,
     tiny_model,
@@ -87,13 +90,102 @@ def test_the_weights_of_a_folder_can_be_named_themselves(tmp_path, square, name)
     assert_same_weights(load_checkpoint(tmp_path / name, FP32).model, square)
 
 
-def test_the_released_faid_checkpoint_loads_and_says_what_it_leaves_out(tmp_path, square, caplog):
-    deepseek_folder(tmp_path, square, more=UNDERSTANDING | BLENDER)
-    with caplog.at_level(logging.WARNING):
-        checkpoint = load_checkpoint(tmp_path, FP32)
+@pytest.mark.parametrize("hops", [(1,), (2,), (1, 2)])
+@pytest.mark.parametrize("layers", [(0,), (0, 1), (1,)])
+def test_the_released_faid_checkpoint_loads_with_its_blenders(tmp_path, square, hops, layers):
+    """Which layers and hops there are, the tensors tell; the config need not."""
+    blenders = blender_tensors(32, layers, hops)
+    deepseek_folder(tmp_path, square, more=UNDERSTANDING | blenders)
+    checkpoint = load_checkpoint(tmp_path, FP32)
     assert_same_weights(checkpoint.model, square)
-    assert [r.levelname for r in caplog.records] == ["WARNING"]
-    assert "FAiD blenders" in caplog.text
+    assert checkpoint.faid.config == AdapterConfig(layers, hops)
+    for i, layer in checkpoint.faid.by_layer.items():
+        prefix = f"language_model.model.layers.{i}."
+        norm = blenders[f"{prefix}retrieval_layernorm.weight"]
+        assert torch.equal(layer.retrieval_layernorm.weight, norm)
+        assert torch.equal(layer.blender.mlp[0].bias, blenders[f"{prefix}blender.mlp.0.bias"])
+
+
+def test_blenders_are_kept_once_and_folded_in_the_dtype_asked_for(tmp_path, square):
+    """12 matrices around and one in the middle, instead of 26 of two convolutions each."""
+    deepseek_folder(tmp_path, square, more=UNDERSTANDING | BLENDER)
+    faid = load_checkpoint(tmp_path, torch.bfloat16).faid
+    assert {t.dtype for t in faid.state_dict().values()} == {torch.bfloat16}
+    assert not any(parameter.requires_grad for parameter in faid.parameters())
+    shapes = {name: tuple(t.shape) for name, t in faid.layers["0"].blender.state_dict().items()}
+    assert shapes == {
+        "around.weight": (32, 12 * 32),
+        "around.bias": (32,),
+        "centre.weight": (32, 32),
+        "mlp.0.weight": (32, 32),
+        "mlp.0.bias": (32,),
+        "mlp.2.weight": (1, 32),
+        "mlp.2.bias": (1,),
+    }
+
+
+@pytest.mark.parametrize(
+    ("told", "warned"),
+    [
+        ({"num_SmoothPatchBlender": 2, "num_hop": [1, 2]}, False),
+        ({"num_SmoothPatchBlender": 1, "num_hop": [1, 2]}, True),
+        ({"num_SmoothPatchBlender": 2, "num_hop": [1]}, True),
+        ({}, False),
+    ],
+)
+def test_a_config_that_tells_of_other_blenders_is_only_a_warning(
+    tmp_path, square, caplog, told, warned
+):
+    deepseek_folder(tmp_path, square, more=BLENDER)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["language_config"] |= told
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with caplog.at_level(logging.WARNING):
+        assert load_checkpoint(tmp_path, FP32).faid.config == AdapterConfig((0,), (1, 2))
+    assert bool(caplog.records) == warned
+    assert not warned or "layers [0] with hops [1, 2] are there" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"blender.conv12.bias": None}, "lacks 1 tensors, the first is .*conv12.bias"),
+        ({"retrieval_layernorm.weight": None}, "lacks 1 tensors, .*retrieval_layernorm"),
+        ({"blender.conv3.weight": torch.zeros(2)}, r"hops \[1, 2, 3\], only \[1\], \[2\]"),
+        ({"blender.mlp.4.weight": torch.zeros(2)}, "1 tensors that no Janus-Pro has"),
+        ({"blender.conv22.weight": torch.zeros(3, 32, 3, 3)}, r"shape \[3, 32, 3, 3\], expected"),
+    ],
+)
+def test_blenders_that_are_not_whole_are_refused(tmp_path, square, change, message):
+    blenders = dict(BLENDER)
+    for name, tensor in change.items():
+        full = f"language_model.model.layers.0.{name}"
+        blenders.pop(full) if tensor is None else blenders.update({full: tensor})
+    deepseek_folder(tmp_path, square, more=blenders)
+    with pytest.raises(InputError, match=message):
+        open_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_fingerprint_is_the_same_in_every_dtype_and_layout(tmp_path, square, dtype):
+    wanted = load_checkpoint(deepseek_folder(tmp_path, square), FP32).fingerprint
+    other = tmp_path / "other"
+    other.mkdir()
+    tensors = official_tensors(square)
+    write_config(other, square)
+    as_safetensors(other, {n: t.to(torch.bfloat16) for n, t in tensors.items()})
+    assert load_checkpoint(other, dtype).fingerprint == wanted
+
+
+@pytest.mark.parametrize(
+    "name", ["llama.layers.1.self_attn.q_proj.weight", "gen_head.vision_head.weight"]
+)
+def test_another_weight_is_another_fingerprint(tmp_path, square, name):
+    one = load_checkpoint(deepseek_folder(tmp_path, square), FP32).fingerprint
+    tensors = official_tensors(square)
+    tensors[official_name(name)] = tensors[official_name(name)] * 1.02
+    as_safetensors(tmp_path, tensors)
+    assert load_checkpoint(tmp_path, FP32).fingerprint != one
 
 
 def test_a_vanilla_checkpoint_warns_of_nothing(tmp_path, square, caplog):
@@ -124,7 +216,7 @@ def test_the_understanding_branch_is_never_read(tmp_path, square, monkeypatch):
     monkeypatch.setattr(checkpoint_module, "open_weights", counting)
     deepseek_folder(tmp_path, square, more=UNDERSTANDING | BLENDER)
     load_checkpoint(tmp_path, FP32)
-    assert sorted(read) == sorted(official_tensors(square))
+    assert set(read) == {*official_tensors(square), *BLENDER}
 
 
 def test_opening_reads_no_tensor_at_all(tmp_path, square, monkeypatch):

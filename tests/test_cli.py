@@ -9,11 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
+from arrag_engine.adapter import load_adapter
+from arrag_engine.checkpoint import load_checkpoint
 from arrag_engine.cli import generate
 from arrag_engine.daid import Retrieval, RetrievalOptions
 from arrag_engine.decode import draw_pictures
+from arrag_engine.faid import Faid
 from arrag_engine.grid import Grid
-from arrag_engine.index import load_index
 from arrag_engine.retriever import Retriever
 from arrag_engine.sampling import Sampling
 from arrag_engine.shipped import INDEXES, MODELS, resolve, shipped_names
@@ -54,6 +56,35 @@ def test_the_settings_reach_the_engine(run, tmp_path, model, index):
     pixels = np.asarray(Image.open(tmp_path / "a-1.png"))
     wanted = ((model.vq.decode(drawing.tokens[1:]) + 1) / 2 * 255).clamp(0, 255).byte()
     assert np.array_equal(pixels, wanted[0].permute(1, 2, 0).numpy())
+
+
+@pytest.mark.parametrize("more", ["", " --weight 0.4 --neighbours 9"])
+def test_the_settings_of_faid_reach_the_engine(run, tmp_path, model_file, index, files, more):
+    """The weight λ is 0 unless one is given."""
+    line = DRAW + " --json {tmp}/a.json --index {files}/index.safetensors --seed 11 --window 4"
+    line += " --adapter {files}/adapter.safetensors --strength 0.8 --candidates 3"
+    assert run(line + " --semantics stepzero" + more)[0] == 0
+    base = load_checkpoint(model_file, torch.float32)
+    adapter = load_adapter(files / "adapter.safetensors", base, torch.float32)
+    retriever = Retriever(index, Grid(6, 6), base.model.vq.codebook(torch.device("cpu")))
+    options = RetrievalOptions(0.4, neighbours=9) if more else RetrievalOptions(0.0)
+    drawing = draw_pictures(
+        base.model,
+        base.prompt_encoder.encode("red").ids,
+        2,
+        Sampling(),
+        [11],
+        Retrieval(retriever, options),
+        4,
+        faid=Faid(adapter, 0.8, 3, "stepzero"),
+    )
+    report = json.loads((tmp_path / "a.json").read_text())
+    assert report["images"][0]["tokens"] == drawing.tokens.flatten().tolist()
+    told = {"adapter", "strength", "candidates", "semantics", "retrieval_weight"}
+    assert told <= report["settings"].keys()
+    assert report["settings"]["retrieval_weight"] == options.weight
+    neighbours = report["images"][0]["positions"][7]["neighbours"]
+    assert neighbours == (9 if more else 3)
 
 
 def test_the_report_tells_settings_timings_and_retrieval_facts(run, tmp_path):
@@ -103,10 +134,12 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(run, tmp_pat
     [
         ("", "plain"),
         ("--index {files}/index.safetensors", "daid"),
+        ("--adapter {files}/adapter.safetensors --index {files}/index.safetensors", "faid"),
+        ("--adapter {files}/adapter.safetensors", "faid"),
         ("--index {files}/index.safetensors --decoding plain", "plain"),
     ],
 )
-def test_with_an_index_daid_is_the_default(run, tmp_path, flags, decoding):
+def test_with_an_index_daid_is_the_default_and_with_an_adapter_faid(run, tmp_path, flags, decoding):
     run(f"{DRAW} {flags}")
     with Image.open(tmp_path / "a.png") as image:
         assert json.loads(image.text["arrag"])["decoding"] == decoding
@@ -120,43 +153,6 @@ def test_neighbours_beyond_the_index_mean_all_of_it(run, tmp_path, index):
     assert code == 0
     report = json.loads((tmp_path / "a.json").read_text())
     assert report["images"][0]["positions"][7]["neighbours"] == index.size
-
-
-def test_build_inspect_and_generate_work_together(run, tmp_path):
-    out = "{tmp}/i.safetensors"
-    code, said, err = run(
-        f"build --model {{model}} --images {{files}}/pictures --licence CC0 --out {out}"
-    )
-    assert (code, err) == (0, "")
-    assert said == f"{tmp_path / 'i.safetensors'}: 3 pictures, 60 patches\n"
-    code, said, _ = run(f"inspect {out}")
-    facts = dict(line.split(None, 1) for line in said.splitlines())
-    assert code == 0
-    assert facts["kind"] == "patch index"
-    assert (facts["grid"], facts["images"], facts["patches"]) == ("6x6", "3", "60")
-    assert facts["licences"] == "CC0"
-    assert int(facts["bytes"]) == (tmp_path / "i.safetensors").stat().st_size
-    assert run(f"{DRAW} --index {out}")[0] == 0
-
-
-def test_build_takes_the_way_keys_are_made(run, tmp_path):
-    line = "build --model {model} --images {files}/pictures --out {tmp}/i.safetensors"
-    line += " --neighborhood causal-8 --borders zero --key-space codebook"
-    assert run(line)[0] == 0
-    spec = load_index(tmp_path / "i.safetensors").spec
-    assert (spec.neighborhood, spec.borders, spec.space) == ("causal-8", "zero", "codebook")
-
-
-def test_build_names_what_it_skipped(run, tmp_path):
-    folder = tmp_path / "pictures"
-    folder.mkdir()
-    Image.new("RGB", (20, 20)).save(folder / "good.png")
-    (folder / "bad.png").write_bytes(b"bad")
-    line = "build --model {model} --images {tmp}/pictures --out {tmp}/i.safetensors"
-    code, out, err = run(line)
-    assert code == 0
-    assert "1 pictures" in out
-    assert err.startswith(f"skipped {folder / 'bad.png'}: not a readable picture")
 
 
 def test_inspect_tells_the_sizes_of_a_model(run, model, model_file):

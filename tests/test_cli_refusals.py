@@ -24,6 +24,22 @@ BAD_INPUT = {
     "batch 0": (f"{DRAW} --batch 0", "--batch is 0; choose 1 to 64"),
     "batch 65": (f"{DRAW} --batch 65", "--batch is 65"),
     "no index": (f"{DRAW} --decoding daid", "--decoding daid needs --index"),
+    "faid of a plain model": (f"{DRAW} --decoding faid", "has no FAiD blenders of its own; name"),
+    "adapter and daid": (
+        f"{DRAW} {INDEX} --adapter x --decoding daid",
+        "--decoding daid uses no --adapter; choose faid",
+    ),
+    "adapter missing": (f"{DRAW} --adapter {{tmp}}/none", "none is no file or folder"),
+    "adapter is a model": (f"{DRAW} --adapter {{model}}", "is not an adapter"),
+    "strength": (f"{DRAW} --adapter {{files}}/adapter.safetensors --strength 2.5", "choose 0 to 2"),
+    "candidates": (
+        f"{DRAW} --adapter {{files}}/adapter.safetensors --candidates 0",
+        "candidates is 0",
+    ),
+    "another model's adapter": (
+        f"{DRAW} --adapter {{files}}/other-adapter.safetensors",
+        "trained on 'other', this model is 'tiny'",
+    ),
     "device": (f"{DRAW} --device nonsense", "--device nonsense is not usable here"),
     "device without memory": (f"{DRAW} --device meta", "--device meta is not usable here"),
     "model missing": (
@@ -50,7 +66,7 @@ BAD_INPUT = {
     "index cut": (f"{DRAW} --index {{files}}/cut-index.safetensors", "not a readable .safetensors"),
     "index of a later version": (
         f"{DRAW} --index {{files}}/later-index.safetensors",
-        "index version '2', this program reads 1",
+        "index version '3', this program reads 2",
     ),
     "index is a model": (f"{DRAW} --index {{model}}", "is not a patch index"),
     "index is a folder": (f"{DRAW} --index {{files}}", "there is no index file"),
@@ -81,7 +97,7 @@ BAD_INPUT = {
         "inspect {files}/cut-index.safetensors",
         "truncated or no .safetensors",
     ),
-    "inspect a later index": ("inspect {files}/later-index.safetensors", "index version '2'"),
+    "inspect a later index": ("inspect {files}/later-index.safetensors", "index version '3'"),
     "convert nothing": ("convert {tmp}/none --out {tmp}/m.safetensors", "is no file or folder"),
     "convert a cut model": (
         "convert {files}/cut-model.safetensors --out {tmp}/m.safetensors",
@@ -129,7 +145,7 @@ def test_a_bad_prompt_is_one_sentence(model_file, tmp_path, capsys, prompt, mess
     "line",
     [
         *("", "paint", "generate", "build --images x", "verify"),
-        *(f"{DRAW} --{flag}" for flag in ("seed x", "dtype int8", "decoding faid", "weight much")),
+        *(f"{DRAW} --{flag}" for flag in ("seed x", "dtype int8", "decoding none", "weight much")),
     ],
 )
 def test_a_command_that_cannot_be_parsed_ends_with_2(run, tmp_path, line):

@@ -18,7 +18,7 @@ from tests.golden import write_fixture
 from tests.tiny import tiny_config, tiny_model
 
 ORACLE = Path(__file__).parents[2] / "shared" / "oracle"
-GROUPS = ("vq", "vanilla", "db", "daid")
+GROUPS = ("vq", "vanilla", "db", "daid", "faid")
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +53,13 @@ def test_the_reference_programs_numbers_are_reproduced():
         assert len(found) >= 4
         assert [str(check) for check in found if check.status != "ok"] == []
     assert len(group_of(checks, "daid")) > 15
+    parts = {check.name.split(".")[1] for check in group_of(checks, "faid")}
+    assert parts >= {
+        "step", "stepzero", "noretrieval", "train", "train2", "greedy", "blender_unit",
+        "gradient_norms",
+    }  # fmt: skip
+    assert "faid.train.loss" in checks
+    assert "faid.train2.loss" in checks
 
 
 def test_every_tensor_of_a_fixture_of_other_sizes_is_checked_and_ok(fixture):
@@ -60,15 +67,13 @@ def test_every_tensor_of_a_fixture_of_other_sizes_is_checked_and_ok(fixture):
     assert [str(c) for c in checks.values() if c.status == "FAILED"] == []
     inputs = {"vq.images", "vanilla.prompt_ids_cond", "vanilla.prompt_ids_uncond"}
     inputs |= {"vanilla.forced_tokens", "db.grid.vectors", "db.grid.indices"}
+    inputs |= {"faid.forced_tokens", "faid.blender_out_selected_pos", "faid.blender_unit.hidden"}
+    inputs |= {"faid.blender_unit.retrieved", "faid.blender_unit.infer_pos"}
+    inputs |= {f"faid.train2.{name}" for name in ("text_ids", "text_mask", "image_tokens", "codes")}
     for group in GROUPS:
         names = {f"{group}.{name}" for name in load_file(fixture / f"{group}.safetensors")}
+        names |= {"faid.gradient_norms"} if group == "faid" else set()
         assert {c.name for c in group_of(checks, group) if c.status == "ok"} == names - inputs
-
-
-def test_what_is_not_built_yet_is_skipped_and_not_ok(fixture):
-    faid = group_of(checks_of(fixture), "faid")
-    assert faid
-    assert {check.status for check in faid} == {"skipped"}
 
 
 def test_the_command_reports_one_line_a_check_and_succeeds(fixture, capsys):
@@ -92,6 +97,11 @@ CORRUPTIONS = [
     ("daid", "a.forced.neighbour_ids", 1),
     ("daid", "a.forced.p_retr", 1e-3),
     ("daid", "second.greedy.tokens", 1),
+    ("faid", "step.logits_cond", 0.01),
+    ("faid", "stepzero.logits_cond", 0.01),
+    ("faid", "train.blender_out_selected", 1e-3),
+    ("faid", "train2.loss", 1e-3),
+    ("faid", "greedy.tokens", 1),
 ]
 
 
@@ -134,19 +144,32 @@ def test_a_group_without_its_file_is_skipped_and_said(copy, group):
     assert "ok" in {c.status for g in GROUPS for c in group_of(checks, g)}
 
 
-@pytest.mark.parametrize("needed", ["db", "vanilla"])
-def test_daid_without_what_it_stands_on_is_skipped_and_said(copy, needed):
+@pytest.mark.parametrize(
+    ("group", "needed"),
+    [("daid", "db"), ("daid", "vanilla"), ("faid", "db"), ("faid", "faid_additional")],
+)
+def test_a_group_without_what_it_stands_on_is_skipped_and_said(copy, group, needed):
     (copy / f"{needed}.safetensors").unlink()
-    daid = group_of(checks_of(copy), "daid")
-    assert daid
-    assert {check.status for check in daid} == {"skipped"}
+    checks = group_of(checks_of(copy), group)
+    assert checks
+    assert {check.status for check in checks} == {"skipped"}
+
+
+def test_a_wrong_gradient_fails(copy):
+    settings = json.loads((copy / "settings.json").read_text())
+    norms = settings["faid_train_grad_l2_norms"]
+    name = "language_model.model.layers.0.blender.conv22.weight"
+    norms[name] *= 1.01
+    (copy / "settings.json").write_text(json.dumps(settings))
+    failed = [check.name for check in verify_folder(copy) if check.status == "FAILED"]
+    assert failed == ["faid.gradient_norms"]
 
 
 def test_without_a_model_only_the_database_is_checked(copy):
     (copy / "model.safetensors").unlink()
     checks = checks_of(copy)
     assert {c.status for c in group_of(checks, "db")} == {"ok"}
-    for group in ("vq", "vanilla", "daid"):
+    for group in ("vq", "vanilla", "daid", "faid"):
         assert {c.status for c in group_of(checks, group)} == {"skipped"}
 
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
+
 import numpy as np
 import torch
+from PIL import Image
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 
-from arrag_engine.checkpoint import describe_config, write_checkpoint
+from arrag_engine.adapter import AdapterInfo, save_adapter
+from arrag_engine.checkpoint import describe_config, load_checkpoint, write_checkpoint
+from arrag_engine.faid import AdapterConfig, FaidAdapter
 from arrag_engine.grid import Grid
-from arrag_engine.index import KeySpec, PatchIndex, Source
+from arrag_engine.index import KeySpec, PatchIndex, Source, create_index
 from arrag_engine.janus import JanusConfig, JanusPro
 from arrag_engine.layouts import official_name
 from arrag_engine.llama import LlamaConfig
@@ -51,6 +57,32 @@ def official_tensors(model: JanusPro) -> dict[str, torch.Tensor]:
     return {official_name(name): tensor for name, tensor in model.state_dict().items()}
 
 
+def blender_tensors(
+    hidden: int, layers: tuple[int, ...], hops: tuple[int, ...] = (1, 2), seed: int = 0
+) -> dict[str, torch.Tensor]:
+    """Random FAiD blenders by their official names."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator) * 0.15
+
+    tensors = {}
+    for layer in layers:
+        prefix = f"language_model.model.layers.{layer}."
+        for hop in hops:
+            for conv in (f"conv{hop}", f"conv{hop}2"):
+                shape = (hidden, hidden, hop + 1, hop + 1)
+                tensors[f"{prefix}blender.{conv}.weight"] = normal(*shape)
+                tensors[f"{prefix}blender.{conv}.bias"] = normal(hidden)
+        if len(hops) == 2:
+            tensors[f"{prefix}blender.conv_weights"] = normal(2)
+        for name, shape in (("0", (hidden, hidden)), ("2", (1, hidden))):
+            tensors[f"{prefix}blender.mlp.{name}.weight"] = normal(*shape)
+            tensors[f"{prefix}blender.mlp.{name}.bias"] = normal(shape[0])
+        tensors[f"{prefix}retrieval_layernorm.weight"] = 1 + normal(hidden)
+    return tensors
+
+
 TRANSFORMERS_NAMES = (
     ("language_model.model.", "model.language_model."),
     ("gen_embed.", "model.generation_embeddings."),
@@ -84,7 +116,11 @@ def write_tiny(path, model: JanusPro | None = None):
 
 
 def tiny_index(
-    model: JanusPro, images: int = 5, seed: int = 0, spec: KeySpec | None = None
+    model: JanusPro,
+    images: int = 5,
+    seed: int = 0,
+    spec: KeySpec | None = None,
+    structure: str = "auto",
 ) -> PatchIndex:
     """An index of random token grids, keyed by noisy codebook rows."""
     rng = np.random.default_rng(seed)
@@ -93,10 +129,39 @@ def tiny_index(
     tokens = rng.integers(0, codes, (images, grid.size)).astype(np.uint16)
     vectors = codebook[tokens] + rng.normal(0, 0.05, (images, grid.size, 8)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=-1, keepdims=True)
-    sources = [
-        Source(f"{i}.png", f"picture {i}", 12, 12, "0" * 64, "CC0", b"\xff\xd8jpeg")
-        for i in range(images)
-    ]
-    spec = spec or KeySpec()
-    keep = vectors.astype(np.float32) if spec.space == "encoder" else None
-    return PatchIndex(grid, tokens, keep, codebook, sources, spec)
+    sources = [tiny_source(i, seed) for i in range(images)]
+    vectors = vectors.astype(np.float32)
+    return create_index(grid, tokens, vectors, codebook, sources, spec, structure)
+
+
+def tiny_source(i: int, seed: int = 0) -> Source:
+    """Where a token grid could come from; no two are the same picture."""
+    sha256 = hashlib.sha256(f"{seed} {i}".encode()).hexdigest()
+    jpeg = io.BytesIO()
+    Image.new("RGB", (9, 9), (20 * i % 256, 0, 99)).save(jpeg, "JPEG")
+    origin, crop = f"https://example.org/{i}", (0, 2, 12, 14)
+    return Source(f"{i}.png", f"picture {i}", 12, 16, sha256, "CC0", jpeg.getvalue(), origin, crop)
+
+
+def tiny_adapter(
+    model: JanusPro, config: AdapterConfig | None = None, seed: int = 5, scale: float = 0.3
+) -> FaidAdapter:
+    """An adapter, not folded, whose weights are all random."""
+    torch.manual_seed(seed)
+    config = config or AdapterConfig((0,), (1, 2), rank=4, alpha=8.0, head=True)
+    adapter = FaidAdapter(model.config, config).eval().requires_grad_(False)
+    for parameter in adapter.parameters():
+        parameter.normal_(0, scale)
+    return adapter
+
+
+def write_adapter(
+    path, model_file, config: AdapterConfig | None = None, seed: int = 5, scale: float = 0.3
+):
+    """A random adapter for the model in a file; returns the path."""
+    base = load_checkpoint(model_file, torch.float32)
+    adapter = tiny_adapter(base.model, config, seed, scale)
+    hidden = base.model.config.llama.hidden_size
+    info = AdapterInfo(adapter.config, base.name, base.fingerprint, hidden, "tiny-index", "abc")
+    save_adapter(path, adapter, info, torch.float32)
+    return path

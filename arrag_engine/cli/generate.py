@@ -8,20 +8,24 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from PIL import Image
 
 from .. import shipped
+from ..adapter import load_adapter
+from ..blend import SEMANTICS
 from ..checkpoint import Checkpoint
 from ..daid import Retrieval, RetrievalOptions
 from ..decode import Drawing, draw_pictures
 from ..errors import InputError
+from ..faid import Faid, FaidAdapter
 from ..files import atomic_write
 from ..images import save_png
 from ..index import load_index
 from ..janus import JanusPro
+from ..ops import pack_linears
 from ..retriever import Retriever
 from ..sampling import Sampling
 from ..vq import to_uint8
@@ -36,20 +40,37 @@ def add_commands(command: Command) -> None:
     add("--prompt", required=True, help="what to draw")
     add("--out", required=True, type=Path, help="PNG to write; a batch adds -0, -1, …")
     add("--index", help="path or shipped name (pocket)")
-    add("--decoding", choices=("plain", "daid"), help="daid when there is an index")
+    add("--only", default="", metavar="PATTERN", help="pictures of the index: a caption or source")
+    add(
+        "--decoding",
+        choices=("plain", "daid", "faid"),
+        help="faid when there is an adapter, else daid when there is an index",
+    )
     add("--seed", type=int, default=0, help="picture i of a batch has seed + i")
     add("--batch", type=int, default=1, help="pictures to draw")
     add("--cfg", type=float, default=sampling.cfg, help="guidance weight")
     add("--temperature", type=float, default=sampling.temperature, help="0 = most probable token")
     add("--top-k", type=int, default=sampling.top_k, help="0 = all tokens")
     add("--top-p", type=float, default=sampling.top_p)
-    add("--weight", type=float, default=options.weight, help="retrieval weight λ")
+    add(
+        "--weight",
+        type=weight_of,
+        help=f"retrieval weight λ, or auto: as calibrated ({options.weight}; with faid 0)",
+    )
     add("--retrieval-temperature", type=float, default=options.temperature, help="τ")
     add("--neighbours", type=int, default=options.neighbours, help="K patches per query")
     add("--duplicates", choices=("first", "sum"), default=options.duplicates)
     add("--retrieval-top-p", type=float, default=options.top_p)
+    add("--adapter", help="FAiD adapter: path or shipped name; else the model's own blenders")
+    add("--strength", type=float, default=1.0, help="of the adapter: 0 = the base, at most 2")
+    add("--candidates", type=int, default=10, help="retrieved codes the blenders hear")
+    add("--semantics", choices=SEMANTICS, default=SEMANTICS[0], help="stepzero = as in training")
     add("--window", type=int, default=1, help="tokens per pass; the picture stays the same")
     add("--json", type=Path, help="also write settings, timings and retrieval facts there")
+
+
+def weight_of(text: str) -> float | Literal["auto"]:
+    return "auto" if text == "auto" else float(text)
 
 
 def generate(a: argparse.Namespace) -> int:
@@ -57,7 +78,10 @@ def generate(a: argparse.Namespace) -> int:
     sampling, options, decoding = _checked_settings(a)
     started = time.perf_counter()
     checkpoint = load_model(a)
-    retrieval = _retrieval(checkpoint, a.index, options) if decoding == "daid" else None
+    faid = _faid(checkpoint, a) if decoding == "faid" else None
+    retrieval = None
+    if a.index is not None and decoding != "plain":
+        retrieval = _retrieval(checkpoint, a.index, a.only, options)
     prompt = checkpoint.prompt_encoder.encode(a.prompt)
     if prompt.unknown:
         print(f"warning: the model does not know: {', '.join(prompt.unknown)}", file=sys.stderr)
@@ -74,6 +98,7 @@ def generate(a: argparse.Namespace) -> int:
             retrieval,
             a.window,
             lambda done, _: tick(done, size),
+            faid=faid,
         )
     drawn = time.perf_counter()
     settings = {
@@ -85,8 +110,12 @@ def generate(a: argparse.Namespace) -> int:
         "dtype": str(checkpoint.model.dtype).removeprefix("torch."),
         **asdict(sampling),
     }
+    if faid is not None:
+        names = ("adapter", "strength", "candidates", "semantics")
+        settings |= {name: getattr(a, name) for name in names}
     if retrieval is not None:
-        settings |= {"index": a.index, **{f"retrieval_{k}": v for k, v in asdict(options).items()}}
+        settings |= {"index": a.index, "only": a.only}
+        settings |= {f"retrieval_{k}": v for k, v in asdict(options).items()}
     files = _save_pictures(checkpoint.model, drawing, a.out, settings)
     if a.json:
         timings = {
@@ -100,8 +129,13 @@ def generate(a: argparse.Namespace) -> int:
 
 def _checked_settings(a: argparse.Namespace) -> tuple[Sampling, RetrievalOptions, str]:
     """(sampling, retrieval options, decoding) of `generate`, refused before anything is loaded."""
-    if a.decoding == "daid" and a.index is None:
+    decoding = a.decoding or ("faid" if a.adapter else "daid" if a.index else "plain")
+    if decoding == "daid" and a.index is None:
         raise InputError("--decoding daid needs --index; name an index, such as 'pocket'")
+    if a.adapter is not None and decoding != "faid":
+        raise InputError(f"--decoding {decoding} uses no --adapter; choose faid, or leave it away")
+    if a.weight is None:
+        a.weight = 0.0 if decoding == "faid" else RetrievalOptions().weight
     if not 1 <= a.batch <= 64:
         raise InputError(f"--batch is {a.batch}; choose 1 to 64")
     check_writable(a.out, ".png")
@@ -111,13 +145,40 @@ def _checked_settings(a: argparse.Namespace) -> tuple[Sampling, RetrievalOptions
         a.weight, a.retrieval_temperature, a.neighbours, a.duplicates, a.retrieval_top_p
     )
     sampling = Sampling(a.cfg, a.temperature, a.top_k, a.top_p)
-    return sampling, options, a.decoding or ("daid" if a.index else "plain")
+    return sampling, options, decoding
 
 
-def _retrieval(checkpoint: Checkpoint, index: str, options: RetrievalOptions) -> Retrieval:
+def _faid(checkpoint: Checkpoint, a: argparse.Namespace) -> Faid:
+    adapter = load_adapter_flag(checkpoint, a.adapter)
+    return Faid(adapter, a.strength, a.candidates, a.semantics)
+
+
+def load_adapter_flag(checkpoint: Checkpoint, name: str | None) -> FaidAdapter:
+    """The adapter that --adapter names, else the one that came with the model, ready to use."""
+    adapter = checkpoint.faid
+    if name is not None:
+        path = shipped.resolve(name, shipped.ADAPTERS)
+        with progress_bar("part") as bar:
+            adapter = load_adapter(path, checkpoint, checkpoint.model.dtype, progress=follow(bar))
+    if adapter is None:
+        raise InputError(
+            f"{checkpoint.name} has no FAiD blenders of its own; name an --adapter for it"
+        )
+    device = checkpoint.model.device
+    adapter.to(device)
+    if device.type == "cpu":
+        pack_linears(adapter)
+    return adapter
+
+
+def _retrieval(
+    checkpoint: Checkpoint, index: str, only: str, options: RetrievalOptions
+) -> Retrieval:
     model = checkpoint.model
     codebook = model.vq.codebook(model.device)
     patches = load_index(shipped.resolve(index, shipped.INDEXES))
+    if only:
+        patches = patches.matching(only)
     return Retrieval(Retriever(patches, model.config.grid, codebook), options)
 
 

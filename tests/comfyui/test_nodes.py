@@ -10,7 +10,18 @@ SAMPLING = ["model", "prompt", "seed", "batch", "cfg", "temperature"]
 SAMPLING += ["top_k", "top_p", "window", "preview_every"]
 NODES = {
     "ARRAG_LoadModel": (["model", "dtype"], ["ARRAG_MODEL"]),
-    "ARRAG_LoadIndex": (["index"], ["ARRAG_INDEX", "STRING"]),
+    "ARRAG_LoadIndex": (
+        ["index", "neighborhood", "borders", "key_space", "position_weight", "only"],
+        ["ARRAG_INDEX", "STRING"],
+    ),
+    "ARRAG_BuildIndex": (
+        [
+            *("model", "name", "folder", "captions", "licence", "source", "crops"),
+            *("neighborhood", "borders", "key_space", "position_weight"),
+            *("structure", "recall_target", "overwrite", "images"),
+        ],
+        ["ARRAG_INDEX", "STRING"],
+    ),
     "ARRAG_RetrievalOptions": (
         ["index", "weight", "temperature", "neighbours"],
         ["ARRAG_RETRIEVAL"],
@@ -18,6 +29,11 @@ NODES = {
     "ARRAG_Sampler": (SAMPLING, ["IMAGE", "ARRAG_TOKENS"]),
     "ARRAG_DAiDSampler": (
         [*SAMPLING, "retrieval"],
+        ["IMAGE", "ARRAG_TOKENS", "ARRAG_TRACE"],
+    ),
+    "ARRAG_LoadAdapter": (["model", "adapter"], ["ARRAG_MODEL"]),
+    "ARRAG_FAiDSampler": (
+        [*SAMPLING, "strength", "candidates", "semantics", "retrieval"],
         ["IMAGE", "ARRAG_TOKENS", "ARRAG_TRACE"],
     ),
     "ARRAG_VQEncode": (["model", "image"], ["ARRAG_TOKENS"]),

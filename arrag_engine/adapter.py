@@ -1,0 +1,231 @@
+"""Adapter files: what FAiD training learnt, for any copy of the base it was learnt on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from . import ops as default_ops
+from .blend import HOPS
+from .checkpoint import (
+    Checkpoint,
+    check_shapes,
+    open_checkpoint,
+    read_fingerprint,
+    read_tokenizer,
+    write_checkpoint,
+)
+from .errors import InputError
+from .faid import AdapterConfig, FaidAdapter, assemble
+from .files import atomic_write
+from .index import PatchIndex
+from .layouts import blender_config, official_name
+from .weights import Weights, open_weights
+
+FORMAT = "arrag-adapter"
+VERSION = "1"
+MAX_RANK = 4096
+
+
+@dataclass(frozen=True)
+class AdapterInfo:
+    """What an adapter file says of itself."""
+
+    config: AdapterConfig
+    base: str
+    """Name of the model it was trained on."""
+    base_fingerprint: str
+    hidden_size: int
+    index: str = ""
+    """Name of the index it was trained with."""
+    index_fingerprint: str = ""
+    training: dict[str, Any] = field(default_factory=dict)
+    """Settings and results of the training."""
+
+
+@dataclass(frozen=True)
+class OpenedAdapter:
+    """An adapter file whose header is checked and whose tensors are still unread."""
+
+    path: Path
+    info: AdapterInfo
+    weights: Weights
+
+
+def index_fingerprint(index: PatchIndex) -> str:
+    """A hash of the tokens of an index and of the codebook that gives them meaning."""
+    digest = hashlib.sha256(np.ascontiguousarray(index.codebook).tobytes())
+    for grid in index.tokens:
+        digest.update(np.ascontiguousarray(grid).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def save_adapter(
+    path: Path, adapter: FaidAdapter, info: AdapterInfo, dtype: torch.dtype = torch.float16
+) -> None:
+    """Write an adapter that is not folded.
+
+    Raises:
+        InputError: The file cannot be written.
+    """
+    header = {"format": FORMAT, "version": VERSION, "info": json.dumps(asdict(info))}
+    tensors = {
+        name: tensor.detach().cpu().to(dtype).contiguous()
+        for name, tensor in adapter.state_dict().items()
+    }
+    with atomic_write(path) as temporary:
+        save_file(tensors, temporary, header)
+
+
+def open_adapter(path: Path) -> OpenedAdapter:
+    """Find out what an adapter file holds.
+
+    Raises:
+        InputError: Not an adapter file, damaged, or of another version.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"there is no adapter file {path}")
+    if path.suffix != ".safetensors":
+        raise InputError(f"{path} is no .safetensors file; choose an adapter made by 'train faid'")
+    weights = open_weights([path])
+    header = weights.metadata
+    if header.get("format") != FORMAT:
+        raise InputError(
+            f"{path} is not an adapter (its header says format {header.get('format')!r}); "
+            "make one with 'python -m arrag_engine train faid'"
+        )
+    if header.get("version") != VERSION:
+        raise InputError(
+            f"{path} has adapter version {header.get('version')!r}, this program reads {VERSION}; "
+            "update the program or train the adapter again"
+        )
+    try:
+        info = _read_info(json.loads(header["info"]))
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"the header of {path} is damaged; copy the adapter again") from error
+    return OpenedAdapter(path, info, weights)
+
+
+def _read_info(table: dict[str, Any]) -> AdapterInfo:
+    parts = dict(table["config"])
+    layers, hops = tuple(parts.pop("blender_layers")), tuple(parts.pop("hops"))
+    config = AdapterConfig(layers, hops, **parts)
+    sound = (
+        all(type(i) is int for i in layers)
+        and hops in HOPS
+        and type(config.rank) is int
+        and 0 <= config.rank <= MAX_RANK
+        and type(config.alpha) in (int, float)
+        and math.isfinite(config.alpha)
+        and type(config.head) is bool
+    )
+    info = AdapterInfo(**{**table, "config": config})
+    texts = (info.base, info.base_fingerprint, info.index, info.index_fingerprint)
+    if not sound or not all(isinstance(text, str) for text in texts):
+        raise ValueError("malformed")
+    if type(info.hidden_size) is not int or not isinstance(info.training, dict):
+        raise ValueError("malformed")
+    return info
+
+
+def load_adapter(
+    path: Path,
+    base: Checkpoint,
+    dtype: torch.dtype,
+    ops: Any = default_ops,
+    progress: Callable[[int, int], None] | None = None,
+    fold_on: torch.device | None = None,
+) -> FaidAdapter:
+    """An adapter for drawing with `base`, its blenders folded.
+
+    Args:
+        dtype: The base's.
+        progress: Called with (parts done, parts in all).
+        fold_on: The device that folds the blenders.
+
+    Raises:
+        InputError: As `open_adapter`, or it was trained on another model.
+    """
+    opened = open_adapter(path)
+    config = base.model.config
+    _check_base(opened, base.name, base.fingerprint, config.llama.hidden_size)
+    _check_tensors(opened, config)
+    return assemble(config, opened.info.config, opened.weights.read, dtype, ops, progress, fold_on)
+
+
+def _check_base(opened: OpenedAdapter, name: str, fingerprint: str, hidden: int) -> None:
+    info = opened.info
+    if info.base_fingerprint == fingerprint and info.hidden_size == hidden:
+        return
+    differ = f"width {info.hidden_size} against {hidden}"
+    if info.hidden_size == hidden:
+        differ = f"weights {info.base_fingerprint[:8]} against {fingerprint[:8]}"
+    raise InputError(
+        f"the adapter {opened.path.stem} was trained on {info.base[:80]!r}, this model is {name!r} "
+        f"({differ}); load {info.base[:80]!r}, or train an adapter for {name!r}"
+    )
+
+
+def _check_tensors(opened: OpenedAdapter, base: Any) -> None:
+    layers = opened.info.config.blender_layers
+    if not all(0 <= i < base.llama.num_layers for i in layers):
+        raise InputError(f"the header of {opened.path} is damaged; copy the adapter again")
+    kind = "FAiD adapter of its header's sizes"
+    check_shapes(FaidAdapter, (base, opened.info.config), opened.weights.shapes, opened.path, kind)
+
+
+def merge_adapter(
+    base: Path, adapter: Path, out: Path, progress: Callable[[int, int], None] | None = None
+) -> None:
+    """Write base and adapter as one whole checkpoint in the published layout: blenders beside the
+    weights, the low-rank changes and the head inside them. Blenders the base had are left out.
+
+    Raises:
+        InputError: One of them does not load, they do not fit, or `out` cannot be written.
+    """
+    opened, learnt = open_checkpoint(base), open_adapter(adapter)
+    name = Path(base).stem if Path(base).is_file() else Path(base).name
+    hidden = opened.janus.llama.hidden_size
+    _check_base(learnt, name, read_fingerprint(opened), hidden)
+    _check_tensors(learnt, opened.janus)
+    tokenizer = read_tokenizer(opened.tokenizer)
+    tensors: dict[str, Tensor] = {}
+    for done, (file_name, ours) in enumerate(opened.names.items(), start=1):
+        tensors[official_name(ours)] = _merged(opened.weights.read(file_name), ours, learnt)
+        if progress is not None:
+            progress(done, len(opened.names))
+    for ours in learnt.weights.shapes:
+        if ".blender." in ours or ".retrieval_layernorm." in ours:
+            tensors[official_name(ours)] = learnt.weights.read(ours)
+    config = dict(opened.config)
+    language = {**(config.get("language_config") or config.get("text_config") or {})}
+    if learnt.info.config.blender_layers:
+        language |= blender_config(learnt.info.config, opened.janus.llama.num_layers)
+    config["language_config"] = language
+    write_checkpoint(out, tensors, opened.janus.grid, config, tokenizer)
+
+
+def _merged(weight: Tensor, ours: str, learnt: OpenedAdapter) -> Tensor:
+    """A base tensor as the adapter changes it, in the base's dtype."""
+    if ours in learnt.weights.shapes:  # the head
+        return learnt.weights.read(ours).to(weight.dtype)
+    match = re.fullmatch(r"llama\.(layers\.\d+\.)self_attn\.([qv]_proj)\.weight", ours)
+    rank = learnt.info.config.rank
+    if match is None or rank == 0:
+        return weight
+    down, up = (
+        learnt.weights.read(f"{match[1]}{match[2]}.lora_{part}.weight").float() for part in "AB"
+    )
+    return (weight.float() + up @ down * (learnt.info.config.alpha / rank)).to(weight.dtype)

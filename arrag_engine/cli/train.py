@@ -1,0 +1,305 @@
+"""`train`: FAiD adapters from pictures; their loss; merging one into its base."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import shipped
+from ..adapter import (
+    AdapterInfo,
+    index_fingerprint,
+    load_adapter,
+    merge_adapter,
+    save_adapter,
+)
+from ..blend import HOPS, SEMANTICS
+from ..checkpoint import DTYPES, Checkpoint, load_checkpoint, resolve_dtype
+from ..errors import InputError
+from ..faid import FaidAdapter
+from ..files import atomic_write
+from ..index import PatchIndex, load_index
+from ..train import (
+    Examples,
+    Place,
+    RunFolder,
+    Team,
+    TrainSettings,
+    join_team,
+    prepare_examples,
+    score,
+    train_adapter,
+)
+from .shared import (
+    Command,
+    add_model_flags,
+    check_writable,
+    choose_device,
+    follow,
+    progress_bar,
+)
+
+NUMBERS = {
+    "steps": "updates of the weights",
+    "batch": "pictures at once",
+    "accumulation": "batches an update is made of, in each process",
+    "lr": "highest learning rate of AdamW",
+    "warmup": "share of the steps in which it rises; then it falls as a cosine",
+    "weight_decay": "of AdamW",
+    "clip": "longest gradient",
+    "rank": "of the low-rank changes of q and v; 0 = none",
+    "alpha": "their scale is alpha / rank",
+    "dropout": "in front of them",
+    "blender_every": "stride of the layers with a blender; 0 = the first layer only",
+    "candidates": "retrieved codes that the blenders hear at each position",
+    "pool": "draw them anew from this many nearest; 0 = only shuffle them",
+    "caption_dropout": "share of pictures whose caption is blanked, for guidance",
+    "blend_dropout": "share of these whose blenders are silent too",
+    "held_out": "share of the pictures to measure with, never to train on",
+    "every": "steps between measurements and checkpoints",
+    "seed": "decides weights, order, dropout",
+}
+"""Fields of `TrainSettings` that are numbers, and what they mean."""
+
+
+def add_commands(command: Command) -> None:
+    whats = command(train).add_subparsers(required=True, metavar="WHAT", dest="what")
+    for run, add_flags in ((faid, _faid_flags), (loss, _loss_flags), (merge, _merge_flags)):
+        parser = whats.add_parser(run.__name__, help=run.__doc__, description=run.__doc__)
+        add_flags(parser)
+
+
+def train(a: argparse.Namespace) -> int:
+    """Train FAiD adapters, measure their loss, merge them."""
+    return {"faid": faid, "loss": loss, "merge": merge}[a.what](a)
+
+
+def _data_flags(parser: argparse.ArgumentParser) -> None:
+    add_model_flags(parser)
+    add = parser.add_argument
+    add("--images", required=True, type=Path, nargs="+", help="folders of pictures with captions")
+    add("--index", help="where to look patches up: path or shipped name (pocket)")
+
+
+def _faid_flags(parser: argparse.ArgumentParser) -> None:
+    _data_flags(parser)
+    add, default = parser.add_argument, TrainSettings()
+    add("--work", required=True, type=Path, help="folder for checkpoints and log; to go on in, too")
+    add("--out", required=True, type=Path, help="adapter file to write (.safetensors)")
+    add("--out-dtype", choices=DTYPES, default="fp16", help="of the adapter file")
+    add("--merged", type=Path, help="also write base and adapter as one whole model there")
+    for name, meaning in NUMBERS.items():
+        value = getattr(default, name)
+        add(f"--{name.replace('_', '-')}", type=type(value), default=value, help=meaning)
+    hops = [",".join(map(str, h)) for h in HOPS]
+    add("--hops", choices=hops, default=",".join(map(str, default.hops)), help="of the blenders")
+    add("--init", choices=("nonzero", "zero"), default=default.init, help="blenders' first output")
+    add("--semantics", choices=SEMANTICS, default=default.semantics)
+    add("--without-head", action="store_true", help="leave the generation head as it is")
+    add(
+        "--without-retrieval",
+        action="store_true",
+        help="train the same without blenders and look-ups: a control",
+    )
+    add("--checkpointing", action="store_true", help="less memory, slower")
+
+
+def _loss_flags(parser: argparse.ArgumentParser) -> None:
+    _data_flags(parser)
+    parser.add_argument("--adapter", help="path or shipped name; without it, the base alone")
+    parser.add_argument("--batch", type=int, default=8, help="pictures at once")
+    parser.add_argument("--json", type=Path, help="also write the loss of every picture there")
+
+
+def _merge_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--model", default="pocket", help="the base: path or shipped name (pocket)")
+    add("--adapter", required=True, help="path or shipped name")
+    add("--out", required=True, type=Path, help="model file to write (.safetensors)")
+
+
+def faid(a: argparse.Namespace) -> int:
+    """Train a FAiD adapter. Run it again to go on; `torchrun -m arrag_engine train faid …` trains
+    on several devices."""
+    settings = _settings(a)
+    for path in (a.out, a.merged):
+        if path is not None:
+            check_writable(path, ".safetensors")
+    if settings.retrieval == (a.index is None):
+        raise InputError(
+            "--without-retrieval looks nothing up, leave --index away"
+            if a.index
+            else "training needs an --index to look patches up in; name one, such as 'pocket'"
+        )
+    with torch.inference_mode(False), torch.enable_grad():
+        base, place = _load_base(a)
+        index = load_index(shipped.resolve(a.index, shipped.INDEXES)) if a.index else None
+        with join_team(place.device) as team:
+            run = RunFolder(a.work)
+            examples = _examples(a, base, index, settings, run, team)
+            with progress_bar("step") as bar:
+                bar.disable = bar.disable or not team.leads
+                adapter = train_adapter(
+                    base, examples, settings, run, place, team, _follow_loss(bar)
+                )
+            if team.leads:
+                _export(a, base, adapter, index, settings, run)
+    return 0
+
+
+def _settings(a: argparse.Namespace) -> TrainSettings:
+    return TrainSettings(
+        **{name: getattr(a, name) for name in NUMBERS},
+        hops=tuple(int(hop) for hop in a.hops.split(",")),
+        init=a.init,
+        semantics=a.semantics,
+        train_head=not a.without_head,
+        retrieval=not a.without_retrieval,
+    )
+
+
+def _load_base(a: argparse.Namespace) -> tuple[Checkpoint, Place]:
+    """The base as files have it, not packed for drawing: gradients go through it."""
+    device = choose_device(a.device)
+    if device.type == "cuda" and "LOCAL_RANK" in os.environ:
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    dtype = resolve_dtype(a.dtype, device)
+    if dtype == torch.float16:
+        if a.dtype != "auto":
+            raise InputError("training in fp16 loses small gradients; choose bf16 or fp32")
+        dtype = torch.float32
+    with progress_bar("tensor") as bar:
+        path = shipped.resolve(a.model, shipped.MODELS)
+        base = load_checkpoint(path, dtype, progress=follow(bar))
+    base.model.to(device)
+    autocast = dtype == torch.bfloat16
+    return base, Place(device, autocast, getattr(a, "checkpointing", False))
+
+
+def _examples(
+    a: argparse.Namespace,
+    base: Checkpoint,
+    index: PatchIndex | None,
+    settings: TrainSettings,
+    run: RunFolder,
+    team: Team,
+) -> Examples:
+    """Prepared by the leading process, once for a run; the others read what it wrote."""
+    if team.leads:
+        facts = asdict(settings) | {
+            "model": base.fingerprint,
+            "index": index_fingerprint(index) if index else "",
+            "pictures": _stamp(a.images),
+            "dtype": str(base.model.dtype).removeprefix("torch."),
+            "processes": team.size,
+        }
+        run.begin(json.loads(json.dumps(facts)))
+        if not run.examples.is_file():
+            examples = _prepared(a, base, index, settings.looked_up)
+            examples.split(settings.held_out)  # refuses before it is all written down
+            run.save_examples(examples)
+    team.wait()
+    return run.load_examples()
+
+
+def _prepared(
+    a: argparse.Namespace, base: Checkpoint, index: PatchIndex | None, k: int
+) -> Examples:
+    with progress_bar("picture") as encoding, progress_bar("search") as searching:
+        examples = prepare_examples(
+            base.model, a.images, index, k, follow(encoding), follow(searching)
+        )
+    for line in examples.skipped:
+        print(f"skipped {line}", file=sys.stderr)
+    return examples
+
+
+def _stamp(places: list[Path]) -> str:
+    """Changes when one of the files, or a file of the folders, does."""
+    digest = hashlib.sha256()
+    for place in places:
+        for path in [place] if place.is_file() else sorted(place.rglob("*")):
+            if path.is_file():
+                name, stat = path.relative_to(place).as_posix(), path.stat()
+                line = f"{name}|{stat.st_size}|{stat.st_mtime_ns}\n"
+                digest.update(line.encode(errors="replace"))
+    return digest.hexdigest()[:16]
+
+
+def _follow_loss(bar: Any) -> Any:
+    tick = follow(bar)
+
+    def report(done: int, total: int, bits: float) -> None:
+        bar.set_postfix_str(f"{bits:.3f} bits a token", refresh=False)
+        tick(done, total)
+
+    return report
+
+
+def _export(
+    a: argparse.Namespace,
+    base: Checkpoint,
+    adapter: FaidAdapter,
+    index: PatchIndex | None,
+    settings: TrainSettings,
+    run: RunFolder,
+) -> None:
+    results = run.results()
+    info = AdapterInfo(
+        adapter.config,
+        base.name,
+        base.fingerprint,
+        base.model.config.llama.hidden_size,
+        Path(a.index).stem if a.index else "",
+        index_fingerprint(index) if index else "",
+        asdict(settings) | {"results": results},
+    )
+    save_adapter(a.out, adapter, info, DTYPES[a.out_dtype])
+    told = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in results.items())
+    print(f"{a.out}: {settings.steps} steps{', ' + told if told else ''}")
+    if a.merged is not None:
+        merge_adapter(shipped.resolve(a.model, shipped.MODELS), a.out, a.merged)
+        print(a.merged)
+
+
+def loss(a: argparse.Namespace) -> int:
+    """Measure the loss of pictures under a model, alone or with an adapter."""
+    if a.json:
+        check_writable(a.json, ".json")
+    base, place = _load_base(a)
+    adapter = None
+    settings = TrainSettings(batch=a.batch)
+    if a.adapter is not None:
+        path = shipped.resolve(a.adapter, shipped.ADAPTERS)
+        adapter = load_adapter(path, base, base.model.dtype).to(place.device)
+    index = load_index(shipped.resolve(a.index, shipped.INDEXES)) if a.index else None
+    examples = _prepared(a, base, index, settings.looked_up)
+    bits = score(base, adapter, examples, settings, place)
+    print(f"{bits.mean():.4f} bits a token over {len(bits)} pictures")
+    if a.json:
+        pictures = [
+            {"caption": caption, "bits": round(float(value), 6)}
+            for caption, value in zip(examples.captions, bits, strict=True)
+        ]
+        with atomic_write(a.json) as temporary:
+            report = {"bits": float(bits.mean()), "pictures": pictures}
+            temporary.write_text(json.dumps(report, ensure_ascii=False, indent=1), "utf-8")
+    return 0
+
+
+def merge(a: argparse.Namespace) -> int:
+    """Write a base and its adapter as one whole model, in the published layout."""
+    out = check_writable(a.out, ".safetensors")
+    with progress_bar("tensor") as bar:
+        base = shipped.resolve(a.model, shipped.MODELS)
+        merge_adapter(base, shipped.resolve(a.adapter, shipped.ADAPTERS), out, follow(bar))
+    print(out)
+    return 0

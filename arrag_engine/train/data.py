@@ -1,0 +1,261 @@
+"""What is trained on: tokens of pictures, their captions, and what retrieval finds for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..build import encode_folder
+from ..errors import InputError
+from ..index import PatchIndex, Source, load_index
+from ..janus import JanusPro
+from ..prompt import PromptEncoder
+from ..retriever import Retriever
+from .settings import TrainSettings
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Encoded pictures."""
+
+    tokens: np.ndarray
+    """[M, N] int64."""
+    captions: list[str]
+    digests: np.ndarray
+    """sha256 of the picture files [M, 32] uint8."""
+    codes: np.ndarray
+    """Retrieved codes [M, N, K] int32, nearest first, -1 = none."""
+    active: np.ndarray
+    """[N] where retrieval runs."""
+    skipped: Sequence[str] = ()
+    """Pictures that could not be read, and why."""
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def take(self, rows: np.ndarray) -> Examples:
+        """Some of them."""
+        return Examples(
+            self.tokens[rows],
+            [self.captions[i] for i in rows],
+            self.digests[rows],
+            self.codes[rows],
+            self.active,
+        )
+
+    def split(self, share: float) -> tuple[Examples, Examples]:
+        """(to train on, held out): which ones are held out only the pictures decide.
+
+        Raises:
+            InputError: Nothing would be left to train on.
+        """
+        order = sorted(range(len(self)), key=lambda i: self.digests[i].tobytes())
+        count = max(1, round(share * len(self))) if share > 0 else 0
+        if len(self) - count < 1:
+            raise InputError(
+                f"{len(self)} pictures are too few to train on with {count} held out; "
+                "bring more pictures"
+            )
+        return self.take(np.array(sorted(order[count:]))), self.take(np.array(order[:count], int))
+
+
+def prepare_examples(
+    model: JanusPro,
+    places: Sequence[Path],
+    index: PatchIndex | None,
+    k: int,
+    encoding: Progress | None = None,
+    searching: Progress | None = None,
+) -> Examples:
+    """Encode pictures and look their patches up, never in the picture itself.
+
+    Args:
+        places: Folders of pictures with captions, or indexes made of such pictures, whose tokens
+            are taken as they are.
+        index: Where to look; nowhere when absent.
+        k: Codes to retrieve for each position.
+        encoding, searching: Called with (done, in all).
+
+    Raises:
+        InputError: No readable picture, one without a caption, an index that does not fit.
+    """
+    retriever = None
+    if index is not None:
+        retriever = Retriever(index, model.config.grid, model.vq.codebook(model.device))
+    tokens, sources, skipped = [], [], []
+    for place in places:
+        found, its, unreadable = _tokens_of(model, place, [s.sha256 for s in sources], encoding)
+        tokens.append(found.astype(np.int64))
+        sources += its
+        skipped += unreadable
+    _check_sources(places, sources, skipped)
+    grids = np.concatenate(tokens)
+    digests = np.stack([np.frombuffer(bytes.fromhex(s.sha256), np.uint8) for s in sources])
+    size = model.config.grid.size
+    codes, active = np.full((len(grids), size, k), -1, np.int32), np.zeros(size, bool)
+    if retriever is not None:
+        codes, active = retrieve_codes(retriever, grids, digests, k, searching), retriever.active
+    return Examples(grids, [s.caption for s in sources], digests, codes, active, skipped)
+
+
+def _tokens_of(
+    model: JanusPro, place: Path, known: list[str], progress: Progress | None
+) -> tuple[np.ndarray, list[Source], list[str]]:
+    """(token grids [M, N], sources, what was unreadable) of a folder or of an index."""
+    if place.is_file():
+        index = load_index(place)
+        index.check_fits(model.config.grid, model.vq.codebook(model.device))
+        return index.tokens, list(index.sources), []
+    names = dict.fromkeys(known, "")
+    encoded = encode_folder(model, place, None, names, False, progress=progress)
+    unreadable = [f"{name}: {why}" for name, why in encoded.report.unreadable]
+    return encoded.tokens, list(encoded.sources), unreadable
+
+
+def _check_sources(places: Sequence[Path], sources: list[Source], skipped: list[str]) -> None:
+    where = ", ".join(map(str, places))
+    if not sources:
+        reasons = "".join(f"; {line}" for line in skipped[:3])
+        raise InputError(f"{where} holds no readable picture{reasons}; choose another folder")
+    if missing := [s.name for s in sources if not s.caption]:
+        raise InputError(
+            f"{len(missing)} of {len(sources)} pictures in {where} have no caption, the first is "
+            f"{missing[0]}; write what it shows into {Path(missing[0]).with_suffix('.txt')}"
+        )
+    if not all(s.sha256 for s in sources):
+        raise InputError(f"an index in {where} does not say the sha256 of its pictures; rebuild it")
+
+
+def retrieve_codes(
+    retriever: Retriever,
+    tokens: np.ndarray,
+    digests: np.ndarray,
+    k: int,
+    progress: Progress | None = None,
+) -> np.ndarray:
+    """Codes [M, N, k] of the nearest patches of other pictures; -1 where there are none.
+
+    Args:
+        tokens: [M, N].
+        digests: sha256 of the pictures [M, 32]; index rows of the same are left out.
+
+    Raises:
+        InputError: The index does not tell which pictures it is made of.
+    """
+    index = retriever.index
+    hashes = np.asarray(index.sources.sha256)
+    if not hashes.any(axis=1).all():
+        raise InputError(
+            "the index does not say the sha256 of its pictures, so a picture cannot be kept from "
+            "finding itself; build the index again from the pictures"
+        )
+    rows: dict[bytes, list[int]] = {}
+    for image, digest in enumerate(hashes):
+        rows.setdefault(digest.tobytes(), []).append(image)
+    active = np.flatnonzero(retriever.active)
+    codes = np.full((*tokens.shape, k), -1, np.int32)
+    for i, (grid, digest) in enumerate(zip(tokens, digests, strict=True)):
+        own = rows.get(digest.tobytes(), [])
+        codes[i, active] = _nearest_of_others(retriever, grid, active, own, k)
+        if progress is not None:
+            progress(i + 1, len(tokens))
+    return codes
+
+
+def _nearest_of_others(
+    retriever: Retriever, grid: np.ndarray, active: np.ndarray, own: list[int], k: int
+) -> np.ndarray:
+    """Codes [A, k]: enough neighbours are asked for that k are left without the picture's own."""
+    index = retriever.index
+    found = retriever.retrieve(grid, active, k + len(own) * len(index.active))
+    image, _ = index.locate(np.maximum(found.ids, 0))
+    foreign = found.found() & ~np.isin(image, own)
+    order = np.argsort(~foreign, axis=1, kind="stable")[:, :k]
+    codes = np.where(foreign, found.codes, -1)
+    nearest = np.take_along_axis(codes, order, axis=1)
+    return np.pad(nearest, ((0, 0), (0, k - nearest.shape[1])), constant_values=-1)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B pictures as the model takes them."""
+
+    text: Tensor
+    """Prompt ids [B, T], padded on the left."""
+    padding: list[int]
+    """How many ids of each row are padding."""
+    tokens: Tensor
+    """[B, N]."""
+    codes: Tensor
+    """[B, N, K]."""
+    blended: Tensor
+    """[B] 1 where the blenders work, 0 where they are silent."""
+
+
+class Batches:
+    """Makes batches of examples. What a picture is changed by depends on the seed and on its place
+    in the stream of pictures alone, so it is the same on any number of processes."""
+
+    def __init__(self, examples: Examples, encoder: PromptEncoder, settings: TrainSettings) -> None:
+        self.examples = examples
+        self.settings = settings
+        prompts = [encoder.encode(caption) for caption in examples.captions]
+        self.pad_id = encoder.pad_id
+        self.prompts = [prompt.ids for prompt in prompts]
+        self.unknown = sorted({word for prompt in prompts for word in prompt.unknown})
+
+    def training(self, first: int, count: int, device: torch.device) -> Batch:
+        """`count` pictures from place `first` of the endless shuffled stream on."""
+        rows, ids, codes, blended = [], [], [], []
+        for place in range(first, first + count):
+            epoch, number = divmod(place, len(self.examples))
+            order = np.random.default_rng((self.settings.seed, 0, epoch))
+            row = order.permutation(len(self.examples))[number]
+            rng = np.random.default_rng((self.settings.seed, 1, place))
+            blank = rng.random() < self.settings.caption_dropout
+            silent = blank and rng.random() < self.settings.blend_dropout
+            rows.append(row)
+            ids.append(self.blanked(self.prompts[row]) if blank else self.prompts[row])
+            codes.append(self.shuffled(self.examples.codes[row], rng))
+            blended.append(0.0 if silent else 1.0)
+        return self._collate(np.array(rows), ids, np.stack(codes), blended, device)
+
+    def plain(self, rows: np.ndarray, device: torch.device) -> Batch:
+        """Pictures as they are, with their nearest candidates."""
+        codes = self.examples.codes[rows][..., : self.settings.candidates]
+        ids = [self.prompts[row] for row in rows]
+        return self._collate(rows, ids, codes, [1.0] * len(rows), device)
+
+    def blanked(self, ids: list[int]) -> list[int]:
+        """The prompt of the unconditional stream."""
+        return [ids[0], *[self.pad_id] * (len(ids) - 2), ids[-1]]
+
+    def shuffled(self, codes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """As many candidates as are wanted of codes [N, pool], in any order."""
+        return rng.permuted(codes, axis=1)[:, : self.settings.candidates]
+
+    def _collate(
+        self,
+        rows: np.ndarray,
+        ids: list[list[int]],
+        codes: np.ndarray,
+        blended: list[float],
+        device: torch.device,
+    ) -> Batch:
+        length = max(map(len, ids))
+        padding = [length - len(row) for row in ids]
+        text = [[self.pad_id] * gap + row for gap, row in zip(padding, ids, strict=True)]
+        return Batch(
+            torch.tensor(text, device=device),
+            padding,
+            torch.from_numpy(self.examples.tokens[rows]).to(device),
+            torch.from_numpy(codes).long().to(device),
+            torch.tensor(blended, device=device),
+        )

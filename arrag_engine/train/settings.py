@@ -1,0 +1,106 @@
+"""What a training run is told."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from ..blend import HOPS, SEMANTICS, Semantics
+from ..errors import InputError
+from ..faid import AdapterConfig
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """Everything that decides the result, besides the model, the pictures and the index."""
+
+    steps: int = 1000
+    """Updates of the weights."""
+    batch: int = 4
+    """Pictures worked on at once."""
+    accumulation: int = 4
+    """Batches an update is made of, in each process."""
+    lr: float = 2e-4
+    """Highest learning rate of AdamW, reached after the warm-up; falls to zero as a cosine."""
+    warmup: float = 0.1
+    """Share of the steps in which the learning rate rises."""
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    """Longest gradient; longer ones are shortened to it."""
+    rank: int = 128
+    """Of the low-rank changes of q and v; 0 = none."""
+    alpha: float = 256.0
+    dropout: float = 0.05
+    """In front of the low-rank changes."""
+    train_head: bool = True
+    """Train a copy of the generation head too."""
+    blender_every: int = 12
+    """Stride of the decoder layers with a blender, from layer 0 on; 0 = the first layer only."""
+    hops: tuple[int, ...] = (1, 2)
+    candidates: int = 10
+    """Retrieved codes that the blenders hear at each position, duplicates kept."""
+    pool: int = 0
+    """Draw the candidates anew for every picture and step from this many nearest; 0 = as many as
+    there are candidates, whose order is shuffled."""
+    init: Literal["nonzero", "zero"] = "nonzero"
+    """What the blenders put out before the training: random features, or nothing."""
+    semantics: Semantics = "step"
+    caption_dropout: float = 0.1
+    """Share of pictures whose caption is blanked, as the unconditional stream's is."""
+    blend_dropout: float = 0.5
+    """Share of these whose blenders are silent too, as they are in the unconditional stream."""
+    retrieval: bool = True
+    """False: no blenders and nothing looked up, the rest is trained the same: a control."""
+    held_out: float = 0.05
+    """Share of the pictures that are never trained on, but measured."""
+    every: int = 50
+    """Steps between measurements, each of which writes a checkpoint."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        counts = ("steps", "batch", "accumulation", "candidates", "every")
+        for name in counts:
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}; choose 1 or more")
+        for name in ("rank", "blender_every", "pool"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name} is {getattr(self, name)}; choose 0 or more")
+        for name in ("warmup", "dropout", "caption_dropout", "blend_dropout", "held_out"):
+            value = getattr(self, name)
+            if not 0 <= value <= (1 if name != "dropout" else 0.99):
+                raise InputError(f"{name.replace('_', ' ')} is {value}; choose 0 to 1")
+        for name in ("lr", "clip", "alpha"):
+            value = getattr(self, name)
+            if not (value > 0 and math.isfinite(value)):
+                raise InputError(f"{name} is {value}; choose more than 0")
+        if not 0 <= self.weight_decay < math.inf:
+            raise InputError(f"weight decay is {self.weight_decay}; choose 0 or more")
+        if self.hops not in HOPS or self.semantics not in SEMANTICS:
+            raise InputError(f"hops {list(self.hops)} or semantics {self.semantics} do not exist")
+        if 0 < self.pool < self.candidates:
+            raise InputError(
+                f"the pool is {self.pool} for {self.candidates} candidates; choose a larger pool"
+            )
+        if not (self.retrieval or self.rank or self.train_head):
+            raise InputError("there is nothing to train; give a rank or train the head")
+
+    @property
+    def looked_up(self) -> int:
+        """Codes to retrieve for each position."""
+        return (self.pool or self.candidates) if self.retrieval else 0
+
+    def adapter(self, num_layers: int) -> AdapterConfig:
+        """The adapter to train for a decoder of so many layers."""
+        stride = self.blender_every or num_layers
+        layers = tuple(range(0, num_layers, stride)) if self.retrieval else ()
+        return AdapterConfig(
+            layers, self.hops, self.rank, self.alpha, self.dropout, self.train_head
+        )
+
+    def rate(self, step: int) -> float:
+        """Learning rate of an update, the first one being step 0."""
+        rising = max(1, round(self.warmup * self.steps))
+        if step < rising:
+            return self.lr * (step + 1) / rising
+        return self.lr * 0.5 * (1 + math.cos(math.pi * (step - rising) / (self.steps - rising)))

@@ -1,0 +1,284 @@
+"""Training: it learns, only the adapter; it resumes; it stops where it must."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from arrag_engine.checkpoint import load_checkpoint
+from arrag_engine.errors import InputError
+from arrag_engine.faid import assemble
+from arrag_engine.train import Place, RunFolder, TrainSettings, score, train_adapter
+from arrag_engine.train import loop as loop_module
+from arrag_engine.train.curve import draw_curve, ticks
+from arrag_engine.train.data import Batches
+from arrag_engine.train.loss import Learner, base_losses, new_adapter
+from tests import slow
+from tests.tiny import tiny_adapter
+from tests.train.test_data import examples_of
+
+CPU = torch.device("cpu")
+HERE = Place(CPU)
+QUICK = TrainSettings(
+    steps=6, batch=2, accumulation=2, rank=4, alpha=8.0, every=3, blender_every=1, candidates=4,
+    held_out=0.25,
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _gradients():
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+@pytest.fixture
+def base(model_file):
+    return load_checkpoint(model_file, torch.float32)
+
+
+def trained(base, tmp_path, settings=QUICK, name="run", place=HERE, examples=None):
+    run = RunFolder(tmp_path / name)
+    run.begin({})
+    return run, train_adapter(base, examples or examples_of(8), settings, run, place)
+
+
+def same(one, two):
+    mine, its = one.state_dict(), two.state_dict()
+    return mine.keys() == its.keys() and all(torch.equal(mine[n], its[n]) for n in mine)
+
+
+def lines(run):
+    return [json.loads(line) for line in run.log.read_text().splitlines()]
+
+
+def test_the_loss_falls_and_the_base_stays(base, tmp_path):
+    before = {n: t.clone() for n, t in base.model.state_dict().items()}
+    run, adapter = trained(base, tmp_path, replace(QUICK, steps=20, lr=5e-3, every=20))
+    log = lines(run)
+    steps = [line for line in log if "bits" in line]
+    assert [line["step"] for line in steps] == list(range(1, 21))
+    first, last = steps[:4], steps[-4:]
+    assert np.mean([s["bits"] for s in last]) < np.mean([s["bits"] for s in first]) - 0.3
+    assert all(torch.equal(t, before[n]) for n, t in base.model.state_dict().items())
+    assert not same(adapter, new_adapter(base.model, QUICK))
+    assert max(s["lr"] for s in steps) == pytest.approx(5e-3)
+    assert steps[0]["lr"] == pytest.approx(5e-3 / 2)
+    assert steps[-1]["lr"] < 1e-3
+    assert {"base_held_out_bits", "held_out_bits"} <= log[0].keys()
+    assert log[-1].keys() == {"step", "held_out_bits"}
+    assert run.results().keys() == {"base_held_out_bits", "held_out_bits"}
+    with Image.open(run.curve) as image:
+        assert image.size == (900, 500)
+
+
+@pytest.mark.parametrize("stop", [3, 4])
+def test_going_on_gives_what_would_have_come_without_the_stop(base, tmp_path, stop, monkeypatch):
+    """Also when it was stopped between two checkpoints: the steps since are done again."""
+    whole, wanted = trained(base, tmp_path)
+    real = loop_module.Trainer.update
+
+    def killed(trainer):
+        if trainer.step == stop:
+            raise KeyboardInterrupt
+        return real(trainer)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop_module.Trainer, "update", killed)
+        with pytest.raises(KeyboardInterrupt):
+            trained(base, tmp_path, name="stopped")
+    run, found = trained(base, tmp_path, name="stopped")
+    assert same(found, wanted)
+    assert lines(run) == lines(whole)
+
+
+def test_a_finished_run_is_not_trained_again(base, tmp_path, monkeypatch):
+    _, wanted = trained(base, tmp_path)
+    monkeypatch.setattr(loop_module.Trainer, "update", lambda _: pytest.fail("trained again"))
+    assert same(trained(base, tmp_path)[1], wanted)
+
+
+def test_a_run_goes_on_only_with_what_it_was_begun_with(tmp_path):
+    RunFolder(tmp_path / "run").begin({"lr": 1.0, "steps": 3})
+    RunFolder(tmp_path / "run").begin({"lr": 1.0, "steps": 3})
+    with pytest.raises(InputError, match=r"begun with lr 1\.0, not 2\.0; go on with the same"):
+        RunFolder(tmp_path / "run").begin({"lr": 2.0, "steps": 3})
+
+
+def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(
+    base, tmp_path, monkeypatch
+):
+    real = Learner.forward
+    calls = []
+
+    def breaking(learner, batch):
+        if learner.training:
+            calls.append(1)
+        return real(learner, batch) * (float("nan") if len(calls) > 4 * 2 else 1)
+
+    monkeypatch.setattr(Learner, "forward", breaking)
+    with pytest.raises(InputError, match=r"not a number at step 5; the last good .* of step 3"):
+        trained(base, tmp_path)
+    monkeypatch.undo()
+    assert RunFolder(tmp_path / "run").saved_step() == 3
+    _, wanted = trained(base, tmp_path, name="other")
+    assert same(trained(base, tmp_path)[1], wanted)
+
+
+def test_weights_that_measure_as_no_number_are_not_saved(base, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        loop_module.Trainer, "measured", lambda t: {"held_out_bits": float("nan") if t.step else 1}
+    )
+    with pytest.raises(InputError, match=r"there is no checkpoint yet; lower --lr 0\.0002"):
+        trained(base, tmp_path)
+    assert not (tmp_path / "run" / "state.safetensors").exists()
+
+
+def test_a_full_disk_keeps_the_former_checkpoint(base, tmp_path, monkeypatch):
+    from arrag_engine.train import state as state_module
+
+    trained(base, tmp_path, replace(QUICK, steps=3))
+    path = tmp_path / "run" / "state.safetensors"
+    before = path.read_bytes()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(state_module, "save_file", full)
+    with pytest.raises(InputError, match="No space left on device; free some space"):
+        trained(base, tmp_path)
+    assert path.read_bytes() == before
+    assert [p.name for p in path.parent.iterdir() if p.name.startswith(".")] == []
+
+
+def test_a_damaged_checkpoint_is_refused(base, tmp_path):
+    run, _ = trained(base, tmp_path, replace(QUICK, steps=3))
+    run.state.write_bytes(run.state.read_bytes()[:-10])
+    with pytest.raises(InputError, match="truncated"):
+        trained(base, tmp_path)
+
+
+def test_working_layers_out_again_gives_the_same_gradient(base, tmp_path):
+    settings = replace(QUICK, steps=2, every=2)
+    _, one = trained(base, tmp_path, settings, "one")
+    _, two = trained(base, tmp_path, settings, "two", Place(CPU, checkpointing=True))
+    for name, tensor in one.state_dict().items():
+        torch.testing.assert_close(two.state_dict()[name], tensor, atol=1e-5, rtol=1e-4)
+
+
+def test_bfloat16_autocast_trains(base, tmp_path):
+    _, adapter = trained(base, tmp_path, place=Place(CPU, autocast=True))
+    assert {t.dtype for t in adapter.state_dict().values()} == {torch.float32}
+    vq = base.model.vq
+    base.model.to(torch.bfloat16)
+    vq.float()
+    run, _ = trained(base, tmp_path, name="bf16", place=Place(CPU, autocast=True))
+    assert all(np.isfinite(line.get("bits", 0)) for line in lines(run))
+
+
+def test_the_loss_of_a_batch_is_that_of_its_pictures_one_by_one_and_the_slow_reference(base):
+    settings = replace(QUICK, dropout=0.0, rank=0, train_head=False)
+    adapter = tiny_adapter(base.model, settings.adapter(2), scale=0.1)
+    examples = examples_of(3)
+    examples = replace(examples, active=np.arange(36) % 5 > 0)
+    batches = Batches(examples, base.prompt_encoder, settings)
+    learner = Learner(base.model, adapter, settings, torch.from_numpy(examples.active)).eval()
+    together = learner(batches.plain(np.arange(3), CPU))
+    tensors = {
+        f"language_model.model.{name}": tensor.detach()
+        for name, tensor in adapter.state_dict().items()
+    }
+    for i in range(3):
+        alone = learner(batches.plain(np.array([i]), CPU))[0]
+        assert together[i].item() == pytest.approx(alone.item(), abs=1e-5)
+        tokens = examples.tokens[i].tolist()
+        with torch.no_grad():
+            logits, _ = slow.faid_logits(
+                base.model, tensors, (0, 1), (1, 2), batches.prompts[i], tokens[:-1],
+                examples.codes[i].tolist(), examples.active.tolist(),
+            )  # fmt: skip
+        wanted = torch.nn.functional.cross_entropy(logits, torch.tensor(tokens))
+        assert alone.item() == pytest.approx(wanted.item(), abs=1e-4)
+
+
+def test_silent_blenders_and_a_new_adapter_leave_the_base_as_it_is(base):
+    settings = replace(QUICK, caption_dropout=1.0, blend_dropout=1.0)
+    batches = Batches(examples_of(4), base.prompt_encoder, settings)
+    batch = batches.training(0, 4, CPU)
+    assert not batch.blended.any()
+    learner = Learner(base.model, new_adapter(base.model, settings), settings, torch.ones(36) > 0)
+    wanted = base_losses(base.model, batch)
+    torch.testing.assert_close(learner.eval()(batch), wanted)
+    heard = replace(batch, blended=torch.ones(4))
+    assert not torch.allclose(learner(heard), wanted)
+    silent = Learner(
+        base.model, new_adapter(base.model, replace(settings, init="zero")), settings,
+        torch.ones(36) > 0,
+    )  # fmt: skip
+    torch.testing.assert_close(silent.eval()(heard), wanted)
+
+
+def test_the_control_trains_without_blenders(base, tmp_path):
+    settings = replace(QUICK, retrieval=False)
+    examples = replace(examples_of(8), codes=np.zeros((8, 36, 0), np.int32))
+    _, adapter = trained(base, tmp_path, settings, examples=examples)
+    assert adapter.config.blender_layers == ()
+    assert set(adapter.by_layer) == {0, 1}
+    assert adapter.gen_head is not None
+
+
+def test_scores_are_those_of_base_and_adapter_folded_or_not(base):
+    examples, settings = examples_of(5), replace(QUICK, batch=2)
+    adapter = tiny_adapter(base.model, settings.adapter(2))
+    alone = score(base, None, examples, settings, HERE)
+    found = score(base, adapter, examples, settings, HERE)
+    assert alone.shape == found.shape == (5,)
+    assert not np.allclose(alone, found)
+    state = adapter.state_dict()
+    folded = assemble(base.model.config, adapter.config, lambda n: state[n], torch.float32)
+    np.testing.assert_allclose(score(base, folded, examples, settings, HERE), found, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"steps": 0}, "steps is 0; choose 1 or more"),
+        ({"lr": 0.0}, "lr is 0.0; choose more than 0"),
+        ({"lr": float("nan")}, "lr is nan"),
+        ({"rank": -1}, "rank is -1"),
+        ({"caption_dropout": 1.5}, "caption dropout is 1.5; choose 0 to 1"),
+        ({"dropout": 1.0}, "dropout is 1.0"),
+        ({"weight_decay": -1.0}, "weight decay is -1.0"),
+        ({"pool": 3, "candidates": 10}, "the pool is 3 for 10 candidates"),
+        ({"retrieval": False, "rank": 0, "train_head": False}, "there is nothing to train"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(settings, message):
+    with pytest.raises(InputError, match=message):
+        TrainSettings(**settings)
+
+
+def test_blenders_stand_a_stride_apart():
+    assert TrainSettings().adapter(24).blender_layers == (0, 12)
+    assert TrainSettings(blender_every=2).adapter(4).blender_layers == (0, 2)
+    assert TrainSettings(blender_every=0).adapter(4).blender_layers == (0,)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (5.43, 5.47), (0, 30000), (-1, 7.5)])
+def test_ticks_are_few_and_round(low, high):
+    found = ticks(low, high)
+    assert 2 <= len(found) <= 7
+    assert low <= found[0] < found[-1] <= high
+
+
+def test_a_curve_of_one_point_can_be_drawn(tmp_path):
+    draw_curve([{"step": 0, "held_out_bits": 3.0}], tmp_path / "a.png")
+    draw_curve([{"step": 1, "bits": 2.0}, {"step": 9, "bits": 1.0}], tmp_path / "b.png")
+    for name in "ab":
+        with Image.open(tmp_path / f"{name}.png") as image:
+            colours = image.convert("RGB").getcolors(10**6)
+        assert len(colours) > 3
+    draw_curve([], tmp_path / "c.png")
+    assert not (tmp_path / "c.png").exists()
