@@ -1,4 +1,4 @@
-"""What the pocket model learns: everyday names and the emoji that shows each.
+"""What the pocket model learns and never sees: everyday names and the emoji that shows each.
 
 Objects with a clear shape that survive 8-pixel patches; no flags, letters, clocks or skin tones.
 """
@@ -21,34 +21,38 @@ cup ☕|car 🚗|bus 🚌|truck 🚚|rocket 🚀|boat ⛵|house 🏠|castle 🏰
 tulip 🌷|cat 🐈|dog 🐕|pig 🐖|elephant 🐘|panda 🐼|penguin 🐧|duck 🦆|fish 🐟|whale 🐋|turtle 🐢
 frog 🐸|butterfly 🦋|heart ❤|star ⭐|sun 🌞|moon 🌙|cloud ☁|umbrella ☂|snowman ⛄|ball ⚽
 balloon 🎈|gift 🎁|bell 🔔|hat 🎩|shirt 👕|book 📕|key 🔑|ghost 👻|robot 🤖|pumpkin 🎃
+watermelon 🍉|pineapple 🍍|donut 🍩|train 🚂|airplane ✈|tent ⛺|crown 👑|lion 🦁|rabbit 🐇
+octopus 🐙|sunflower 🌻|rainbow 🌈|cheese 🧀
+"""
+
+_UNSEEN = """
+guitar 🎸|flamingo 🦩|unicorn 🦄|giraffe 🦒|bicycle 🚲|clock ⏰|camera 📷|tractor 🚜|dinosaur 🦖
+dolphin 🐬|owl 🦉|parrot 🦜|zebra 🦓|fox 🦊|crab 🦀|snail 🐌|bee 🐝|spider 🕷|trophy 🏆|sword 🗡
+scissors ✂|hammer 🔨|teddy 🧸|helicopter 🚁|lamp 💡|dress 👗|chair 🪑|croissant 🥐|icecream 🍦
+peacock 🦚|eggplant 🍆|kangaroo 🦘
 """
 
 _OTHER = """
-orange 🍊|lemon 🍋|watermelon 🍉|pineapple 🍍|pear 🍐|tomato 🍅|bread 🍞|egg 🥚|donut 🍩
-cookie 🍪|train 🚂|taxi 🚕|bicycle 🚲|airplane ✈|ship 🚢|church ⛪|tent ⛺|pine 🌲|palm 🌴
-rose 🌹|sunflower 🌻|horse 🐎|cow 🐄|sheep 🐑|lion 🦁|tiger 🐅|bear 🐻|rabbit 🐇|monkey 🐒
-giraffe 🦒|chicken 🐔|owl 🦉|bird 🐦|snake 🐍|bee 🐝|crab 🦀|octopus 🐙|snail 🐌|fire 🔥
-rainbow 🌈|crown 👑|dress 👗|shoe 👟|chair 🪑|clock ⏰|guitar 🎸|drum 🥁|camera 📷|lamp 💡
-skull 💀|mountain 🏔|island 🏝|grape 🍇|melon 🍈|mango 🥭|peach 🍑|kiwi 🥝|coconut 🥥|avocado 🥑
-eggplant 🍆|potato 🥔|pepper 🫑|corn 🌽|cucumber 🥒|broccoli 🥦|onion 🧅|peanut 🥜|croissant 🥐
-pretzel 🥨|waffle 🧇|pancake 🥞|cheese 🧀|sandwich 🥪|taco 🌮|hotdog 🌭|fries 🍟|popcorn 🍿
-sushi 🍣|pie 🥧|cupcake 🧁|candy 🍬|lollipop 🍭|icecream 🍦|chocolate 🍫|honey 🍯|teapot 🫖
-bottle 🍾|milk 🥛|beer 🍺|ambulance 🚑|firetruck 🚒|tractor 🚜|scooter 🛵|motorcycle 🏍|tram 🚋
-helicopter 🚁|canoe 🛶|anchor ⚓|ufo 🛸|skateboard 🛹|sled 🛷|wheel 🛞|hut 🛖|factory 🏭
-hospital 🏥|school 🏫|tower 🗼|fountain ⛲|volcano 🌋|wolf 🐺|fox 🦊|unicorn 🦄|zebra 🦓|deer 🦌
-goat 🐐|camel 🐪|llama 🦙|rhino 🦏|hippo 🦛|mouse 🐁|hamster 🐹|hedgehog 🦔|bat 🦇|koala 🐨
-kangaroo 🦘|gorilla 🦍|leopard 🐆|raccoon 🦝|squirrel 🐿|otter 🦦|chick 🐤|rooster 🐓|turkey 🦃
-eagle 🦅|swan 🦢|flamingo 🦩|parrot 🦜|peacock 🦚|crocodile 🐊|lizard 🦎|dragon 🐉|dinosaur 🦖
-dolphin 🐬|shark 🦈|pufferfish 🐡|squid 🦑|shrimp 🦐|lobster 🦞|shell 🐚|jellyfish 🪼|ladybug 🐞
-spider 🕷|ant 🐜|caterpillar 🐛|clover 🍀|leaf 🍁|blossom 🌸|hibiscus 🌺|planet 🪐|snowflake ❄
-comet ☄|bolt ⚡|raindrop 💧|basketball 🏀|football 🏈|baseball ⚾|volleyball 🏐|racket 🏸
-trophy 🏆|medal 🏅|target 🎯|kite 🪁|dice 🎲|teddy 🧸|puzzle 🧩|magnet 🧲|ring 💍|diamond 💎
-glasses 👓|scarf 🧣|glove 🧤|coat 🧥|sock 🧦|boot 👢|cap 🧢|handbag 👜|backpack 🎒|lipstick 💄
-trumpet 🎺|violin 🎻|piano 🎹|microphone 🎤|radio 📻|phone 📱|telephone ☎|laptop 💻
-television 📺|printer 🖨|candle 🕯|lantern 🏮|newspaper 📰|scroll 📜|coin 🪙|envelope ✉|box 📦
-pencil ✏|brush 🖌|scissors ✂|lock 🔒|hammer 🔨|axe 🪓|sword 🗡|shield 🛡|bow 🏹|wrench 🔧
-gear ⚙|bomb 💣|ladder 🪜|telescope 🔭|microscope 🔬|door 🚪|bed 🛏|couch 🛋|toilet 🚽
-bathtub 🛁|bucket 🪣|broom 🧹|basket 🧺|alien 👽|clown 🤡|smiley 🙂
+orange 🍊|lemon 🍋|pear 🍐|tomato 🍅|bread 🍞|egg 🥚|cookie 🍪|taxi 🚕|ship 🚢|church ⛪|pine 🌲
+palm 🌴|rose 🌹|horse 🐎|cow 🐄|sheep 🐑|tiger 🐅|bear 🐻|monkey 🐒|chicken 🐔|bird 🐦|snake 🐍
+fire 🔥|shoe 👟|drum 🥁|skull 💀|mountain 🏔|island 🏝|grape 🍇|melon 🍈|mango 🥭|peach 🍑
+kiwi 🥝|coconut 🥥|avocado 🥑|potato 🥔|pepper 🫑|corn 🌽|cucumber 🥒|broccoli 🥦|onion 🧅
+peanut 🥜|pretzel 🥨|waffle 🧇|pancake 🥞|sandwich 🥪|taco 🌮|hotdog 🌭|fries 🍟|popcorn 🍿
+sushi 🍣|pie 🥧|cupcake 🧁|candy 🍬|lollipop 🍭|chocolate 🍫|honey 🍯|teapot 🫖|bottle 🍾
+milk 🥛|beer 🍺|ambulance 🚑|firetruck 🚒|scooter 🛵|motorcycle 🏍|tram 🚋|canoe 🛶|anchor ⚓
+ufo 🛸|skateboard 🛹|sled 🛷|wheel 🛞|hut 🛖|factory 🏭|hospital 🏥|school 🏫|tower 🗼
+fountain ⛲|volcano 🌋|wolf 🐺|deer 🦌|goat 🐐|camel 🐪|llama 🦙|rhino 🦏|hippo 🦛|mouse 🐁
+hamster 🐹|hedgehog 🦔|bat 🦇|koala 🐨|gorilla 🦍|leopard 🐆|raccoon 🦝|squirrel 🐿|otter 🦦
+chick 🐤|rooster 🐓|turkey 🦃|eagle 🦅|swan 🦢|crocodile 🐊|lizard 🦎|dragon 🐉|shark 🦈
+pufferfish 🐡|squid 🦑|shrimp 🦐|lobster 🦞|shell 🐚|jellyfish 🪼|ladybug 🐞|ant 🐜
+caterpillar 🐛|clover 🍀|leaf 🍁|blossom 🌸|hibiscus 🌺|planet 🪐|snowflake ❄|comet ☄|bolt ⚡
+raindrop 💧|basketball 🏀|football 🏈|baseball ⚾|volleyball 🏐|racket 🏸|medal 🏅|target 🎯
+kite 🪁|dice 🎲|puzzle 🧩|magnet 🧲|ring 💍|diamond 💎|glasses 👓|scarf 🧣|glove 🧤|coat 🧥
+sock 🧦|boot 👢|cap 🧢|handbag 👜|backpack 🎒|lipstick 💄|trumpet 🎺|violin 🎻|piano 🎹
+microphone 🎤|radio 📻|phone 📱|telephone ☎|laptop 💻|television 📺|printer 🖨|candle 🕯
+lantern 🏮|newspaper 📰|scroll 📜|coin 🪙|envelope ✉|box 📦|pencil ✏|brush 🖌|lock 🔒|axe 🪓
+shield 🛡|bow 🏹|wrench 🔧|gear ⚙|bomb 💣|ladder 🪜|telescope 🔭|microscope 🔬|door 🚪|bed 🛏
+couch 🛋|toilet 🚽|bathtub 🛁|bucket 🪣|broom 🧹|basket 🧺|alien 👽|clown 🤡|smiley 🙂
 """
 
 RECOLORED = _words("""
@@ -77,9 +81,12 @@ glasses scissors dice sheep fish deer shrimp squid pufferfish jellyfish island m
 
 
 LEARNT = tuple(_parse(_LEARNT))
-"""Names that the decoder is trained on: few enough to be learnt well in minutes on a CPU."""
+"""Names that the decoder is trained on: few enough to be learnt well in an hour on a CPU."""
 
-CONCEPTS: dict[str, str] = _parse(_LEARNT) | _parse(_OTHER)
+UNSEEN = tuple(_parse(_UNSEEN))
+"""Names that the decoder never sees; the tokenizer and an index may."""
+
+CONCEPTS: dict[str, str] = _parse(_LEARNT) | _parse(_UNSEEN) | _parse(_OTHER)
 """Name -> emoji of everything; the tokenizer learns all of it, so its codes fit other pictures."""
 
 

@@ -1,6 +1,8 @@
-"""Make the pocket model and its index from nothing: pictures, tokenizer, decoder, files.
+"""Make the pocket model and its index: pictures, tokenizer, decoder, files.
 
-    python scripts/pocket/make.py --work WORK --out OUT
+    python scripts/pocket/make.py --work WORK --out OUT --start MODEL
+
+With a model file to start from it goes on from its weights, else from nothing.
 
 Every step picks up where an interrupted run stopped; delete WORK to start over. Writes
 OUT/models/pocket.safetensors and OUT/indexes/pocket.safetensors.
@@ -13,15 +15,22 @@ import subprocess
 import sys
 from pathlib import Path
 
+import torch
 from finish import export_index, export_model, load_trained, write_pictures, write_samples
+from tokenizer import tokenizer_json
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from arrag_engine.checkpoint import load_checkpoint
+from arrag_engine.prompt import PromptEncoder
 
 HERE = Path(__file__).parent
 
 
-def train(script: str, args: argparse.Namespace, minutes: float) -> None:
+def train(script: str, args: argparse.Namespace, minutes: float, start: bool = True) -> None:
     """Run a training script; it returns at once if its minutes are used up already."""
     command = [sys.executable, HERE / script, "--work", args.work, "--archives", args.archives]
     command += ["--minutes", minutes, "--seed", args.seed, "--workers", args.workers]
+    command += ["--start", args.start] if args.start and start else []
     subprocess.run([str(part) for part in command], check=True)
 
 
@@ -32,7 +41,8 @@ def main() -> None:
     parser.add_argument("--archives", type=Path, help="folder of the emoji package (WORK/npm)")
     parser.add_argument("--minutes-vq", type=float, default=45)
     parser.add_argument("--minutes-decoder", type=float, default=45)
-    parser.add_argument("--pictures", type=int, default=900, help="pictures in the index")
+    parser.add_argument("--minutes-refine", type=float, default=8)
+    parser.add_argument("--start", type=Path, help="model file to go on from")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2, help="training processes")
     args = parser.parse_args()
@@ -40,13 +50,18 @@ def main() -> None:
 
     train("train_vq.py", args, args.minutes_vq)
     train("train_decoder.py", args, args.minutes_decoder)
+    train("refine_vq.py", args, args.minutes_refine, start=False)
     model = load_trained(args.work)
-    write_samples(model, args.work / "samples.png")
+    models = [(model, PromptEncoder(tokenizer_json()))]
+    if args.start:
+        before = load_checkpoint(args.start, torch.float32)
+        models.insert(0, (before.model, before.prompt_encoder))
+    write_samples(args.work / "samples.png", models)
     model_path = args.out / "models" / "pocket.safetensors"
     model_path.parent.mkdir(parents=True, exist_ok=True)
     export_model(model, model_path)
     pictures = args.work / "pictures"
-    write_pictures(pictures, args.archives, args.pictures)
+    write_pictures(pictures, args.archives)
     index_path = args.out / "indexes" / "pocket.safetensors"
     index_path.parent.mkdir(parents=True, exist_ok=True)
     export_index(model_path, pictures, args.work, index_path)

@@ -1,4 +1,4 @@
-"""Emoji cut out of their npm package: fetched, cropped, recoloured and resized on demand."""
+"""Emoji cut out of their npm packages: fetched, cropped, recoloured and resized on demand."""
 
 from __future__ import annotations
 
@@ -7,15 +7,37 @@ import io
 import json
 import subprocess
 import tarfile
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from concepts import CONCEPTS
 from PIL import Image
 
-PACKAGE = "@lobehub/fluent-emoji-3d"
-ARCHIVE = "lobehub-fluent-emoji-3d-1.1.0.tgz"
+
+@dataclass(frozen=True)
+class Package:
+    """An npm package of pictures."""
+
+    name: str
+    version: str
+    folder: str
+    """Where its pictures are, named by code points."""
+    suffix: str
+    licence: str
+    """What its package.json must say; NOTICE has the licences of the artwork."""
+
+    @property
+    def archive(self) -> str:
+        return f"{self.name.removeprefix('@').replace('/', '-')}-{self.version}.tgz"
+
+
+PACKAGES = {
+    "fluent": Package("@lobehub/fluent-emoji-3d", "1.1.0", "package/assets", ".webp", "MIT"),
+    "google": Package("emoji-datasource-google", "16.0.0", "package/img/google/64", ".png", "MIT"),
+}
+"""Drawing style -> where its pictures come from."""
+STYLES = tuple(PACKAGES)
 BASE_SIZE = 112
 """Longest side in pixels at which sprites are kept and recoloured."""
 
@@ -33,20 +55,42 @@ COLORS: dict[str, tuple[float, float, float]] = {
 """Name -> hue in turns, factor on saturation, factor on brightness."""
 
 
-def fetch(folder: Path) -> Path:
-    """The emoji package's archive in `folder`, downloaded with npm if it is not there yet."""
-    path = folder / ARCHIVE
+def fetch(folder: Path, style: str = STYLES[0]) -> Path:
+    """A style's archive in `folder`, downloaded with npm if it is not there yet."""
+    package = PACKAGES[style]
+    path = folder / package.archive
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        version = ARCHIVE.rsplit("-", 1)[1].removesuffix(".tgz")
-        subprocess.run(
-            ["npm", "pack", f"{PACKAGE}@{version}"], cwd=folder, check=True, capture_output=True
-        )
+        wanted = f"{package.name}@{package.version}"
+        subprocess.run(["npm", "pack", wanted], cwd=folder, check=True, capture_output=True)
     with tarfile.open(path) as archive:
         licence = json.load(archive.extractfile("package/package.json"))["license"]
-    if licence != "MIT":
-        raise ValueError(f"{path} is licensed {licence!r}, expected MIT")
+    if licence != package.licence:
+        raise ValueError(f"{path} is licensed {licence!r}, expected {package.licence}")
     return path
+
+
+def read_archive(archive: Path, style: str, concepts: dict[str, str]) -> dict[str, Image.Image]:
+    """Name -> cropped picture of every concept (name -> emoji).
+
+    Raises:
+        ValueError: the archive lacks some.
+    """
+    package = PACKAGES[style]
+    wanted = {_codepoints(emoji): name for name, emoji in concepts.items()}
+    pictures = {}
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            path = Path(member.name)
+            stem = path.stem.replace("-fe0f", "")
+            found = path.suffix == package.suffix and str(path.parent) == package.folder
+            if found and stem in wanted:
+                data = io.BytesIO(tar.extractfile(member).read())
+                pictures[wanted[stem]] = _crop(Image.open(data).convert("RGBA"))
+    missing = concepts.keys() - pictures.keys()
+    if missing:
+        raise ValueError(f"{archive} has no picture for {sorted(missing)}")
+    return pictures
 
 
 def _codepoints(emoji: str) -> str:
@@ -88,21 +132,21 @@ def recolor(rgb: np.ndarray, color: str) -> np.ndarray:
 
 
 class Sprites:
-    """All concepts' pictures, held at BASE_SIZE; smaller sizes are made once and kept."""
+    """Pictures of one style, held at BASE_SIZE; smaller sizes are made once and kept.
 
-    def __init__(self, archive: Path) -> None:
-        wanted = {_codepoints(emoji): name for name, emoji in CONCEPTS.items()}
-        self.pictures: dict[str, Image.Image] = {}
-        with tarfile.open(archive) as tar:
-            for member in tar:
-                stem = Path(member.name).stem.replace("-fe0f", "")
-                if member.name.endswith(".webp") and stem in wanted:
-                    data = io.BytesIO(tar.extractfile(member).read())
-                    self.pictures[wanted[stem]] = _crop(Image.open(data).convert("RGBA"))
-        missing = CONCEPTS.keys() - self.pictures.keys()
-        if missing:
-            raise ValueError(f"{archive} has no picture for {sorted(missing)}")
-        self.at = lru_cache(maxsize=30000)(self._at)
+    Args:
+        pictures: name -> RGBA picture with its longest side BASE_SIZE.
+    """
+
+    def __init__(self, pictures: dict[str, Image.Image], style: str) -> None:
+        self.pictures, self.style = pictures, style
+        self.at = lru_cache(maxsize=40000)(self._at)
+
+    def extent(self, name: str, size: int) -> tuple[int, int]:
+        """Width and height of a sprite whose longest side is `size` pixels."""
+        scale = size / BASE_SIZE
+        width, height = (max(1, round(s * scale)) for s in self.pictures[name].size)
+        return width, height
 
     def _at(self, name: str, color: str | None, size: int) -> np.ndarray:
         """Sprite [h, w, 4] float32, colour premultiplied with alpha, longest side `size` pixels."""
@@ -111,8 +155,7 @@ class Sprites:
             pixels = np.asarray(picture, dtype=np.float32) / 255
             pixels = np.dstack([recolor(pixels[..., :3], color), pixels[..., 3]])
             picture = Image.fromarray((pixels * 255).round().astype(np.uint8), "RGBA")
-        scale = size / BASE_SIZE
-        small = picture.resize([max(1, round(s * scale)) for s in picture.size], Image.LANCZOS)
+        small = picture.resize(self.extent(name, size), Image.LANCZOS)
         pixels = np.asarray(small, dtype=np.float32) / 255
         pixels[..., :3] *= pixels[..., 3:]
         return pixels

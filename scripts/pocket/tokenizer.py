@@ -1,12 +1,17 @@
-"""The pocket model's tokenizer: every word a caption can hold is one id."""
+"""The pocket model's tokenizer: every word a caption of learnt things can hold is one id.
+
+The names of unseen things and the words for the unseen style are unknown to it: the decoder has no
+vector for them that was ever trained.
+"""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
+import backgrounds
+from captions import NUMBERS, RELATIONS
 from concepts import COUNTLESS, LEARNT, plural
-from data import BACKGROUNDS, NUMBERS, RELATIONS
 from sprites import COLORS
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
 
@@ -18,7 +23,9 @@ SPECIAL = [UNKNOWN, BEGIN_OF_SENTENCE, PAD, "<|User|>", "<|Assistant|>", BEGIN_O
 
 def vocabulary() -> list[str]:
     """Special tokens, then all caption words in alphabetical order."""
-    words = {"a", "an", "and", "on", "background", ":", *LEARNT, *COLORS, *BACKGROUNDS}
+    words = {"a", "an", "and", ":", *LEARNT, *COLORS}
+    names = (*backgrounds.PLAIN, *backgrounds.SCENERIES)
+    words |= {word for name in names for word in backgrounds.words(name).split()}
     words |= {plural(name) for name in LEARNT if name not in COUNTLESS}
     words |= set(NUMBERS.values()) | {w for phrase in RELATIONS for w in phrase.split()}
     return SPECIAL + sorted(words)

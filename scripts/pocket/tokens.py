@@ -8,100 +8,122 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from data import SIZE, STEP, Composer
+from data import Composer
+from patches import patch_contents
 from tokenizer import tokenizer_json
 from torch import Tensor
 from tqdm import tqdm
-from train_vq import skip_idle
+from train_vq import skip_idle, to_images
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from arrag_engine.prompt import UNKNOWN, PromptEncoder
 from arrag_engine.vq import VQConfig, VQModel
 
 ENCODE_BATCH = 32
+USAGE = "usage.npz"
+"""File name of a saved `Usage`."""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """The code that stands for a patch content: the commonest one that the encoder gave it.
+
+    Which of several codes for the same pixels the encoder picks hangs on the rest of the picture:
+    noise that a small decoder would spend most of its effort on. Things stand on the raster of the
+    patches, so most contents come again and again.
+    """
+
+    contents: np.ndarray
+    """[known] uint64, ascending."""
+    codes: np.ndarray
+    """[known]."""
+
+    @classmethod
+    def of(cls, contents: np.ndarray, codes: np.ndarray) -> Usage:
+        """From contents and codes of one shape; among equally common codes the smallest wins."""
+        order = np.lexsort((codes.ravel(), contents.ravel()))
+        pairs = np.stack([contents.ravel()[order], codes.ravel()[order].astype(np.uint64)])
+        first = np.flatnonzero(np.r_[True, (pairs[:, 1:] != pairs[:, :-1]).any(axis=0)])
+        times = np.diff(np.r_[first, pairs.shape[1]])
+        pairs = pairs[:, first]
+        best = np.lexsort((-times, pairs[0]))
+        known, where = np.unique(pairs[0][best], return_index=True)
+        return cls(known, pairs[1][best][where].astype(codes.dtype))
+
+    def save(self, path: Path) -> None:
+        np.savez(path, contents=self.contents, codes=self.codes)
+
+    @classmethod
+    def load(cls, path: Path) -> Usage:
+        with np.load(path) as file:
+            return cls(file["contents"], file["codes"])
+
+    def settle(self, contents: np.ndarray, codes: np.ndarray) -> np.ndarray:
+        """`codes` with those of known contents replaced by the one that stands for them."""
+        place = np.searchsorted(self.contents, contents).clip(max=len(self.contents) - 1)
+        return np.where(self.contents[place] == contents, self.codes[place], codes)
 
 
 @dataclass(frozen=True)
 class TokenCache:
-    """Encoded scenes: captions, codes [scenes, positions] uint16, and the colour of each patch
-    that is plain (-1 where something is drawn) [scenes, positions] int32."""
+    """Encoded scenes: captions, codes and patch contents [scenes, positions]."""
 
     captions: list[str]
     codes: np.ndarray
-    plain: np.ndarray
+    contents: np.ndarray
 
     def __len__(self) -> int:
         return len(self.captions)
 
     def save(self, path: Path) -> None:
         partial = path.with_suffix(".partial.npz")
-        np.savez(partial, captions=np.array(self.captions), codes=self.codes, plain=self.plain)
+        captions = np.array(self.captions)
+        np.savez(partial, captions=captions, codes=self.codes, contents=self.contents)
         partial.replace(path)
 
     @classmethod
     def load(cls, path: Path) -> TokenCache:
         with np.load(path) as file:
-            return cls(file["captions"].tolist(), file["codes"], file["plain"])
+            return cls(file["captions"].tolist(), file["codes"], file["contents"])
 
     @classmethod
     def join(cls, parts: list[TokenCache]) -> TokenCache:
         captions = [caption for part in parts for caption in part.captions]
-        codes, plain = (np.concatenate([getattr(p, n) for p in parts]) for n in ("codes", "plain"))
-        return cls(captions, codes, plain)
+        codes, contents = (
+            np.concatenate([getattr(p, n) for p in parts]) for n in ("codes", "contents")
+        )
+        return cls(captions, codes, contents)
 
-    def plain_codes(self) -> dict[int, int]:
-        """The commonest code of the plain patches of each colour."""
-        colors = np.unique(self.plain[self.plain >= 0])
-        return {int(c): int(np.bincount(self.codes[self.plain == c]).argmax()) for c in colors}
+    def usage(self) -> Usage:
+        return Usage.of(self.contents, self.codes)
 
-    def settled(self, plain_codes: dict[int, int]) -> TokenCache:
-        """With the one given code for all plain patches of a colour.
-
-        Which of many codes for a plain colour the encoder picks hangs on the rest of the picture:
-        noise that a small decoder would spend most of its effort on.
-        """
-        codes = self.codes.copy()
-        for color, code in plain_codes.items():
-            codes[self.plain == color] = code
-        return TokenCache(self.captions, codes, self.plain)
-
-
-def plain_colors(pixels: np.ndarray) -> np.ndarray:
-    """Colour (a number) of each patch of pixels [B, SIZE, SIZE, 3] that is plain, else -1.
-
-    Returns:
-        [B, positions] int32 in raster order.
-    """
-    side = SIZE // STEP
-    patches = pixels.reshape(-1, side, STEP, side, STEP, 3).transpose(0, 1, 3, 2, 4, 5)
-    patches = patches.reshape(len(pixels), side * side, STEP * STEP, 3).astype(np.int32)
-    plain = (np.ptp(patches, axis=2) <= 3).all(axis=-1)
-    color = (patches[:, :, 0] // 4) @ np.array([64 * 64, 64, 1], dtype=np.int32)
-    return np.where(plain, color, -1)
+    def settled(self, usage: Usage) -> TokenCache:
+        codes = usage.settle(self.contents, self.codes)
+        return TokenCache(self.captions, codes, self.contents)
 
 
 def load_vq(path: Path) -> VQModel:
     """The averaged weights of a tokenizer checkpoint, ready to encode and decode."""
     state = torch.load(path, weights_only=True)
-    model = VQModel(VQConfig(**state["config"])).eval().requires_grad_(False)
-    model.load_state_dict(state["average"])
-    skip_idle(model)
-    return model.to(memory_format=torch.channels_last)
+    config = state["config"] | {"channel_multiplier": tuple(state["config"]["channel_multiplier"])}
+    vq = VQModel(VQConfig(**config)).to(memory_format=torch.channels_last)
+    skip_idle(vq)
+    vq.load_state_dict(state["average"])
+    return vq.eval().requires_grad_(False)
 
 
 @torch.inference_mode()
 def encode_scenes(vq: VQModel, composer: Composer, seed: tuple[int, int], count: int) -> TokenCache:
     """`count` scenes from the generator seed `seed`."""
     rng = np.random.default_rng(seed)
-    captions, codes, plain = [], [], []
+    captions, codes, contents = [], [], []
     for start in tqdm(range(0, count, ENCODE_BATCH), desc="encode scenes", unit="batch"):
         scenes = [composer.scene(rng) for _ in range(min(ENCODE_BATCH, count - start))]
-        pixels = np.stack([s.pixels for s in scenes])
-        captions += [s.caption for s in scenes]
-        plain.append(plain_colors(pixels))
-        images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
-        codes.append(vq.encode(images.float() / 127.5 - 1)[0].flatten(1).numpy())
-    return TokenCache(captions, np.concatenate(codes).astype(np.uint16), np.concatenate(plain))
+        pixels = [scene.pixels for scene in scenes]
+        captions += [scene.caption for scene in scenes]
+        contents.append(patch_contents(np.stack(pixels)))
+        codes.append(vq.encode(to_images(pixels))[0].flatten(1).numpy())
+    return TokenCache(captions, np.concatenate(codes).astype(np.uint16), np.concatenate(contents))
 
 
 class Batches:

@@ -1,13 +1,14 @@
 """Train the pocket model's decoder on scenes encoded by the trained tokenizer.
 
-    python scripts/pocket/train_decoder.py --work WORK --minutes 45 --workers 2
+    python scripts/pocket/train_decoder.py --work WORK --minutes 60 --workers 2 --start MODEL
 
-Needs WORK/vq.pt. Writes WORK/tokens.npz, WORK/decoder.pt (resumable), WORK/decoder.jsonl and
-sheets of sampled pictures.
+Needs WORK/vq.pt; goes on from the decoder of a model file, if one is given. Writes
+WORK/tokens.npz, WORK/decoder.pt (resumable) and WORK/decoder.jsonl.
 """
 
 from __future__ import annotations
 
+import argparse
 import math
 import sys
 import time
@@ -20,11 +21,11 @@ import training
 from concepts import LEARNT
 from data import make_composer
 from tokenizer import vocabulary
-from tokens import Batches, TokenCache, encode_scenes, load_vq
+from tokens import USAGE, Batches, TokenCache, encode_scenes, load_vq
 from torch import Tensor, nn
-from train_vq import HELD_OUT_SEED
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from arrag_engine.checkpoint import load_checkpoint
 from arrag_engine.grid import Grid
 from arrag_engine.janus import JanusConfig, JanusPro
 from arrag_engine.llama import LlamaConfig
@@ -33,9 +34,11 @@ from arrag_engine.vq import VQConfig
 GRID = Grid(12, 12)
 BATCH = 16
 CACHES = ("tokens.npz", "held_out.npz")
-COUNTS = (12_000, 480)
+COUNTS = (40_000, 480)
 """Files of encoded scenes to train on and to test with, and how many are in them."""
 LR_MATRICES, LR_REST = 2e-3, 1.5e-3
+WORDS = "llama.embed_tokens.weight"
+CODE_ROWS = ("gen_embed.weight", "gen_head.vision_head.weight", "gen_head.vision_head.bias")
 DROP_PROMPT, DROP_WORD = 0.1, 0.01
 
 
@@ -69,6 +72,26 @@ def initialize(model: JanusPro) -> None:
     model.gen_head.vision_head.weight.data.copy_(answers)
 
 
+def start_from(model: JanusPro, path: Path) -> None:
+    """Take over the decoder of a model file, which may know other words and fewer codes.
+
+    Words keep their vectors; codes beyond its own get those of the codes they were split from.
+    """
+    checkpoint = load_checkpoint(path, torch.float32)
+    old, new = checkpoint.model.state_dict(), model.state_dict()
+    times = model.config.vq.codebook_size // checkpoint.model.config.vq.codebook_size
+    for name in (n for n in new if not n.startswith("vq.")):
+        if name == WORDS:
+            ids = checkpoint.prompt_encoder.tokenizer.get_vocab()
+            for row, word in enumerate(vocabulary()):
+                if word in ids:
+                    new[name][row] = old[name][ids[word]]
+        elif name in CODE_ROWS:
+            new[name].copy_(torch.cat([old[name]] * times))
+        else:
+            new[name].copy_(old[name])
+
+
 def pick(x: Tensor, index: Tensor) -> Tensor:
     """Rows x[b, index[b, i]] of x [B, L, D] for index [B, I]."""
     return x.gather(1, index[..., None].expand(-1, -1, x.shape[-1]))
@@ -88,21 +111,23 @@ def image_loss(model: JanusPro, prompts: Tensor, lengths: Tensor, codes: Tensor)
     hidden = model.llama(pick(inputs, order))
     answers = (lengths - 1)[:, None] + torch.arange(size)
     logits = model.gen_head(pick(hidden, answers))
-    return F.cross_entropy(logits.flatten(0, 1), codes.flatten())
+    return F.cross_entropy(logits.float().flatten(0, 1), codes.flatten())
 
 
 class Trainer:
-    def __init__(self, team: training.Team, work: Path, minutes: float, seed: int) -> None:
-        torch.manual_seed(seed)
-        self.team, self.work, self.seed = team, work, seed
-        vq = load_vq(work / "vq.pt")
-        train, held_out = (TokenCache.load(work / name) for name in CACHES)
+    def __init__(self, team: training.Team, args: argparse.Namespace) -> None:
+        torch.manual_seed(args.seed)
+        self.team, self.work, self.seed = team, args.work, args.seed
+        vq = load_vq(self.work / "vq.pt")
+        train, held_out = (TokenCache.load(self.work / name) for name in CACHES)
         self.batches = Batches(train, DROP_PROMPT, DROP_WORD)
         self.held_out = Batches(held_out, 0, 0)
         self.scenes = len(train)
         self.model = JanusPro(make_config(vq.config))
         self.model.vq = vq
         initialize(self.model)
+        if args.start:
+            start_from(self.model, args.start)
         inner = [p for n, p in self.model.llama.layers.named_parameters() if p.ndim == 2]
         rest = [p for p in self.model.parameters() if p.requires_grad]
         rest = [p for p in rest if all(p is not q for q in inner)]
@@ -111,9 +136,9 @@ class Trainer:
             torch.optim.AdamW(rest, LR_REST, betas=(0.9, 0.98), weight_decay=0.01),
         ]
         self.average = training.Average(self.model, 0.99)
-        self.budget = training.Budget(minutes)
+        self.budget = training.Budget(args.minutes)
         self.steps = 0
-        self.log = training.Log(work / "decoder.jsonl")
+        self.log = training.Log(self.work / "decoder.jsonl")
 
     @property
     def path(self) -> Path:
@@ -148,7 +173,8 @@ class Trainer:
         epoch, first = divmod(self.steps * BATCH, self.scenes // BATCH * BATCH)
         order = np.random.default_rng((self.seed, epoch, 1)).permutation(self.scenes)
         mine = order[first : first + BATCH][self.team.rank :: self.team.size]
-        loss = image_loss(self.model, *self.batches(mine, rng))
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = image_loss(self.model, *self.batches(mine, rng))
         for optimizer in self.optimizers:
             optimizer.zero_grad()
         loss.backward()
@@ -201,42 +227,46 @@ def averaged_model(model: JanusPro, average: training.Average) -> JanusPro:
     return copy
 
 
-def encode_part(team: training.Team, work: Path, archives: Path, seed: int) -> None:
+def encode_part(team: training.Team, args: argparse.Namespace) -> None:
     """This member's share of the scenes; every member has generator seeds of its own."""
-    vq, composer = load_vq(work / "vq.pt"), make_composer(archives, LEARNT)
-    for name, first_seed, count in zip(CACHES, (seed, HELD_OUT_SEED), COUNTS, strict=True):
-        part = encode_scenes(vq, composer, (first_seed, team.rank), count // team.size)
-        part.save(part_path(work, name, team.rank))
+    vq = load_vq(args.work / "vq.pt")
+    for name, split, count in zip(CACHES, ("train", "held_out"), COUNTS, strict=True):
+        composer = make_composer(args.archives, LEARNT, split=split)
+        part = encode_scenes(vq, composer, (args.seed, team.rank), count // team.size)
+        part.save(part_path(args.work, name, team.rank))
 
 
 def part_path(work: Path, name: str, rank: int) -> Path:
     return work / f"part-{rank}-{name}"
 
 
-def encode(workers: int, work: Path, archives: Path, seed: int) -> None:
+def encode(args: argparse.Namespace) -> None:
     """Make the token caches, unless they are there."""
-    if all((work / name).exists() for name in CACHES):
+    if all((args.work / name).exists() for name in CACHES):
         return
-    training.run_team(workers, encode_part, work, archives, seed)
+    training.run_team(args.workers, encode_part, args)
     caches = [
-        TokenCache.join([TokenCache.load(part_path(work, name, r)) for r in range(workers)])
-        for name in CACHES
+        TokenCache.join([TokenCache.load(part_path(args.work, n, r)) for r in range(args.workers)])
+        for n in CACHES
     ]
-    plain_codes = caches[0].plain_codes()
+    usage = caches[0].usage()
+    usage.save(args.work / USAGE)
     for name, cache in zip(CACHES, caches, strict=True):
-        cache.settled(plain_codes).save(work / name)
+        cache.settled(usage).save(args.work / name)
 
 
-def train(team: training.Team, work: Path, minutes: float, seed: int) -> None:
-    trainer = Trainer(team, work, minutes, seed)
+def train(team: training.Team, args: argparse.Namespace) -> None:
+    trainer = Trainer(team, args)
     trainer.resume()
     trainer.run()
 
 
 def main() -> None:
-    args = training.parse_arguments(__doc__, minutes=45)
-    encode(args.workers, args.work, args.archives, args.seed)
-    training.run_team(args.workers, train, args.work, args.minutes, args.seed)
+    parser = training.make_parser(__doc__, minutes=60)
+    parser.add_argument("--start", type=Path, help="model file whose decoder to go on from")
+    args = training.parse_arguments(parser)
+    encode(args)
+    training.run_team(args.workers, train, args)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,15 @@
 """Train the pocket model's picture tokenizer on composed scenes.
 
-    python scripts/pocket/train_vq.py --work WORK --minutes 45 --workers 2
+    python scripts/pocket/train_vq.py --work WORK --minutes 45 --workers 2 --start MODEL
 
-Writes WORK/vq.pt (resumable), WORK/vq.jsonl and the sheet WORK/vq.png (originals above
-reconstructions).
+Starts from the tokenizer of a model file, if one is given: with fewer codes than CODES each of them
+is split in two. Writes WORK/vq.pt (resumable), WORK/vq.jsonl and the sheet WORK/vq.png (originals
+above reconstructions).
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 from dataclasses import asdict
@@ -17,11 +19,15 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import training
-from data import SIZE, STEP, Composer, make_composer
+from backgrounds import SIZE
+from concepts import LEARNT
+from data import Composer, make_composer
+from patches import patch_contents
 from PIL import Image
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from arrag_engine.checkpoint import load_checkpoint
 from arrag_engine.vq import VQConfig, VQModel, to_uint8
 
 CONFIG = VQConfig(
@@ -29,7 +35,7 @@ CONFIG = VQConfig(
     channel_multiplier=(1, 1, 2, 4),
     num_res_blocks=1,
     z_channels=64,
-    codebook_size=1024,
+    codebook_size=2048,
     codebook_dim=8,
 )
 IDLE_BLOCKS = (
@@ -39,13 +45,26 @@ IDLE_BLOCKS = (
 )
 """Residual blocks at high resolution that stay zero, so that they need not be computed while
 training: in the same minutes the rest then sees nearly twice as many pictures."""
-BATCH, CROP = 12, 64
-FULL_BATCH, FULL_FROM = 6, 0.7
-"""Crops teach more per pixel; whole scenes at the end settle the group norms' statistics."""
-LR = 2e-3
-COMMITMENT = 0.25
+SCENES, MIXES = 6, 2
+"""Pictures of a step: whole scenes (crops would leave the group norms with other statistics), and
+some with the left half of one scene and the right half of another, for `forward`'s consistency."""
+LR = 1e-3
+SQUARED, COMMITMENT, CONSISTENCY = 8.0, 0.25, 0.25
+"""Weights in the loss; see `forward`."""
+LOOSE = 0.15
+MIX = {"learnt": 0.4, "any": 0.35, "style": 0.25}
+"""Share of scenes of what the decoder learns, of any concept, and of any in the second style."""
 HELD_OUT_SEED = 10_000_000
-"""Generator seed of the scenes that nothing is trained on."""
+CODEBOOK = "quantize.embedding.weight"
+
+
+def make_mix(archives: Path, split: str, loose: float) -> dict[str, Composer]:
+    """A composer for each part of MIX."""
+    return {
+        "learnt": make_composer(archives, LEARNT, "fluent", split, loose),
+        "any": make_composer(archives, style="fluent", split=split, loose=loose),
+        "style": make_composer(archives, style="google", split=split, loose=loose),
+    }
 
 
 def skip_idle(model: VQModel) -> None:
@@ -60,10 +79,10 @@ def skip_idle(model: VQModel) -> None:
 class CodeUse:
     """Codebook as a running mean of the vectors assigned to each code; unused codes start anew."""
 
-    def __init__(self, codebook: nn.Embedding, decay: float = 0.98) -> None:
+    def __init__(self, codebook: nn.Embedding, decay: float = 0.99) -> None:
         self.codebook = codebook
         self.decay = decay
-        self.count = torch.zeros(codebook.num_embeddings)
+        self.count = torch.ones(codebook.num_embeddings)
         self.total = F.normalize(codebook.weight.detach(), dim=-1)
 
     @torch.no_grad()
@@ -74,7 +93,7 @@ class CodeUse:
         team.mean([hits, sums])
         self.count.lerp_(hits, 1 - self.decay)
         self.total.lerp_(sums, 1 - self.decay)
-        dead = (self.count < 0.02).nonzero().flatten() if revive else codes[:0]
+        dead = (self.count < 0.01).nonzero().flatten() if revive else codes[:0]
         if len(dead):
             dead = dead[: len(vectors) // 8]
             fresh = vectors[torch.randperm(len(vectors))[: len(dead)]]
@@ -83,15 +102,27 @@ class CodeUse:
         self.codebook.weight.copy_(F.normalize(self.total, dim=-1))
 
 
-def batch(composer: Composer, rng: np.random.Generator, count: int, size: int) -> Tensor:
-    """Patch-aligned random crops [count, 3, size, size] in [-1, 1] of fresh scenes."""
-    crops = []
-    for _ in range(count):
-        top, left = STEP * rng.integers((SIZE - size) // STEP + 1, size=2)
-        pixels = composer.scene(rng).pixels[top : top + size, left : left + size]
-        crops.append(pixels)
-    images = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2)  # channels-last memory
+def to_images(pixels: list[np.ndarray]) -> Tensor:
+    """[B, 3, H, W] in [-1, 1], channels last in memory, of uint8 pictures [H, W, 3]."""
+    images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)
     return images.float() / 127.5 - 1
+
+
+def draw_batch(mix: dict[str, Composer], rng: np.random.Generator) -> list[np.ndarray]:
+    """SCENES + MIXES pictures [SIZE, SIZE, 3] uint8."""
+    chosen = rng.choice(list(MIX), p=list(MIX.values()), size=SCENES)
+    scenes = [mix[str(part)].scene(rng).pixels for part in chosen]
+    half = SIZE // 2
+    for left, right in zip(scenes[0 : 2 * MIXES : 2], scenes[1 : 2 * MIXES : 2], strict=True):
+        scenes.append(np.concatenate((left[:, :half], right[:, half:]), axis=1))
+    return scenes
+
+
+def held_out_scenes(archives: Path, count: int) -> dict[str, Tensor]:
+    """`count` scenes that nothing is trained on, for each part of MIX."""
+    mix = make_mix(archives, "held_out", 0.0)
+    rng = np.random.default_rng(HELD_OUT_SEED)
+    return {part: to_images([c.scene(rng).pixels for _ in range(count)]) for part, c in mix.items()}
 
 
 def edge_loss(a: Tensor, b: Tensor) -> Tensor:
@@ -104,18 +135,30 @@ def edge_loss(a: Tensor, b: Tensor) -> Tensor:
     return loss
 
 
-def forward(model: VQModel, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss, vectors [N, dim] and codes [N] of a batch; gradients pass straight through."""
+def forward(model: VQModel, pixels: list[np.ndarray]) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss, vectors [N, dim] and codes [N] of a batch; gradients pass straight through.
+
+    Consistency draws the vectors of patches with the same pixels together: how a patch is coded
+    should hang on the patch, less on what else is in the picture, for a decoder has to guess that.
+    """
+    images = to_images(pixels)
     vectors = model.features(images)
     codes = model.nearest(vectors.detach())
     chosen = model.quantize(codes).detach()
     through = vectors + (chosen - vectors).detach()
     output = model.decoder(model.post_quant_conv(through.permute(0, 3, 1, 2)))
     delta = output - images
-    loss = delta.abs().mean() + 2 * delta.square().mean() + edge_loss(output, images)
+    loss = delta.abs().mean() + SQUARED * delta.square().mean() + edge_loss(output, images)
     commitment = (vectors - chosen).square().sum(-1).mean()
-    dim = vectors.shape[-1]
-    return loss + COMMITMENT * commitment, vectors.detach().view(-1, dim), codes.flatten()
+    flat = vectors.flatten(0, 2)
+    contents, number = np.unique(patch_contents(np.stack(pixels)), return_inverse=True)
+    number = torch.from_numpy(number.reshape(-1))
+    with torch.no_grad():
+        mean = flat.new_zeros(len(contents), flat.shape[1]).index_add_(0, number, flat)
+        mean = F.normalize(mean, dim=-1)[number]
+    spread = (flat - mean).square().sum(-1).mean()
+    loss = loss + COMMITMENT * commitment + CONSISTENCY * spread
+    return loss, flat.detach(), codes.flatten()
 
 
 def psnr(a: Tensor, b: Tensor) -> Tensor:
@@ -144,14 +187,26 @@ def write_sheet(path: Path, originals: Tensor, copies: Tensor, columns: int = 12
     Image.fromarray(torch.cat(rows).numpy()).save(path)
 
 
+def start_from(model: VQModel, path: Path) -> None:
+    """Take over the tokenizer of a model file, its codebook grown to the size of the model's.
+
+    Each code is repeated with a little noise, so that training parts the copies.
+    """
+    weights = load_checkpoint(path, torch.float32).model.vq.state_dict()
+    rows = F.normalize(weights[CODEBOOK], dim=-1)
+    times = model.config.codebook_size // len(rows)
+    rows = rows.repeat(times, 1) + 0.02 * torch.randn(times * len(rows), rows.shape[1])
+    model.load_state_dict(weights | {CODEBOOK: F.normalize(rows, dim=-1)})
+
+
 class Trainer:
-    def __init__(
-        self, team: training.Team, work: Path, archives: Path, minutes: float, seed: int
-    ) -> None:
-        torch.manual_seed(seed)
-        self.team, self.work, self.seed = team, work, seed
-        self.composer = make_composer(archives)
+    def __init__(self, team: training.Team, args: argparse.Namespace) -> None:
+        torch.manual_seed(args.seed)
+        self.team, self.work, self.seed = team, args.work, args.seed
+        self.mix = make_mix(args.archives, "train", LOOSE)
         self.model = VQModel(CONFIG).to(memory_format=torch.channels_last)
+        if args.start:
+            start_from(self.model, args.start)
         skip_idle(self.model)
         self.use = CodeUse(self.model.quantize.embedding)
         self.model.quantize.embedding.weight.requires_grad_(False)
@@ -163,10 +218,10 @@ class Trainer:
             training.Muon(inner, LR, team),
         ]
         self.average = training.Average(self.model, 0.997)
-        self.budget = training.Budget(minutes)
+        self.budget = training.Budget(args.minutes)
         self.steps = 0
-        self.log = training.Log(work / "vq.jsonl")
-        self.held_out = batch(self.composer, np.random.default_rng(HELD_OUT_SEED), 240, SIZE)
+        self.log = training.Log(self.work / "vq.jsonl")
+        self.held_out = held_out_scenes(args.archives, 200)
 
     @property
     def path(self) -> Path:
@@ -197,13 +252,11 @@ class Trainer:
         training.save(self.path, state)
 
     def step(self) -> float:
-        """One update; every step draws its own scenes from (seed, step)."""
+        """One update; every member draws its own scenes from (seed, step, rank)."""
         progress = self.team.agree(self.budget.progress)
         training.set_lr(self.optimizers, training.schedule(progress))
         rng = np.random.default_rng((self.seed, self.steps, self.team.rank))
-        count, size = (FULL_BATCH, SIZE) if progress > FULL_FROM else (BATCH, CROP)
-        images = batch(self.composer, rng, count // self.team.size, size)
-        loss, vectors, codes = forward(self.model, images)
+        loss, vectors, codes = forward(self.model, draw_batch(self.mix, rng))
         for optimizer in self.optimizers:
             optimizer.zero_grad()
         loss.backward()
@@ -217,18 +270,20 @@ class Trainer:
         self.steps += 1
         return loss.item()
 
-    def report(self, loss: float, pictures: int = 48) -> None:
+    def report(self, loss: float, pictures: int = 24) -> None:
         """Log how the averaged weights do on held-out scenes, and save."""
         model = VQModel(CONFIG).to(memory_format=torch.channels_last).eval()
         model.load_state_dict(self.average.weights)
-        copies, decibels, used = evaluate(model, self.held_out[:pictures])
-        write_sheet(self.work / "vq.png", self.held_out[:48], copies[:48])
+        parts = {part: images[:pictures] for part, images in self.held_out.items()}
+        results = {part: evaluate(model, images) for part, images in parts.items()}
+        copies = torch.cat([result[0][:24] for result in results.values()])
+        write_sheet(self.work / "vq.png", torch.cat([i[:24] for i in parts.values()]), copies)
         self.log(
             step=self.steps,
             minutes=self.budget.elapsed / 60,
             loss=loss,
-            psnr=decibels,
-            codes_used=used,
+            **{f"psnr_{part}": result[1] for part, result in results.items()},
+            **{f"codes_used_{part}": result[2] for part, result in results.items()},
         )
         self.save()
 
@@ -242,18 +297,20 @@ class Trainer:
                 self.report(loss)
                 due = time.monotonic() + training.SAVE_SECONDS
         if self.team.rank == 0:
-            self.report(loss, len(self.held_out))
+            self.report(loss, 200)
 
 
-def train(team: training.Team, work: Path, archives: Path, minutes: float, seed: int) -> None:
-    trainer = Trainer(team, work, archives, minutes, seed)
+def train(team: training.Team, args: argparse.Namespace) -> None:
+    trainer = Trainer(team, args)
     trainer.resume()
     trainer.run()
 
 
 def main() -> None:
-    args = training.parse_arguments(__doc__, minutes=45)
-    training.run_team(args.workers, train, args.work, args.archives, args.minutes, args.seed)
+    parser = training.make_parser(__doc__, minutes=45)
+    parser.add_argument("--start", type=Path, help="model file whose tokenizer to go on from")
+    args = training.parse_arguments(parser)
+    training.run_team(args.workers, train, args)
 
 
 if __name__ == "__main__":

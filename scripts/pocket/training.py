@@ -101,14 +101,17 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalize(x: Tensor, steps: int = 4) -> Tensor:
-    """Nearest semi-orthogonal matrices to x [N, rows, columns], by a quintic Newton-Schulz."""
+    """Nearest semi-orthogonal matrices to x [N, rows, columns], by a quintic Newton-Schulz.
+
+    In bfloat16, which it bears well: five times as fast on a CPU with instructions for it.
+    """
     tall = x.shape[1] > x.shape[2]
     x = x.mT if tall else x
-    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    x = (x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)).bfloat16()
     for _ in range(steps):
         gram = x @ x.mT
         x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
-    return x.mT if tall else x
+    return (x.mT if tall else x).float()
 
 
 class Average:
@@ -199,16 +202,21 @@ def set_lr(optimizers: Iterable[torch.optim.Optimizer], factor: float) -> None:
             group["lr"] = factor * group.setdefault("initial_lr", group["lr"])
 
 
-def parse_arguments(description: str, minutes: float) -> argparse.Namespace:
-    """The command line of a training script."""
+def make_parser(description: str, minutes: float) -> argparse.ArgumentParser:
+    """The command line that the training scripts share."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints and logs")
-    parser.add_argument("--archives", type=Path, help="folder of the emoji package (WORK/npm)")
+    parser.add_argument("--archives", type=Path, help="folder of the emoji packages (WORK/npm)")
     parser.add_argument("--minutes", type=float, default=minutes, help="wall-clock budget")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1, help="processes, at most one a core")
+    return parser
+
+
+def parse_arguments(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The parsed command line, with its folders made."""
     args = parser.parse_args()
     args.archives = args.archives or args.work / "npm"
     args.work.mkdir(parents=True, exist_ok=True)
