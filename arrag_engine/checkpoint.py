@@ -274,7 +274,20 @@ def write_checkpoint(
         "tokenizer": tokenizer_json,
     }
     with atomic_write(path) as temporary:
-        save_file({n: t.contiguous() for n, t in tensors.items()}, temporary, header)
+        save_file(_apart(tensors), temporary, header)
+
+
+def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous tensors, none of which shares its memory with another: a `.bin` file may tie
+    weights, which `.safetensors` refuses."""
+    seen: set[int] = set()
+    apart = {}
+    for name, tensor in tensors.items():
+        tensor = tensor.contiguous()
+        place = tensor.untyped_storage().data_ptr()
+        apart[name] = tensor.clone() if place in seen else tensor
+        seen.add(place)
+    return apart
 
 
 def describe_config(config: JanusConfig) -> dict[str, Any]:

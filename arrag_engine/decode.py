@@ -45,6 +45,8 @@ class Canvas:
     """Positions whose input stands in the key/value cache."""
     from_retrieval: np.ndarray = field(init=False)
     proposals: dict[int, Proposal] = field(default_factory=dict)
+    noise: dict[int, Noise] = field(default_factory=dict)
+    """Of positions not yet decided that were asked for: making it is not for nothing."""
 
     def __post_init__(self) -> None:
         self.from_retrieval = np.zeros(len(self.tokens), dtype=bool)
@@ -199,7 +201,10 @@ class Painter:
     def noise(self, canvas: Canvas, position: int) -> Noise | None:
         if self.sampling.greedy:
             return None
-        return position_noise(canvas.seed, position, self.vocab)
+        known = canvas.noise.get(position)
+        if known is None:
+            known = canvas.noise[position] = position_noise(canvas.seed, position, self.vocab)
+        return known
 
     def needs_retrieval(self, canvas: Canvas, position: int) -> bool:
         """Whether the token may depend on the neighbours: its mixture component may be retrieval
@@ -351,6 +356,7 @@ class Painter:
             right_so_far &= token == canvas.tokens[position]
             canvas.tokens[position] = token
         canvas.cached = canvas.decided
+        canvas.noise = {p: noise for p, noise in canvas.noise.items() if p >= canvas.decided}
         done = np.arange(first, canvas.decided)
         canvas.p_model[done] = probs[done - first, canvas.tokens[done]].numpy()
 

@@ -31,6 +31,10 @@ class JanusConfig:
         return self.grid.height * self.vq.patch_size, self.grid.width * self.vq.patch_size
 
 
+VQ_MAPS = 4
+"""Feature maps at full size that the VQ holds at once in its widest place."""
+
+
 class GenAligner(nn.Module):
     """Lifts an 8-dimensional image-token embedding to the decoder's width."""
 
@@ -122,8 +126,19 @@ class JanusPro(nn.Module):
     def new_cache(self, rows: int, capacity: int, device: torch.device) -> KVCache:
         return KVCache(self.config.llama, rows, capacity, device, self.dtype)
 
-    def cache_bytes(self, rows: int, capacity: int) -> int:
-        """Bytes that `new_cache` will take."""
+    def picture_bytes(self, count: int = 1) -> int:
+        """About the memory that `count` pictures at once take on their way through the VQ."""
+        height, width = self.config.image_size
+        channels = self.config.vq.base_channels * self.config.vq.channel_multiplier[0]
+        return 4 * VQ_MAPS * count * height * width * channels  # float32
+
+    def drawing_bytes(self, rows: int, capacity: int, window: int) -> int:
+        """About the memory that drawing takes besides the weights.
+
+        Keys and values of `rows` sequences of `capacity` positions, the float32 logits of a pass
+        (again for guidance and for the distribution), and a picture's way through the VQ.
+        """
         c = self.config.llama
-        elements = 2 * c.num_layers * rows * c.num_kv_heads * capacity * c.head_dim
-        return elements * self.dtype.itemsize
+        cache = 2 * c.num_layers * rows * c.num_kv_heads * capacity * c.head_dim
+        logits = 3 * rows * window * self.config.vq.codebook_size
+        return cache * self.dtype.itemsize + 4 * logits + self.picture_bytes()

@@ -7,7 +7,6 @@ So a token depends neither on the batch nor on how many positions are worked out
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -63,7 +62,6 @@ class Noise:
     """[vocab] float32; the argmax of log p + gumbel is an exact draw from p."""
 
 
-@lru_cache(maxsize=256)
 def position_noise(seed: int, position: int, vocab: int) -> Noise:
     """Noise of one position of the picture with this seed, from counter-based Philox bits."""
     raw = np.random.Philox(key=seed % SEEDS, counter=position << 192).random_raw(vocab + 1)

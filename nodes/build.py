@@ -193,7 +193,7 @@ class BuildPatchIndex(io.ComfyNode):
         spec = KeySpec(neighborhood, borders, key_space, position_weight)
         read = ReadSettings(licence, source, crops)
         options = BuildOptions(spec, read, structure, recall_target)
-        device = model.to_device(encoding_bytes(model))
+        device = model.to_device(model.model.picture_bytes(BATCH))
         os.makedirs(out.parent, exist_ok=True)
         if images is not None:
             lines = caption_lines(captions)
@@ -231,12 +231,6 @@ def check_inputs(
             f"there is an index {out.name} already; choose another name, turn overwrite on, or "
             "use it with Load Patch Index"
         )
-
-
-def encoding_bytes(model: ManagedModel) -> int:
-    """About what the VQ encoder needs for a batch: a few maps at the pictures' own resolution."""
-    height, width = model.model.config.image_size
-    return 4 * BATCH * height * width * model.model.config.vq.base_channels * 4
 
 
 def index_path(name: str) -> Path:

@@ -92,8 +92,12 @@ def resolve(key: str, name: str) -> Path:
 
 
 def fingerprint(path: Path) -> str:
-    """Changes when the file, or a file of the folder, does."""
-    files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.is_file())
+    """Changes when the file, what a model reads beside it, or a file of the folder does."""
+    if path.is_file():
+        beside = (path.with_name(name) for name in ("config.json", "tokenizer.json"))
+        files = [path, *(file for file in beside if file.is_file())]
+    else:
+        files = sorted(p for p in path.iterdir() if p.is_file())
     stats = ((f.name, f.stat()) for f in files)
     return ";".join(f"{name}:{stat.st_size}:{stat.st_mtime_ns}" for name, stat in stats)
 

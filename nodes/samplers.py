@@ -121,7 +121,7 @@ def draw(
         retriever = Retriever(retrieval.index, managed.model.config.grid, managed.codebook)
         engine_retrieval = EngineRetrieval(retriever, retrieval.options)
     length = len(encoded.ids) + managed.model.config.grid.size
-    working = managed.model.cache_bytes(2 * batch, length)
+    working = managed.model.drawing_bytes(2 * batch, length, window)
     device = managed.to_device(working, with_adapter=faid is not None)
     drawing = draw_pictures(
         managed.model,

@@ -291,6 +291,17 @@ def test_converting_keeps_the_stored_precision(tmp_path, square):
         assert {tensor.dtype for tensor in found.values()} == {torch.bfloat16}
 
 
+def test_converting_takes_weights_that_a_bin_file_ties(tmp_path, square):
+    tensors = official_tensors(square)
+    norm = "language_model.model.layers.{}.input_layernorm.weight"
+    tensors[norm.format(1)] = tensors[norm.format(0)]
+    write_config(tmp_path, square)
+    as_bin(tmp_path, tensors)
+    convert_checkpoint(tmp_path, tmp_path / "out.safetensors")
+    layers = load_checkpoint(tmp_path / "out.safetensors", FP32).model.llama.layers
+    assert torch.equal(layers[1].input_layernorm.weight, layers[0].input_layernorm.weight)
+
+
 def test_converting_without_a_tokenizer_writes_nothing(tmp_path, square):
     deepseek_folder(tmp_path, square)
     (tmp_path / "tokenizer.json").unlink()

@@ -314,3 +314,13 @@ def test_progress_is_called_for_every_token_that_retrieval_draws_alone(model, in
         progress=lambda decided, _: seen.append(decided),
     )
     assert sorted(set(seen)) == list(range(1, model.config.grid.size + 1))
+
+
+def test_what_drawing_needs_grows_with_batch_length_and_window(model):
+    few = model.drawing_bytes(2, 40, 1)
+    cache = model.new_cache(2, 40, torch.device("cpu"))
+    assert few > cache.keys.nbytes + cache.values.nbytes
+    assert model.drawing_bytes(4, 40, 1) > few
+    assert model.drawing_bytes(2, 80, 1) > few
+    assert model.drawing_bytes(2, 40, 16) > few
+    assert model.picture_bytes(3) == 3 * model.picture_bytes()

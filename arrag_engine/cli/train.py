@@ -52,6 +52,7 @@ NUMBERS = {
     "batch": "pictures at once",
     "accumulation": "batches an update is made of, in each process",
     "lr": "highest learning rate of AdamW",
+    "blender_lr": "factor on it for the blenders",
     "warmup": "share of the steps in which it rises; then it falls as a cosine",
     "weight_decay": "of AdamW",
     "clip": "longest gradient",

@@ -97,9 +97,7 @@ class Trainer:
             self.learner = DistributedDataParallel(learner, devices)
         self.alone = learner
         self.base = base
-        self.optimizer = torch.optim.AdamW(
-            self.adapter.parameters(), settings.lr, weight_decay=settings.weight_decay
-        )
+        self.optimizer = make_optimizer(self.adapter, settings)
         self.step = 0
         self.log: list[dict[str, Any]] = []
 
@@ -128,8 +126,9 @@ class Trainer:
         s, team = self.settings, self.team
         [dropout_seed] = np.random.SeedSequence((s.seed, self.step, team.rank)).generate_state(1)
         torch.manual_seed(int(dropout_seed))
-        [group] = self.optimizer.param_groups
-        group["lr"] = s.rate(self.step)
+        rate = s.rate(self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["factor"]
         self.learner.train()
         self.optimizer.zero_grad()
         total = 0.0
@@ -148,7 +147,7 @@ class Trainer:
         self.optimizer.step()
         self.step += 1
         bits = total / math.log(2)
-        self.note({"step": self.step, "bits": bits, "lr": group["lr"], "gradient": float(norm)})
+        self.note({"step": self.step, "bits": bits, "lr": rate, "gradient": float(norm)})
         return bits
 
     def not_a_number(self) -> InputError:
@@ -177,6 +176,19 @@ class Trainer:
             self.run.save_state(self.step, self.adapter, self.optimizer)
             draw_curve(self.log, self.run.curve)
         self.team.wait()
+
+
+def make_optimizer(adapter: FaidAdapter, settings: TrainSettings) -> torch.optim.Optimizer:
+    """AdamW; blenders and their norms, which begin from nothing, may learn faster than the rest."""
+    new, changed = [], []
+    for name, parameter in adapter.named_parameters():
+        (new if "blender" in name or "retrieval_layernorm" in name else changed).append(parameter)
+    groups = [{"params": new, "factor": settings.blender_lr}, {"params": changed, "factor": 1.0}]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        settings.lr,
+        weight_decay=settings.weight_decay,
+    )
 
 
 def base_scorer(base: Checkpoint) -> Callable[..., Any]:

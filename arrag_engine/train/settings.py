@@ -23,6 +23,8 @@ class TrainSettings:
     """Batches an update is made of, in each process."""
     lr: float = 2e-4
     """Highest learning rate of AdamW, reached after the warm-up; falls to zero as a cosine."""
+    blender_lr: float = 1.0
+    """Factor on it for the blenders and their norms."""
     warmup: float = 0.1
     """Share of the steps in which the learning rate rises."""
     weight_decay: float = 0.01
@@ -70,10 +72,10 @@ class TrainSettings:
             value = getattr(self, name)
             if not 0 <= value <= (1 if name != "dropout" else 0.99):
                 raise InputError(f"{name.replace('_', ' ')} is {value}; choose 0 to 1")
-        for name in ("lr", "clip", "alpha"):
+        for name in ("lr", "blender_lr", "clip", "alpha"):
             value = getattr(self, name)
             if not (value > 0 and math.isfinite(value)):
-                raise InputError(f"{name} is {value}; choose more than 0")
+                raise InputError(f"{name.replace('_', ' ')} is {value}; choose more than 0")
         if not 0 <= self.weight_decay < math.inf:
             raise InputError(f"weight decay is {self.weight_decay}; choose 0 or more")
         if self.hops not in HOPS or self.semantics not in SEMANTICS:

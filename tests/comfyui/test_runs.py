@@ -106,6 +106,9 @@ def test_changed_model_file_is_loaded_again(server, client, workflow):
     assert loader in client.run(body).cached
     copy.touch()
     assert loader in client.run(body).executed
+    copy.with_name("config.json").write_text("{}")  # what another layout's model would read
+    assert loader in client.run(body).executed
+    copy.with_name("config.json").unlink()
 
 
 def test_batch_item_equals_the_same_picture_alone(client, workflow):

@@ -94,6 +94,16 @@ def test_going_on_gives_what_would_have_come_without_the_stop(base, tmp_path, st
     assert lines(run) == lines(whole)
 
 
+def test_blenders_may_learn_faster_than_the_rest(base, tmp_path):
+    """The first update of AdamW is as long as its learning rate."""
+    settings = replace(QUICK, steps=1, every=1, weight_decay=0.0, warmup=0.0, blender_lr=5.0)
+    _, adapter = trained(base, tmp_path, settings)
+    before = new_adapter(base.model, settings).state_dict()
+    moved = {n: (t - before[n]).abs().max().item() for n, t in adapter.state_dict().items()}
+    assert moved["layers.0.blender.conv22.weight"] == pytest.approx(5 * settings.lr, rel=0.01)
+    assert moved["gen_head.vision_head.weight"] == pytest.approx(settings.lr, rel=0.01)
+
+
 def test_a_finished_run_is_not_trained_again(base, tmp_path, monkeypatch):
     _, wanted = trained(base, tmp_path)
     monkeypatch.setattr(loop_module.Trainer, "update", lambda _: pytest.fail("trained again"))
