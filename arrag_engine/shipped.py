@@ -1,4 +1,4 @@
-"""Models and indexes that come with the package, by name."""
+"""Models, indexes and adapters that come with the package, by name."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from .errors import InputError
 ROOT = Path(__file__).parent / "shipped"
 MODELS = ROOT / "models"
 INDEXES = ROOT / "indexes"
+ADAPTERS = ROOT / "adapters"
+BENCH = ROOT / "bench"
+"""Prompts, scenes and weights of `eval pocket`."""
 
 
 def shipped_names(folder: Path) -> list[str]:
-    """Names of what `folder` (`MODELS` or `INDEXES`) ships."""
+    """Names of what `folder` (`MODELS`, `INDEXES`, `ADAPTERS`) ships."""
     return sorted(path.stem for path in folder.glob("*.safetensors"))
 
 

@@ -13,6 +13,8 @@ from scripts.comfyui_client import Client, ComfyError, Message, node_of
 
 WORKFLOW = ROOT / "workflows" / "api" / "daid.json"
 SAMPLER = "ARRAG_DAiDSampler"
+BASELINE = ROOT / "workflows" / "api" / "baseline.json"
+PLAIN_SAMPLER = "ARRAG_Sampler"
 
 
 def main() -> int:
@@ -30,8 +32,13 @@ def main() -> int:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="run.py draw", description=__doc__)
     parser.add_argument("--prompt", help="what to draw (default: the workflow's)")
+    parser.add_argument(
+        "--only",
+        help="look up only pictures whose caption has this (default: the workflow's; with --prompt "
+        "alone the model draws without looking up)",
+    )
     parser.add_argument("--seed", type=int, help="another seed, another picture")
-    parser.add_argument("--out", type=Path, default=Path("arrag-daid.png"), help="PNG to write")
+    parser.add_argument("--out", type=Path, default=Path("arrag.png"), help="PNG to write")
     parser.add_argument("--port", type=int, help="port of ComfyUI (default: a free one)")
     parser.add_argument("--serve", action="store_true", help="stay up for the browser until Ctrl-C")
     return parser.parse_args()
@@ -64,8 +71,12 @@ def device_options() -> list[str]:
 
 def save_picture(client: Client, options: argparse.Namespace) -> None:
     """Run the workflow with the user's prompt and seed and write its PNG."""
-    workflow = json.loads(WORKFLOW.read_text(encoding="utf-8"))
-    inputs = workflow[node_of(workflow, SAMPLER)]["inputs"]
+    alone = options.prompt is not None and options.only is None
+    path, sampler = (BASELINE, PLAIN_SAMPLER) if alone else (WORKFLOW, SAMPLER)
+    workflow = json.loads(path.read_text(encoding="utf-8"))
+    if options.only is not None:
+        workflow[node_of(workflow, "ARRAG_LoadIndex")]["inputs"]["only"] = options.only
+    inputs = workflow[node_of(workflow, sampler)]["inputs"]
     chosen = {"prompt": options.prompt, "seed": options.seed}
     inputs.update({name: value for name, value in chosen.items() if value is not None})
     print(f"Drawing {inputs['prompt']!r}, seed {inputs['seed']}", flush=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict, dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -28,7 +29,7 @@ class Calibration:
     temperature: float
     """τ that it was fitted with, as the rest below."""
     neighbours: int
-    duplicates: str
+    duplicates: Literal["first", "sum"]
     top_p: float
 
     def weigh(self, neighbors: Neighbors) -> np.ndarray:
@@ -56,7 +57,7 @@ class Calibration:
             ceiling, temperature, top_p = (
                 float(facts[name]) for name in ("ceiling", "temperature", "top_p")
             )
-            neighbours, duplicates = int(facts["neighbours"]), str(facts["duplicates"])
+            neighbours, adds = int(facts["neighbours"]), facts["duplicates"] == "sum"
         except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
             raise ValueError(f"its calibration is unreadable ({str(error)[:60]})") from error
         numbers = (*weights, ceiling, temperature, top_p)
@@ -64,6 +65,7 @@ class Calibration:
             raise ValueError(f"its calibration has {len(weights)} weights that cannot be used")
         if not 0 <= ceiling <= 1:
             raise ValueError(f"its calibration goes up to a weight of {ceiling}")
+        duplicates = "sum" if adds else "first"
         return cls(weights, ceiling, temperature, neighbours, duplicates, top_p)
 
 

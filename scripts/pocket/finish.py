@@ -6,6 +6,7 @@ import re
 import sys
 import textwrap
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from arrag_engine.build import BuildOptions, ReadSettings, build_index
 from arrag_engine.checkpoint import describe_config, load_checkpoint, write_checkpoint
 from arrag_engine.decode import draw_pictures
-from arrag_engine.index import PatchIndex, create_index, save_index
+from arrag_engine.index import PatchIndex, SourceTable, create_index, save_index
 from arrag_engine.janus import JanusPro
 from arrag_engine.layouts import official_name
 from arrag_engine.prompt import PromptEncoder
@@ -47,10 +48,10 @@ PROMPTS = (
     "a red car and a blue house", "a green apple and a purple cup",
     "a yellow flower and a red butterfly", "a blue cat and a pink pig on the grass",
 )  # fmt: skip
-SAMPLING = Sampling(cfg=2.0, temperature=0.5)
+SAMPLING = Sampling(cfg=1.5, temperature=0.3)
 LABEL_HEIGHT = 22
 COLUMNS = 8
-LICENCE = "MIT (Fluent Emoji, Microsoft); Apache-2.0 (Noto Emoji, Google)"
+FLUENT, GOOGLE = "MIT (Fluent Emoji, Microsoft)", "Apache-2.0 (Noto Emoji, Google)"
 
 
 def load_trained(work: Path) -> JanusPro:
@@ -62,7 +63,7 @@ def load_trained(work: Path) -> JanusPro:
     return model
 
 
-def write_samples(path: Path, models: Sequence[tuple[JanusPro, PromptEncoder]]) -> None:
+def write_samples(path: Path, models: Sequence[tuple[JanusPro, PromptEncoder, Sampling]]) -> None:
     """A contact sheet of PROMPTS at seed 0, drawn by one or more models side by side."""
     height, width = models[0][0].config.image_size
     cell, rows = len(models) * width + 8, -(-len(PROMPTS) // COLUMNS)
@@ -70,9 +71,9 @@ def write_samples(path: Path, models: Sequence[tuple[JanusPro, PromptEncoder]]) 
     pen = ImageDraw.Draw(sheet)
     for i, text in enumerate(tqdm(PROMPTS, desc="draw samples")):
         x, y = i % COLUMNS * cell, i // COLUMNS * (height + LABEL_HEIGHT)
-        for number, (model, encoder) in enumerate(models):
+        for number, (model, encoder, sampling) in enumerate(models):
             prompt = encoder.encode(text)
-            drawing = draw_pictures(model, prompt.ids, prompt.pad_id, SAMPLING, [0], window=16)
+            drawing = draw_pictures(model, prompt.ids, prompt.pad_id, sampling, [0], window=16)
             picture = to_uint8(model.vq.decode(drawing.tokens))[0].numpy()
             sheet.paste(Image.fromarray(picture), (x + number * width, y))
         label = "\n".join(textwrap.wrap(text, cell // 5)[:2])
@@ -127,10 +128,19 @@ def singles(
 def export_index(model_path: Path, pictures: Path, work: Path, path: Path) -> None:
     """Build the index from the model as shipped: its rounded codebook is what must fit."""
     model = load_checkpoint(model_path, torch.float32).model
-    options = BuildOptions(read=ReadSettings(licence=LICENCE))
+    options = BuildOptions(read=ReadSettings(licence=FLUENT))
     index = build_index(model, pictures, work / "encoded.safetensors", options).index
     usage = Usage.load(work / USAGE)
-    save_index(settled_index(index, pictures, usage), path)
+    save_index(licensed_index(settled_index(index, pictures, usage)), path)
+
+
+def licensed_index(index: PatchIndex) -> PatchIndex:
+    """The index with the licence of each picture: the folder `style` is Google's."""
+    sources = (
+        replace(source, licence=GOOGLE if source.name.startswith("style/") else FLUENT)
+        for source in index.sources
+    )
+    return replace(index, sources=SourceTable.from_sources(sources))
 
 
 def settled_index(index: PatchIndex, pictures: Path, usage: Usage) -> PatchIndex:

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import pytest
 from PIL import Image
 
 from scripts.comfyui import ROOT
@@ -19,10 +20,20 @@ def run_draw(server, *arguments):
     )
 
 
-def test_draw_saves_a_picture_and_says_where(server, tmp_path):
-    target = tmp_path / "car.png"
-    done = run_draw(server, "--prompt", "a red car", "--seed", 3, "--out", target)
+@pytest.mark.parametrize(
+    ("arguments", "drawn"),
+    [
+        ([], "Drawing 'a flamingo', seed 5"),
+        (["--prompt", "a red car", "--seed", 3], "Drawing 'a red car', seed 3"),
+        (["--prompt", "a guitar", "--only", "guitar"], "Drawing 'a guitar', seed 5"),
+    ],
+    ids=["the workflow's own", "the model alone", "with pictures of it"],
+)
+def test_draw_saves_a_picture_and_says_where(server, tmp_path, arguments, drawn):
+    target = tmp_path / "picture.png"
+    done = run_draw(server, *arguments, "--out", target)
     assert done.returncode == 0, done.stderr
+    assert drawn in done.stdout
     assert f"Saved {target}" in done.stdout
     assert Image.open(io.BytesIO(target.read_bytes())).format == "PNG"
 

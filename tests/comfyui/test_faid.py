@@ -14,6 +14,7 @@ from tests.tiny import write_adapter, write_tiny
 POCKET = MODELS / "pocket.safetensors"
 SMALL = AdapterConfig((0, 2), (1, 2), rank=2, alpha=4.0, head=False)
 SEED = 210
+DRAWN = {"seed": SEED, "prompt": "a red car", "cfg": 2.0, "temperature": 0.5}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -36,7 +37,7 @@ def faid_body(workflow):
         body = workflow("daid", ARRAG_RetrievalOptions={"weight": weight})
         sampler = body[node_of(body, "ARRAG_DAiDSampler")]
         sampler["class_type"] = "ARRAG_FAiDSampler"
-        sampler["inputs"] |= {"seed": SEED, "strength": 1.0, "candidates": 10, "semantics": "step"}
+        sampler["inputs"] |= {"strength": 1.0, "candidates": 10, "semantics": "step"} | DRAWN
         sampler["inputs"] |= settings
         if adapter is not None:
             model = sampler["inputs"]["model"]
@@ -64,7 +65,7 @@ def picture(client):
 
 
 def test_swapping_adapters_on_a_cached_model_leaves_no_trace(workflow, faid_body, picture, client):
-    plain = workflow("baseline", ARRAG_Sampler={"seed": SEED})
+    plain = workflow("baseline", ARRAG_Sampler=DRAWN)
     base, one = picture(plain), picture(faid_body("one.safetensors"))
     two = picture(faid_body("two.safetensors"))
     assert not np.array_equal(one, two)
@@ -73,12 +74,12 @@ def test_swapping_adapters_on_a_cached_model_leaves_no_trace(workflow, faid_body
     result = client.run(body)
     assert node_of(body, "ARRAG_LoadModel") in result.cached
     assert np.array_equal(picture(body), one)
-    again = workflow("baseline", ARRAG_Sampler={"seed": SEED, "preview_every": 1})
+    again = workflow("baseline", ARRAG_Sampler=DRAWN | {"preview_every": 1})
     assert np.array_equal(picture(again), base)
 
 
 def test_strength_zero_is_the_baseline(workflow, faid_body, picture):
-    plain = picture(workflow("baseline", ARRAG_Sampler={"seed": SEED}))
+    plain = picture(workflow("baseline", ARRAG_Sampler=DRAWN))
     assert np.array_equal(picture(faid_body(strength=0.0)), plain)
 
 

@@ -52,9 +52,10 @@ def refused(client, **inputs):
 
 def test_an_older_workflow_that_knows_only_the_name_still_runs(client, pocket):
     lines = told(client).splitlines()
-    assert lines[0].startswith("pocket: 900 pictures, ")
+    assert lines[0].startswith(f"pocket: {len(pocket.sources)} pictures, ")
     assert lines[1] == f"{pocket.size} patches to look up"
-    assert lines[2] == "licences: MIT (Fluent Emoji, Microsoft): 900"
+    counts = pocket.sources.licence_counts()
+    assert lines[2] == f"licences: {', '.join(f'{name}: {n}' for name, n in counts.items())}"
     assert lines[3].endswith("neighbours causal-4, borders skip, keys encoder, position weight 0")
     assert lines[4] == "flat search, recall 1.000 when built"
 
@@ -74,7 +75,7 @@ def test_only_matching_pictures_are_looked_up(client, pocket):
     assert "matches 'blorp'; choose another pattern" in refused(client, only="blorp")
 
 
-@pytest.mark.parametrize("inputs", [{"only": "castle"}, {"position_weight": 2.0}], ids=str)
+@pytest.mark.parametrize("inputs", [{"only": "castle"}, {"position_weight": 4.0}], ids=str)
 def test_a_picture_is_drawn_with_what_was_chosen(client, workflow, inputs):
     strong = {"ARRAG_RetrievalOptions": {"weight": 1.0}, SAMPLER: {"seed": 31}}
     plain = workflow("daid", **strong)

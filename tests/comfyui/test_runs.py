@@ -123,8 +123,9 @@ def test_batch_item_equals_the_same_picture_alone(client, workflow):
 
 def test_weight_zero_is_the_baseline(client, workflow):
     retrieval = {"weight": 0.0}
-    with_index = workflow("daid", ARRAG_RetrievalOptions=retrieval, ARRAG_DAiDSampler={"seed": 109})
-    plain = workflow("baseline", ARRAG_Sampler={"seed": 109})
+    drawn = {"seed": 109, "prompt": "a red car", "cfg": 2.0, "temperature": 0.5}
+    with_index = workflow("daid", ARRAG_RetrievalOptions=retrieval, ARRAG_DAiDSampler=drawn)
+    plain = workflow("baseline", ARRAG_Sampler=drawn)
     pictures = [client.run(body).images()[0] for body in (with_index, plain)]
     assert np.array_equal(*(pixels(client, picture) for picture in pictures))
 

@@ -1,0 +1,226 @@
+"""Which retrieval settings work: one at a time from the best point, and λ × τ × K together.
+
+    python scripts/pocket/sweep.py bits --index INDEX --out sweep-bits.json
+    python scripts/pocket/sweep.py draw --index INDEX --kinds concept --out sweep-draw.json
+
+`bits`: teacher-forced bits per token that shows a thing, on every split of the benchmark's scenes,
+beside the same settings with an index that lacks the things or the style. `draw`: share of right
+pictures for variants of the settings that `eval pocket` uses.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from arrag_engine import shipped
+from arrag_engine.bench.prompts import read_prompts
+from arrag_engine.bench.run import Bench, use_of
+from arrag_engine.bench.scenes import BenchScene, read_scenes
+from arrag_engine.bench.scorer import load_scorer
+from arrag_engine.bench.settings import COMPLETION, TEACHER_FORCED, Use
+from arrag_engine.bench.tasks import Library, make_tasks, scene_tokens
+from arrag_engine.checkpoint import load_checkpoint
+from arrag_engine.daid import RetrievalOptions, proposal_distribution
+from arrag_engine.index import KeySpec, Neighbors, load_index
+from arrag_engine.likelihood import bits, model_probabilities
+from arrag_engine.ops import pack_linears
+
+WEIGHTS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8)
+TEMPERATURES = (0.05, 0.1, 0.2, 0.5, 1.0)
+NEIGHBOURS = (4, 16, 64, 256)
+SPECS = {
+    "causal-4": KeySpec("causal-4", "skip", "encoder"),
+    "causal-4 codebook": KeySpec("causal-4", "skip", "codebook"),
+    "causal-4 zero": KeySpec("causal-4", "zero", "encoder"),
+    "causal-8": KeySpec("causal-8", "skip", "encoder"),
+    "causal-8 zero": KeySpec("causal-8", "zero", "encoder"),
+    "causal-8 zero codebook": KeySpec("causal-8", "zero", "codebook"),
+    "causal-8 zero place 0.5": KeySpec("causal-8", "zero", "encoder", 0.5),
+    "causal-8 zero place 2": KeySpec("causal-8", "zero", "encoder", 2.0),
+    "causal-8 zero place 8": KeySpec("causal-8", "zero", "encoder", 8.0),
+}
+BEST = "causal-8 zero place 2"
+"""Keys that the other settings are changed with."""
+
+
+@dataclass(frozen=True)
+class Truth:
+    """A scene's tokens, what the model gives them, and which of them show a thing."""
+
+    scene: BenchScene
+    tokens: np.ndarray
+    p_model: np.ndarray
+    marked: np.ndarray
+
+
+def make_truths(bench: Bench, scenes: list[BenchScene]) -> list[Truth]:
+    tokens = scene_tokens(bench.checkpoint, scenes, shipped.BENCH)
+    encoder, truths = bench.checkpoint.prompt_encoder, []
+    for scene, grid in zip(tqdm(scenes, desc="model"), tokens, strict=True):
+        prompt = encoder.encode(scene.truth.text)
+        p = model_probabilities(bench.checkpoint.model, prompt.ids, prompt.pad_id, grid)
+        true = p[torch.arange(len(grid)), torch.from_numpy(grid)].numpy().astype(np.float64)
+        truths.append(Truth(scene, grid, true, scene.covers(*bench.grid)))
+    return truths
+
+
+def search(bench: Bench, use: Use, control: bool, truths: list[Truth]) -> list[Neighbors]:
+    """The nearest max(NEIGHBOURS) of every active position."""
+    retriever = bench.library.retriever(use, control, "")
+    positions = np.flatnonzero(retriever.active)
+    return [retriever.retrieve(t.tokens, positions, max(NEIGHBOURS)) for t in truths]
+
+
+def weigh(
+    truths: list[Truth], found: list[Neighbors], active: np.ndarray, options: RetrievalOptions
+) -> np.ndarray:
+    """Bits per marked token for each of WEIGHTS."""
+    mixed: list[list[np.ndarray]] = [[] for _ in WEIGHTS]
+    vocab, k = 1 + max(int(n.codes.max()) for n in found), options.neighbours
+    vocab = max(vocab, 1 + max(int(t.tokens.max()) for t in truths))
+    for truth, n in zip(truths, found, strict=True):
+        near = Neighbors(n.distances[:, :k], n.codes[:, :k], n.ids[:, :k])
+        proposed = proposal_distribution(near, options, vocab).double().numpy()
+        true = proposed[np.arange(len(active)), truth.tokens[active]]
+        for row, weight in zip(mixed, WEIGHTS, strict=True):
+            p = truth.p_model.copy()
+            p[active] = (1 - weight) * p[active] + weight * true
+            row.append(p[truth.marked])
+    return np.array([bits(np.concatenate(row)) for row in mixed])
+
+
+def bit_settings() -> Iterator[tuple[str, str, RetrievalOptions]]:
+    """(label, keys, options) one at a time from the best point, then τ × K together."""
+    best = RetrievalOptions(0.25, 0.2, 64)
+    for name in SPECS:
+        yield f"keys {name}", name, best
+    yield "duplicates sum", BEST, replace(best, duplicates="sum")
+    for top_p in (0.5, 0.9):
+        yield f"top-p {top_p}", BEST, replace(best, top_p=top_p)
+    for temperature, k in itertools.product(TEMPERATURES, NEIGHBOURS):
+        yield (
+            f"τ {temperature} K {k}",
+            BEST,
+            replace(best, temperature=temperature, neighbours=k),
+        )
+
+
+def sweep_bits(bench: Bench, scenes: list[BenchScene]) -> list[dict]:
+    rows = []
+    for split, use in TEACHER_FORCED.items():
+        truths = make_truths(bench, [scene for scene in scenes if scene.split == split])
+        plain = bits(np.concatenate([t.p_model[t.marked] for t in truths]))
+        rows.append({"split": split, "label": "plain", "bits": [plain] * len(WEIGHTS)})
+        print(f"{split}: plain {plain:.3f}")
+        known: dict = {}
+        for label, keys, options in tqdm(list(bit_settings()), desc=split):
+            row = {"split": split, "label": label}
+            for control in (False, True):
+                mine = replace(use, spec=SPECS[keys])
+                if (keys, control) not in known:
+                    known[keys, control] = search(bench, mine, control, truths)
+                active = np.flatnonzero(bench.library.retriever(mine, control, "").active)
+                values = weigh(truths, known[keys, control], active, options)
+                row["control" if control else "bits"] = values.round(4).tolist()
+            rows.append(row)
+            best = int(np.argmin(row["bits"]))
+            print(
+                f"{split:<7} {label:<28} best λ {WEIGHTS[best]:<5} {row['bits'][best]:.3f} "
+                f"({row['bits'][best] / plain - 1:+.1%})  control {min(row['control']):.3f}"
+            )
+    return rows
+
+
+def draw_variants(use: Use) -> dict[str, Use]:
+    """The settings of a use, and each of them changed alone."""
+    variants = {"as set": use}
+
+    def options(label: str, **changes) -> None:
+        variants[label] = replace(use, options=replace(use.options, **changes))
+
+    for weight in (0.05, 0.1, 0.3, 0.5, 0.6, 0.8, 0.9, 1.0):
+        options(f"weight {weight}", weight=weight)
+    for k in (4, 16, 64):
+        options(f"neighbours {k}", neighbours=k)
+    for temperature in (0.05, 0.2, 1.0):
+        options(f"temperature {temperature}", temperature=temperature)
+    for top_p in (0.5, 0.8, 1.0):
+        options(f"retrieval top-p {top_p}", top_p=top_p)
+        variants[f"top-p {top_p}"] = replace(use, sampling=replace(use.sampling, top_p=top_p))
+    options("duplicates sum", duplicates="sum")
+    for cfg in (1.0, 2.0, 4.0, 5.0):
+        variants[f"guidance {cfg}"] = replace(use, sampling=replace(use.sampling, cfg=cfg))
+    for name in ("causal-4", "causal-8 zero", "causal-8 zero codebook"):
+        variants[f"keys {name}"] = replace(use, spec=SPECS[name])
+    for weight in (0.5, 2.0, 8.0):
+        spec = KeySpec("causal-8", "zero", "encoder", weight)
+        variants[f"place {weight}"] = replace(use, spec=spec)
+    variants["the caption told"] = replace(use, blank=False)
+    variants["no caption"] = replace(use, blank=True)
+    variants["all pictures"] = replace(use, by_word=False, parts=("",))
+    return {label: variant for label, variant in variants.items() if variant != use} | {
+        "as set": use
+    }
+
+
+def sweep_draw(bench: Bench, scenes: list[BenchScene], args: argparse.Namespace) -> Iterator[dict]:
+    prompts = read_prompts(shipped.BENCH / "prompts.jsonl")
+    kinds = args.kinds.split(",")
+    unseen = [scene for scene in scenes if scene.split == "unseen"] if COMPLETION in kinds else []
+    tokens = scene_tokens(bench.checkpoint, unseen, shipped.BENCH)
+    for kind in kinds:
+        tasks = make_tasks(kind, prompts, unseen, tokens, bench.grid[1], args.limit)
+        variants = draw_variants(use_of(kind))
+        chosen = args.variants.split(",") if args.variants else list(variants)
+        for label in tqdm(chosen, desc=kind):
+            score = bench.draw(variants[label], "daid", tasks, range(args.seeds)).score()
+            right, copied = float(np.mean(score.right)), score.copied
+            objects = float(np.mean(score.objects))
+            print(f"{kind:<14} {label:<26} right {right:.3f} objects {objects:.3f} {copied:.2f}")
+            yield {"kind": kind, "label": label, "right": right, "copied": copied}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=("bits", "draw"))
+    parser.add_argument("--model", default="pocket", help="path or shipped name")
+    parser.add_argument("--index", default="pocket", help="path or shipped name")
+    parser.add_argument("--limit", type=int, help="scenes of a split, or prompts of a kind")
+    parser.add_argument("--kinds", default="concept,completion,style", help="for draw")
+    parser.add_argument("--variants", help="labels to draw; all of them without")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--out", type=Path, required=True, help="JSON to write")
+    args = parser.parse_args()
+    checkpoint = load_checkpoint(shipped.resolve(args.model, shipped.MODELS), torch.float32)
+    pack_linears(checkpoint.model)
+    index = load_index(shipped.resolve(args.index, shipped.INDEXES))
+    scorer = load_scorer(shipped.BENCH / "scorer.safetensors")
+    bench = Bench(checkpoint, Library(checkpoint, index), scorer)
+    scenes = read_scenes(shipped.BENCH)
+    if args.what == "bits":
+        if args.limit:
+            counts: dict[str, int] = {}
+            for scene in scenes:
+                counts[scene.split] = counts.get(scene.split, 0) + 1
+            steps = {split: max(1, count // args.limit) for split, count in counts.items()}
+            numbers = {split: itertools.count() for split in counts}
+            scenes = [s for s in scenes if next(numbers[s.split]) % steps[s.split] == 0]
+        rows = sweep_bits(bench, scenes)
+    else:
+        rows = list(sweep_draw(bench, scenes, args))
+    args.out.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

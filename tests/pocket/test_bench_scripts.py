@@ -1,0 +1,167 @@
+"""What the scorer is trained on, and the prompts and truths that the benchmark is made of."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from backgrounds import SIZE
+from captions import KINDS
+from data import Composer, Thing
+from make_bench import draw_prompts, special_prompts, truth_of
+from sweep import bit_settings, draw_variants
+from train_scorer import (
+    IGNORED,
+    LABELS,
+    MIDDLE,
+    NAMES,
+    loss_of,
+    make_batch,
+    make_targets,
+    shift,
+    shuffle_patches,
+    soften,
+)
+
+from arrag_engine.bench.prompts import DIRECTIONS, judge
+from arrag_engine.bench.scorer import CELL, Detection, Scorer
+from arrag_engine.bench.settings import CONCEPTS, GENERAL
+from tests.pocket.made import NAMES as MADE
+
+
+def perfect(scene):
+    """What a detector that makes no mistakes would find."""
+    return [
+        Detection(
+            thing.name,
+            thing.color,
+            scene.style,
+            (thing.box[0] + thing.box[2]) / 2 / SIZE,
+            (thing.box[1] + thing.box[3]) / 2 / SIZE,
+            1.0,
+        )
+        for thing in scene.things
+    ]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("style", ["fluent", "google"])
+def test_truths_are_right_about_their_scenes_and_no_others(sprites, kind, style):
+    composer = Composer(sprites[style], MADE, "train")
+    rng = np.random.default_rng(0)
+    scenes = [composer.scene(rng, kind) for _ in range(12)]
+    for scene in scenes:
+        assert judge(truth_of(scene), perfect(scene)).right
+        assert not judge(truth_of(scene), perfect(scene)[:-1]).right
+        wrong = [d for d in perfect(scene)]
+        wrong[0] = Detection("ghost", None, style, wrong[0].x, wrong[0].y, 1.0)
+        assert not judge(truth_of(scene), wrong).right
+
+
+def test_mirrored_places_are_wrong(composer):
+    rng = np.random.default_rng(1)
+    for _ in range(8):
+        scene = composer.scene(rng, "position")
+        swapped = [
+            Detection(d.name, d.color, d.style, 1 - d.x, 1 - d.y, 1.0) for d in perfect(scene)
+        ]
+        assert not judge(truth_of(scene), swapped).right
+
+
+@pytest.mark.parametrize("kind", ["two_object", "position", "color_attr"])
+def test_prompts_differ_and_name_colours_only_where_asked(composer, kind, monkeypatch):
+    monkeypatch.setattr("make_bench.PROMPTS", 20)
+    prompts = draw_prompts(composer, kind, np.random.default_rng(0))
+    again = draw_prompts(composer, kind, np.random.default_rng(0))
+    assert prompts == again
+    assert len({prompt.text for prompt in prompts}) == 20
+    colored = [wanted.color is not None for prompt in prompts for wanted in prompt.include]
+    assert all(colored) if kind == "color_attr" else not any(colored)
+    used = Counter(wanted.name for prompt in prompts for wanted in prompt.include)
+    if kind != "color_attr":
+        assert max(used.values()) - min(used.values()) <= 4
+    if kind == "position":
+        assert all(prompt.include[1].position[0] in DIRECTIONS for prompt in prompts)
+
+
+def test_special_prompts_ask_for_what_the_decoder_never_saw():
+    prompts = special_prompts()
+    assert Counter(prompt.kind for prompt in prompts) == {"concept": 64, "style": 64}
+    assert len({prompt.text for prompt in prompts}) == 128
+
+
+def test_targets_mark_the_middles():
+    things = [(Thing("car", "red", (8, 8, 56, 40)), "google")]
+    names, colors, styles = make_targets([things, []])
+    middles = (np.mgrid[: SIZE // CELL, : SIZE // CELL] + 0.5) * CELL
+    distance = np.hypot(middles[0] - 24, middles[1] - 32)
+    here = torch.from_numpy(distance <= MIDDLE)
+    assert here.any()
+    assert (names[0][here] == 1 + NAMES.index("car")).all()
+    assert (colors[0][here] == 1 + LABELS.colors.index("red")).all()
+    assert (styles[0][here] == 1).all()
+    assert (names[0][torch.from_numpy(distance > 14)] == 0).all()
+    assert (names[0] == IGNORED).any()
+    assert (colors[0][~here] == IGNORED).all()
+    assert (names[1] == 0).all()
+
+
+def test_shifted_things_stay_in_their_boxes(composer):
+    rng = np.random.default_rng(3)
+    for _ in range(10):
+        scene = composer.scene(rng, "single_object")
+        pixels, [thing] = shift(scene, rng)
+        left, top, right, bottom = scene.things[0].box
+        a, b, c, d = thing.box
+        assert (c - a, d - b) == (right - left, bottom - top)
+        if a >= 0 and b >= 0 and c <= SIZE and d <= SIZE:
+            assert np.array_equal(pixels[b:d, a:c], scene.pixels[top:bottom, left:right])
+
+
+def test_shuffled_patches_are_the_same_patches(composer):
+    scene = composer.scene(np.random.default_rng(0))
+    mixed = shuffle_patches(scene.pixels, np.random.default_rng(1))
+    assert not np.array_equal(mixed, scene.pixels)
+
+    def patches(pixels):
+        side = SIZE // CELL
+        cut = pixels.reshape(side, CELL, side, CELL, 3).transpose(0, 2, 1, 3, 4)
+        return Counter(patch.tobytes() for patch in cut.reshape(-1, CELL, CELL, 3))
+
+    assert patches(mixed) == patches(scene.pixels)
+
+
+def test_softened_pictures_keep_their_shape_and_most_of_their_look(composer):
+    pixels = composer.scene(np.random.default_rng(0)).pixels.astype(np.float32) / 255
+    for seed in range(6):
+        soft = soften(pixels, np.random.default_rng(seed))
+        assert soft.shape == pixels.shape
+        coarse = [p.reshape(6, 16, 6, 16, 3).mean(axis=(1, 3)) for p in (soft, pixels)]
+        assert np.abs(coarse[0] - coarse[1]).mean() < 0.1
+
+
+def test_a_step_of_training_lowers_the_loss(sprites):
+    composers = [Composer(sprites[style], MADE, "train") for style in ("fluent", "google")]
+    torch.manual_seed(0)
+    with torch.inference_mode(False), torch.enable_grad():
+        images, *targets = make_batch(composers, np.random.default_rng(0))
+        model = Scorer(LABELS, 16)
+        optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
+        losses = []
+        for _ in range(6):
+            loss = loss_of(model(images.clone()), [t.clone() for t in targets])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(float(loss.detach()))
+    assert losses[-1] < losses[0] - 0.3
+
+
+def test_sweeps_change_one_thing_at_a_time():
+    labels = [label for label, _, _ in bit_settings()]
+    assert len(labels) == len(set(labels))
+    for use in (GENERAL, CONCEPTS):
+        variants = draw_variants(use)
+        assert variants["as set"] == use
+        values = list(variants.values())
+        assert all(values.count(variant) == 1 for variant in values)
