@@ -1,0 +1,179 @@
+"""Draw the tasks of a benchmark with several methods and score the pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from ..checkpoint import Checkpoint
+from ..decode import draw_pictures
+from ..faid import Faid
+from ..likelihood import bits, mixed, model_probabilities, retrieve_truth
+from ..prompt import Prompt
+from .measures import copied_share
+from .prompts import KINDS, Verdict, judge
+from .scenes import SPLITS, BenchScene
+from .scorer import Scorer
+from .settings import TEACHER_FORCED, USES, Use
+from .tasks import Library, Task, decode_tokens
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Score:
+    """How one method did on one kind."""
+
+    right: tuple[float, ...]
+    """Share of right pictures, one for each seed."""
+    objects: tuple[float, ...]
+    """Share of the things asked for that are there, whatever their colour, place and style."""
+    copied: float | None
+    """Mean share of tokens equal to those of the nearest picture of the index."""
+
+
+@dataclass
+class Pictures:
+    """What a method drew for a kind."""
+
+    captions: list[str] = field(default_factory=list)
+    pixels: list[np.ndarray] = field(default_factory=list)
+    """[H, W, 3] uint8."""
+    verdicts: list[Verdict] = field(default_factory=list)
+    seeds: list[int] = field(default_factory=list)
+    copied: list[float] = field(default_factory=list)
+
+    def score(self) -> Score:
+        seeds = sorted(set(self.seeds))
+
+        def per_seed(values: Sequence[float]) -> tuple[float, ...]:
+            return tuple(
+                float(np.mean([v for v, s in zip(values, self.seeds, strict=True) if s == seed]))
+                for seed in seeds
+            )
+
+        right = per_seed([float(v.right) for v in self.verdicts])
+        objects = per_seed([v.objects for v in self.verdicts])
+        return Score(right, objects, float(np.mean(self.copied)) if self.copied else None)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What every run needs."""
+
+    checkpoint: Checkpoint
+    library: Library
+    scorer: Scorer
+    faid: Faid | None = None
+
+    def draw(
+        self,
+        use: Use,
+        method: str,
+        tasks: Sequence[Task],
+        seeds: Sequence[int],
+        progress: Progress = lambda label: None,
+    ) -> Pictures:
+        """Draw every task once for each seed. `progress` is called after each task."""
+        drawn = Pictures()
+        for task in tasks:
+            tokens = self._tokens(use, method, task, seeds)
+            pixels = decode_tokens(self.checkpoint, tokens)
+            drawn.captions += [task.prompt.text] * len(seeds)
+            drawn.pixels += list(pixels)
+            drawn.verdicts += [judge(task.prompt, found) for found in self.scorer.detect(pixels)]
+            drawn.seeds += list(seeds)
+            if method != "plain":
+                retrieval = self.library.retrieval(use, method, _word(task))
+                assert retrieval is not None
+                index = retrieval.retriever.index
+                drawn.copied += [copied_share(t, index) for t in tokens]
+            progress(f"{task.prompt.kind} {method}")
+        return drawn
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        grid = self.checkpoint.model.config.grid
+        return grid.height, grid.width
+
+    def _tokens(self, use: Use, method: str, task: Task, seeds: Sequence[int]) -> np.ndarray:
+        """Tokens [seeds, N]."""
+        prompt = self._prompt(use, task.prompt.text)
+        drawing = draw_pictures(
+            self.checkpoint.model,
+            prompt.ids,
+            prompt.pad_id,
+            use.sampling,
+            seeds,
+            self.library.retrieval(use, method, _word(task)),
+            faid=self.faid if method == "faid" else None,
+            given=task.given,
+        )
+        return drawing.tokens.flatten(1).numpy()
+
+    def _prompt(self, use: Use, text: str) -> Prompt:
+        encoder = self.checkpoint.prompt_encoder
+        return encoder.blank() if use.blank else encoder.encode(text)
+
+    def likelihoods(
+        self, tokens: np.ndarray, scenes: Sequence[BenchScene], methods: Sequence[str]
+    ) -> dict[tuple[str, str], tuple[float, float]]:
+        """(split, method) -> teacher-forced bits per token (of all, of those that show a thing)."""
+        probabilities: dict[tuple[str, str], list[np.ndarray]] = {}
+        marks: dict[str, list[np.ndarray]] = {split: [] for split in SPLITS}
+        for scene, grid in zip(scenes, tokens, strict=True):
+            marks[scene.split].append(scene.covers(*self.grid))
+            prompt = self.checkpoint.prompt_encoder.encode(scene.truth.text)
+            p = model_probabilities(self.checkpoint.model, prompt.ids, prompt.pad_id, grid)
+            true = p[torch.arange(len(grid)), torch.from_numpy(grid)].numpy()
+            for method in methods:
+                mine = self._mixed(method, scene.split, grid, true)
+                probabilities.setdefault((scene.split, method), []).append(mine)
+        return {
+            (split, method): (
+                bits(np.concatenate(ps)),
+                bits(np.concatenate(ps), np.concatenate(marks[split])),
+            )
+            for (split, method), ps in probabilities.items()
+        }
+
+    def _mixed(self, method: str, split: str, grid: np.ndarray, true: np.ndarray) -> np.ndarray:
+        use = TEACHER_FORCED[split]
+        retrieval = self.library.retrieval(use, method, "")
+        if retrieval is None:
+            return true
+        retrieved = retrieve_truth(retrieval.retriever, grid, retrieval.options)
+        if retrieval.options.weight != "auto":
+            return mixed(true, retrieved, retrieval.options.weight)
+        calibration = retrieval.retriever.index.calibration
+        assert calibration is not None
+        return mixed(true, retrieved, calibration.of(retrieved.evidence))
+
+
+def _word(task: Task) -> str:
+    """The thing that the pictures looked at must name."""
+    return task.prompt.include[0].name
+
+
+def use_of(kind: str) -> Use:
+    return next(use for use in USES if kind in use.kinds)
+
+
+def judged_scenes(
+    scorer: Scorer, scenes: Sequence[BenchScene], pixels: np.ndarray
+) -> dict[str, tuple[float, int]]:
+    """The scorer's own share of right verdicts, and of how many, on pictures [B, H, W, 3] of
+    scenes (as they are, or given back by a VQ): by split, kind of the seen ones, and size."""
+    verdicts = [judge(s.truth, d) for s, d in zip(scenes, scorer.detect(pixels), strict=True)]
+    groups: dict[str, list[bool]] = {}
+    for scene, verdict in zip(scenes, verdicts, strict=True):
+        left, top, right, bottom = scene.boxes[0]
+        names = [scene.split, f"things of {max(right - left, bottom - top)} px"]
+        if scene.split == "seen" and scene.truth.kind in KINDS:
+            names.append(scene.truth.kind)
+        for name in names:
+            groups.setdefault(name, []).append(verdict.right)
+    return {name: (float(np.mean(v)), len(v)) for name, v in sorted(groups.items())}

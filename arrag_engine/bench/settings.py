@@ -1,0 +1,92 @@
+"""What is drawn with which settings: one entry for each use of retrieval."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from ..daid import RetrievalOptions
+from ..index import KeySpec
+from ..sampling import Sampling
+from .prompts import CONCEPT, KINDS, STYLE
+
+COMPLETION = "completion"
+"""Unseen things whose top rows are given."""
+
+
+@dataclass(frozen=True)
+class Use:
+    """How pictures of some kinds are drawn, and with which part of the index."""
+
+    kinds: tuple[str, ...]
+    sampling: Sampling
+    options: RetrievalOptions
+    spec: KeySpec | None = None
+    """Keys; None: as the index was built."""
+    parts: tuple[str, ...] = ("",)
+    """What the names of the index's pictures begin with; any of them."""
+    control: tuple[str, ...] = ("known/",)
+    """The same for the control: pictures that lack the things, or the style, asked for."""
+    by_word: bool = False
+    """Only pictures whose caption names the thing asked for; the control has none of these."""
+    blank: bool = False
+    """The model hears no caption: it does not know the word."""
+
+
+_KEYS = KeySpec("causal-8", "zero", "encoder", 2.0)
+
+GENERAL = Use(
+    KINDS,
+    Sampling(cfg=2.0, temperature=0.5),
+    RetrievalOptions(weight=0.05, temperature=0.05, neighbours=16),
+    control=("unseen/",),
+)
+"""Things the model knows."""
+
+CONCEPTS = Use(
+    (CONCEPT,),
+    Sampling(cfg=1.0, temperature=0.5),
+    RetrievalOptions(weight=0.9, temperature=0.2, neighbours=16),
+    _KEYS,
+    parts=("unseen/",),
+    by_word=True,
+    blank=True,
+)
+"""Things that only the index has, asked for by name: less weight copies less, 0.8 about 40 %."""
+
+COMPLETIONS = Use(
+    (COMPLETION,),
+    Sampling(cfg=1.0, temperature=0.3),
+    RetrievalOptions(weight=0.95, temperature=0.1, neighbours=64),
+    replace(_KEYS, position_weight=4.0),
+    blank=True,
+)
+"""Things that only the index has, from their top rows."""
+
+STYLES = Use(
+    (STYLE,),
+    Sampling(cfg=1.0, temperature=0.3),
+    RetrievalOptions(weight=0.95, temperature=0.2, neighbours=16),
+    _KEYS,
+    parts=("style/",),
+    by_word=True,
+    blank=True,
+)
+"""A style that only the index has."""
+
+
+def _forced(weight: float, control: tuple[str, ...]) -> Use:
+    options = RetrievalOptions(weight, 0.5, 256)
+    return Use((), Sampling(1.0), options, _KEYS, control=control)
+
+
+TEACHER_FORCED = {
+    "seen": _forced(0.05, ("unseen/",)),
+    "unseen": _forced(0.4, ("known/",)),
+    "style": _forced(0.2, ("known/", "unseen/")),
+}
+"""How likelihood is measured on each split of the scenes; captions are as they are."""
+
+USES = (GENERAL, CONCEPTS, COMPLETIONS, STYLES)
+EVERY_KIND = tuple(kind for use in USES for kind in use.kinds)
+GIVEN_ROWS = 5
+"""Of a completion, on a grid of 12 rows."""

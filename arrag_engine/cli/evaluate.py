@@ -1,0 +1,209 @@
+"""`eval`: score a model with and without retrieval. `calibrate`: when to trust an index."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file
+
+from .. import shipped
+from ..bench.measures import frechet_distance, moments
+from ..bench.prompts import KINDS, read_prompts
+from ..bench.report import bits_table, score_table, share_table, write_sheet
+from ..bench.run import Bench, Pictures, judged_scenes, use_of
+from ..bench.scenes import BenchScene, read_scenes
+from ..bench.scorer import load_scorer
+from ..bench.settings import EVERY_KIND
+from ..bench.tasks import METHODS, Library, Task, decode_tokens, make_tasks, scene_tokens
+from ..build import encode_folder
+from ..calibrate import fit, observe
+from ..daid import RetrievalOptions
+from ..errors import InputError
+from ..faid import Faid
+from ..files import atomic_write
+from ..index import load_index, save_index
+from ..retriever import Retriever
+from .generate import load_adapter_flag
+from .shared import Command, add_model_flags, check_writable, follow, load_model, progress_bar
+
+SUITES = ("pocket",)
+
+
+def add_commands(command: Command) -> None:
+    parser = command(eval_)
+    parser.add_argument("suite", choices=SUITES, help="which benchmark")
+    add_model_flags(parser)
+    add = parser.add_argument
+    add("--index", default="pocket", help="path or shipped name (pocket)")
+    add("--adapter", help="for the method faid: path or shipped name")
+    add("--methods", default="plain,daid,control", help=f"some of {','.join(METHODS)}")
+    add("--kinds", default=",".join(EVERY_KIND), help="what to draw")
+    add("--seeds", type=int, default=4, help="pictures of each prompt")
+    add("--limit", type=int, help="prompts of a kind, and scenes of a split; all of them without")
+    add("--scorer", type=Path, default=shipped.BENCH / "scorer.safetensors", help="its file")
+    add("--out", type=Path, help="folder for contact sheets, scores.json and table.txt")
+    parser = command(calibrate)
+    add_model_flags(parser)
+    add, options = parser.add_argument, RetrievalOptions()
+    add("--index", required=True, help="path or shipped name (pocket)")
+    add("--images", required=True, type=Path, help="folder of pictures that are not in the index")
+    add("--out", required=True, type=Path, help="index file to write (.safetensors)")
+    add("--retrieval-temperature", type=float, default=options.temperature, help="τ")
+    add("--neighbours", type=int, default=options.neighbours, help="K patches per query")
+    add("--duplicates", choices=("first", "sum"), default=options.duplicates)
+    add("--retrieval-top-p", type=float, default=options.top_p)
+    add("--ceiling", type=float, default=1.0, help="largest weight")
+    add("--limit", type=int, help="use so many pictures, evenly taken")
+
+
+def eval_(a: argparse.Namespace) -> int:
+    """Draw a benchmark's prompts with several methods and score the pictures."""
+    methods, kinds = _chosen(a.methods, METHODS, "methods"), _chosen(a.kinds, EVERY_KIND, "kinds")
+    if a.seeds < 1 or (a.limit is not None and a.limit < 1):
+        raise InputError(f"--seeds is {a.seeds} and --limit {a.limit}; both must be 1 or more")
+    if a.out is not None:
+        a.out.mkdir(parents=True, exist_ok=True)
+    scorer = load_scorer(a.scorer)
+    prompts = read_prompts(shipped.BENCH / "prompts.jsonl")
+    scenes = _limited(read_scenes(shipped.BENCH), a.limit)
+    checkpoint = load_model(a)
+    index = load_index(shipped.resolve(a.index, shipped.INDEXES))
+    faid = Faid(load_adapter_flag(checkpoint, a.adapter)) if "faid" in methods else None
+    bench = Bench(checkpoint, Library(checkpoint, index), scorer, faid)
+    tokens = scene_tokens(checkpoint, scenes, shipped.BENCH)
+    parts = [_ceiling(bench, scenes, tokens)]
+    told = [m for m in methods if m != "faid"]
+    parts.append(bits_table(bench.likelihoods(tokens, scenes, ["plain", *_without(told, "plain")])))
+    drawn = _draw(bench, kinds, methods, prompts, (scenes, tokens), a)
+    parts.append(score_table({key: pictures.score() for key, pictures in drawn.items()}))
+    parts.append(_distances(scorer, drawn, methods))
+    table = "\n\n".join(part for part in parts if part)
+    print(table)
+    if a.out is not None:
+        _write(a.out, table, drawn)
+    return 0
+
+
+def _chosen(text: str, known: tuple[str, ...], what: str) -> list[str]:
+    chosen = [name.strip() for name in text.split(",") if name.strip()]
+    if unknown := [name for name in chosen if name not in known] or not chosen:
+        raise InputError(f"--{what} has {unknown}; choose some of {', '.join(known)}")
+    return list(dict.fromkeys(chosen))
+
+
+def _without(names: list[str], one: str) -> list[str]:
+    return [name for name in names if name != one]
+
+
+def _limited(scenes: list[BenchScene], limit: int | None) -> list[BenchScene]:
+    """At most `limit` of each split, evenly taken."""
+    kept = []
+    for split in dict.fromkeys(scene.split for scene in scenes):
+        these = [scene for scene in scenes if scene.split == split]
+        count = min(limit or len(these), len(these))
+        kept += [these[i] for i in np.linspace(0, len(these) - 1, count).round().astype(int)]
+    return kept
+
+
+def _ceiling(bench: Bench, scenes: list[BenchScene], tokens: np.ndarray) -> str:
+    """How often the scorer is right on real scenes, and on what the VQ makes of them."""
+    pixels = np.stack([scene.pixels for scene in scenes])
+    returned = decode_tokens(bench.checkpoint, tokens)
+    columns = {
+        "real": judged_scenes(bench.scorer, scenes, pixels),
+        "reconstructed": judged_scenes(bench.scorer, scenes, returned),
+    }
+    return share_table("scorer right on", columns)
+
+
+def _draw(
+    bench: Bench,
+    kinds: list[str],
+    methods: list[str],
+    prompts: list,
+    scenes: tuple[list[BenchScene], np.ndarray],
+    a: argparse.Namespace,
+) -> dict[tuple[str, str], Pictures]:
+    tasks: dict[str, list[Task]] = {
+        kind: make_tasks(kind, prompts, *scenes, bench.grid[1], a.limit) for kind in kinds
+    }
+    drawn = {}
+    with progress_bar("prompt") as bar:
+        bar.total = len(methods) * sum(map(len, tasks.values()))
+
+        def tick(label: str) -> None:
+            bar.set_description(label)
+            bar.update()
+
+        for kind in kinds:
+            for method in methods:
+                use, seeds = use_of(kind), range(a.seeds)
+                drawn[kind, method] = bench.draw(use, method, tasks[kind], seeds, tick)
+    return drawn
+
+
+def _distances(scorer, drawn: dict[tuple[str, str], Pictures], methods: list[str]) -> str:
+    """Fréchet distance of GenEval's six kinds to real scenes of these kinds."""
+    reference = load_file(shipped.BENCH / "features.safetensors")
+    lines = []
+    for method in methods:
+        parts = [drawn[kind, method].pixels for kind in KINDS if (kind, method) in drawn]
+        pixels = [picture for part in parts for picture in part]
+        if len(parts) == len(KINDS) and len(pixels) > 1:
+            found = moments(scorer.features(np.stack(pixels)))
+            distance = frechet_distance(found, (reference["mean"], reference["covariance"]))
+            lines.append(f"{method:<8} {distance:.3f} ({len(pixels)} pictures)")
+    return "Fréchet distance to real scenes\n" + "\n".join(lines) if lines else ""
+
+
+def _write(folder: Path, table: str, drawn: dict[tuple[str, str], Pictures]) -> None:
+    with atomic_write(folder / "table.txt") as temporary:
+        temporary.write_text(table + "\n", encoding="utf-8")
+    scores = [
+        {"kind": kind, "method": method, **asdict(pictures.score())}
+        for (kind, method), pictures in drawn.items()
+    ]
+    with atomic_write(folder / "scores.json") as temporary:
+        temporary.write_text(json.dumps(scores, indent=1), encoding="utf-8")
+    for (kind, method), pictures in drawn.items():
+        write_sheet(pictures, folder / f"{kind}-{method}.png")
+
+
+def calibrate(a: argparse.Namespace) -> int:
+    """Fit the weight "auto" of an index to a model, on pictures that the index lacks."""
+    out = check_writable(a.out, ".safetensors")
+    options = RetrievalOptions(
+        0.1, a.retrieval_temperature, a.neighbours, a.duplicates, a.retrieval_top_p
+    )
+    if not 0 < a.ceiling <= 1:
+        raise InputError(f"--ceiling is {a.ceiling}; choose more than 0, at most 1")
+    checkpoint = load_model(a)
+    model = checkpoint.model
+    index = load_index(shipped.resolve(a.index, shipped.INDEXES))
+    retriever = Retriever(index, model.config.grid, model.vq.codebook(model.device))
+    with progress_bar("picture") as bar:
+        known = index.sources.names_by_hash()
+        encoded = encode_folder(model, a.images, None, known, False, progress=follow(bar))
+    pictures = [(t, s.caption) for t, s in zip(encoded.tokens, encoded.sources, strict=True)]
+    if not pictures:
+        raise InputError(f"{a.images} holds no readable picture that the index lacks; bring others")
+    if a.limit is not None and a.limit < len(pictures):
+        rows = np.linspace(0, len(pictures) - 1, max(1, a.limit)).round().astype(int)
+        pictures = [pictures[row] for row in rows]
+    with progress_bar("picture") as bar:
+        bar.total = len(pictures)
+        encoder = checkpoint.prompt_encoder
+        seen = observe(model, encoder, retriever, pictures, options, bar.update)
+    found = fit(seen, options, a.ceiling)
+    save_index(replace(index, calibration=found.calibration), out)
+    print(
+        f"{len(pictures)} pictures, {len(seen.p_model)} positions: bits per token "
+        f"{found.bits_model:.3f} without retrieval, {found.bits_fixed:.3f} with weight "
+        f"{found.best_fixed:.2f} everywhere, {found.bits_auto:.3f} with auto"
+    )
+    print(out)
+    return 0

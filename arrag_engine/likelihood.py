@@ -1,0 +1,87 @@
+"""How probable a model and retrieval find the tokens of real pictures, each given those before."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .daid import RetrievalOptions, proposal_distribution
+from .index import evidence
+from .janus import JanusPro
+from .retriever import Retriever
+from .sampling import Sampling, guide, model_distribution
+
+
+@torch.inference_mode()
+def model_probabilities(
+    model: JanusPro,
+    prompt: Sequence[int],
+    pad_id: int,
+    tokens: np.ndarray,
+    sampling: Sampling | None = None,
+) -> Tensor:
+    """p_model [N, vocab] on the CPU at every position of a picture's tokens [N], teacher-forced.
+
+    Without `sampling` it is the model's own distribution: no guidance, temperature 1.
+    """
+    sampling = sampling or Sampling(cfg=1.0)
+    ids = torch.tensor(prompt, device=model.device)
+    uncond = torch.full_like(ids, pad_id)
+    uncond[0], uncond[-1] = ids[0], ids[-1]
+    text = model.embed_text(torch.stack((ids, uncond)[: 1 if sampling.cfg == 1 else 2]))
+    codes = torch.from_numpy(tokens[:-1].astype(np.int64)).to(model.device)
+    picture = model.embed_codes(codes).expand(len(text), -1, -1)
+    logits = model.logits(torch.cat((text, picture), dim=1))[:, -len(tokens) :]
+    return model_distribution(guide(logits, sampling.cfg)[0].cpu(), sampling)
+
+
+@dataclass(frozen=True)
+class Retrieved:
+    """What retrieval makes of one picture, at the positions where it runs."""
+
+    positions: np.ndarray
+    """[A]."""
+    p_true: np.ndarray
+    """p_retrieval of the picture's own token [A]; 0 where nothing was found."""
+    found: np.ndarray
+    """[A] whether anything was found."""
+    evidence: np.ndarray
+    """[A, features] of the calibration."""
+    nearest: np.ndarray
+    """The nearest neighbour's code [A], -1 = nothing."""
+
+
+def retrieve_truth(
+    retriever: Retriever, tokens: np.ndarray, options: RetrievalOptions
+) -> Retrieved:
+    """Look up all of a picture's tokens [N] as they stand."""
+    tokens = tokens.astype(np.int64)
+    positions = np.flatnonzero(retriever.active)
+    neighbors = retriever.retrieve(tokens, positions, options.neighbours)
+    proposed = proposal_distribution(neighbors, options, len(retriever.codebook))
+    return Retrieved(
+        positions,
+        proposed[np.arange(len(positions)), tokens[positions]].double().numpy(),
+        np.asarray(neighbors.found().any(axis=1)),
+        evidence(neighbors),
+        neighbors.codes[:, 0],
+    )
+
+
+def mixed(p_model: np.ndarray, retrieved: Retrieved, weight: np.ndarray | float) -> np.ndarray:
+    """Probabilities [N] of a picture's own tokens: p_model [N] mixed with weight λ or λ_i [A]."""
+    p = p_model.astype(np.float64)
+    at = retrieved.positions
+    weight = np.where(retrieved.found, weight, 0.0)
+    p[at] = (1 - weight) * p[at] + weight * retrieved.p_true
+    return p
+
+
+def bits(p: np.ndarray, where: np.ndarray | None = None) -> float:
+    """Mean bits per token of probabilities, of all or of the marked ones."""
+    p = p if where is None else p[where]
+    return float(-np.log2(np.maximum(p, 1e-12)).mean())

@@ -1,0 +1,253 @@
+"""The calibrated weight: fitted, stored, refused where it does not fit, and drawn exactly."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from arrag_engine.calibrate import Observations, fit, observe
+from arrag_engine.daid import Retrieval, RetrievalOptions, mix
+from arrag_engine.decode import draw_pictures
+from arrag_engine.errors import InputError
+from arrag_engine.index import (
+    EVIDENCE,
+    Calibration,
+    Neighbors,
+    evidence,
+    load_index,
+    merge_indexes,
+    save_index,
+)
+from arrag_engine.index.calibration import CLOSE, WITNESSES
+from arrag_engine.likelihood import model_probabilities, retrieve_truth
+from arrag_engine.prompt import PromptEncoder
+from arrag_engine.retriever import Retriever
+from arrag_engine.sampling import Sampling, draw, position_noise
+from tests.tiny import PAD_ID, PROMPT, tiny_index, tiny_tokenizer
+
+WEIGHTS = (0.8, -0.4, 0.6, 1.5, -0.2)
+CALIBRATION = Calibration(WEIGHTS, 0.9, 0.05, 64, "first", 1.0)
+AUTO = RetrievalOptions("auto")
+
+
+@pytest.fixture(scope="module")
+def calibrated(index):
+    return replace(index, calibration=CALIBRATION)
+
+
+def retrieval(model, index, options=AUTO):
+    codebook = model.vq.codebook(model.device)
+    return Retrieval(Retriever(index, model.config.grid, codebook), options)
+
+
+def slow_evidence(distances, codes):
+    """Of one query's found neighbours, nearest first."""
+    distances, codes = distances[:WITNESSES], codes[:WITNESSES]
+    if not distances:
+        return None
+    logs = [np.log(d + CLOSE) for d in distances]
+    shares = [codes.count(c) / len(codes) for c in codes]
+    surprise = -sum(p * np.log(p) for p in {c: codes.count(c) / len(codes) for c in codes}.values())
+    return [1.0, logs[0], np.mean(logs) - logs[0], shares[0], surprise]
+
+
+@given(
+    st.lists(
+        st.lists(st.tuples(st.floats(0, 50, width=32), st.integers(0, 5)), max_size=20), min_size=1
+    )
+)
+@settings(deadline=None, max_examples=60)
+def test_evidence_is_what_it_says(queries):
+    queries = [sorted(q) for q in queries]
+    width = max(map(len, queries)) + 1
+    distances = np.full((len(queries), width), np.inf, np.float32)
+    codes, ids = np.full((len(queries), width), -1), np.full((len(queries), width), -1)
+    for row, query in enumerate(queries):
+        for column, (distance, code) in enumerate(query):
+            distances[row, column], codes[row, column], ids[row, column] = distance, code, column
+    neighbors = Neighbors(distances, codes, ids)
+    told = evidence(neighbors)
+    weights = CALIBRATION.weigh(neighbors)
+    for row, query in enumerate(queries):
+        slow = slow_evidence([d for d, _ in query], [c for _, c in query])
+        if slow is None:
+            assert weights[row] == 0
+            continue
+        assert told[row] == pytest.approx(slow, abs=1e-6)
+        expected = 0.9 / (1 + np.exp(-np.dot(WEIGHTS, slow)))
+        assert weights[row] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("window", [1, 5])
+def test_drawing_with_auto_equals_drawing_by_hand(model, calibrated, window):
+    """Token by token: the component first, then the token, all from the position's own noise."""
+    seed, sampling = 11, Sampling(cfg=1.0)
+    mine = retrieval(model, calibrated)
+    tokens = np.zeros(36, np.int64)
+    taken = 0
+    for i in range(36):
+        noise = position_noise(seed, i, 64)
+        p = model_probabilities(model, PROMPT, PAD_ID, tokens)[i]
+        if mine.retriever.active[i]:
+            [proposal] = mine.propose(tokens, [i])
+            share = CALIBRATION.weigh(proposal.neighbors)[0]
+            if noise.uniform < share:
+                p, taken = mine.distribution(proposal, 64), taken + 1
+        tokens[i] = draw(p, noise)
+    drawing = draw_pictures(model, PROMPT, PAD_ID, sampling, [seed], mine, window)
+    assert np.array_equal(drawing.tokens.flatten().numpy(), tokens)
+    [trace] = drawing.traces
+    assert 0 < taken == trace.from_retrieval.sum() < mine.retriever.active.sum()
+    assert len(np.unique(trace.weight[mine.retriever.active])) > 3
+    assert (trace.weight[~mine.retriever.active] == 0).all()
+
+
+def test_without_noise_the_whole_mixture_counts(model, calibrated):
+    mine = retrieval(model, calibrated)
+    greedy = Sampling(cfg=1.0, temperature=0)
+    tokens = draw_pictures(model, PROMPT, PAD_ID, greedy, [0], mine).tokens.flatten().numpy()
+    p = model_probabilities(model, PROMPT, PAD_ID, tokens, Sampling(1.0))
+    for i in np.flatnonzero(mine.retriever.active):
+        [proposal] = mine.propose(tokens, [int(i)])
+        whole = mix(p[i], mine.distribution(proposal, 64), mine.weight(proposal))
+        assert tokens[i] == whole.argmax()
+
+
+def test_auto_needs_a_calibration_for_the_same_settings(model, index, calibrated):
+    with pytest.raises(InputError, match="not calibrated"):
+        retrieval(model, index)
+    for change in ({"temperature": 0.1}, {"neighbours": 8}, {"duplicates": "sum"}, {"top_p": 0.5}):
+        with pytest.raises(InputError, match="was calibrated for"):
+            retrieval(model, calibrated, replace(AUTO, **change))
+    with pytest.raises(InputError, match="choose 0 to 1, or auto"):
+        RetrievalOptions("always")
+
+
+def test_a_calibration_survives_a_file_and_only_the_same_keys(calibrated, tmp_path):
+    save_index(calibrated, tmp_path / "i.safetensors")
+    again = load_index(tmp_path / "i.safetensors")
+    assert again.calibration == CALIBRATION
+    assert again.restricted(np.array([0, 2])).calibration == CALIBRATION
+    other = replace(again.spec, neighborhood="causal-8")
+    assert again.rekeyed(other).calibration is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"weights": [1.0]},
+        {"weights": [float("nan")] * len(EVIDENCE)},
+        {"weights": None},
+        {"ceiling": 2},
+        {"neighbours": "many"},
+    ],
+)
+def test_a_damaged_calibration_is_refused(change):
+    facts = json.loads(CALIBRATION.to_json()) | change
+    with pytest.raises(ValueError, match="its calibration"):
+        Calibration.from_json(json.dumps(facts))
+    for text in ("", "[]", "{}"):
+        with pytest.raises(ValueError, match="its calibration"):
+            Calibration.from_json(text)
+
+
+def made_observations(trust, count=4000, seed=0):
+    """Retrieval is right where the nearest is near, if `trust`; else never."""
+    rng = np.random.default_rng(seed)
+    near = rng.random(count) < 0.5
+    facts = np.stack(
+        (
+            np.ones(count),
+            np.where(near, -3.0, 1.0) + rng.normal(0, 0.3, count),
+            rng.random(count),
+            rng.random(count),
+            rng.random(count),
+        ),
+        axis=1,
+    )
+    p_retrieval = np.where(near & trust, 0.8, 1e-4)
+    return Observations(np.full(count, 0.2), p_retrieval, facts)
+
+
+def test_fitting_finds_where_retrieval_is_right():
+    seen = made_observations(True)
+    found = fit(seen, RetrievalOptions())
+    assert found.bits_auto < found.bits_fixed - 0.3 < found.bits_model
+    shares = found.calibration.of(seen.evidence)
+    assert shares[seen.p_retrieval > 0.5].mean() > 0.9
+    assert shares[seen.p_retrieval < 0.5].mean() < 0.05
+    assert found.bits_model == pytest.approx(-np.log2(0.2))
+
+
+def test_fitting_gives_no_weight_to_what_is_never_right():
+    seen = made_observations(False)
+    found = fit(seen, RetrievalOptions())
+    assert found.calibration.of(seen.evidence).mean() < 0.02
+    assert found.bits_auto < found.bits_model + 0.02
+
+
+def test_the_ceiling_holds():
+    seen = made_observations(True)
+    found = fit(seen, RetrievalOptions(), ceiling=0.3)
+    assert found.calibration.of(seen.evidence).max() <= 0.3
+
+
+def test_fitted_weights_are_the_best_in_their_neighbourhood():
+    """No small step in any direction makes the pictures more probable."""
+    rng = np.random.default_rng(3)
+    seen = made_observations(True, seed=3)
+    seen = replace(seen, p_retrieval=seen.p_retrieval * rng.random(len(seen.p_model)))
+    found = fit(seen, RetrievalOptions())
+    for i in range(len(EVIDENCE)):
+        for step in (-0.2, 0.2):
+            moved = list(found.calibration.weights)
+            moved[i] += step
+            share = replace(found.calibration, weights=tuple(moved)).of(seen.evidence)
+            p = (1 - share) * seen.p_model + share * seen.p_retrieval
+            assert -np.log2(p).mean() > found.bits_auto - 1e-4
+
+
+def test_too_few_positions_are_refused():
+    seen = made_observations(True, count=50)
+    with pytest.raises(InputError, match=r"50 positions .* too few"):
+        fit(seen, RetrievalOptions())
+
+
+def test_observations_are_those_of_the_pictures(model, index):
+    encoder = PromptEncoder(tiny_tokenizer())
+    retriever = retrieval(model, index, RetrievalOptions()).retriever
+    grids = tiny_index(model, 3, seed=7).tokens
+    seen = observe(model, encoder, retriever, zip(grids, ["a car", "", "two"], strict=True), AUTO)
+    active = int(retriever.active.sum())
+    assert len(seen.p_model) == len(seen.p_retrieval) == len(seen.evidence) == 3 * active
+    blank = encoder.blank()
+    assert blank.ids[1:-1] == [blank.pad_id] * (len(blank.ids) - 2)
+    p = model_probabilities(model, blank.ids, blank.pad_id, grids[1])
+    at = np.flatnonzero(retriever.active)
+    true = p[torch.from_numpy(at), torch.from_numpy(grids[1].astype(np.int64))[at]]
+    assert np.allclose(seen.p_model[active : 2 * active], true.numpy(), atol=1e-6)
+    found = retrieve_truth(retriever, grids[1], AUTO)
+    assert np.allclose(seen.p_retrieval[active : 2 * active], found.p_true)
+
+
+def test_merging_drops_the_calibration(calibrated, model, tmp_path):
+    for name, one in (("a", calibrated), ("b", tiny_index(model, 3, seed=8))):
+        save_index(one, tmp_path / f"{name}.safetensors")
+    parts = [load_index(tmp_path / f"{name}.safetensors") for name in "ab"]
+    assert merge_indexes(parts, ["a", "b"]).calibration is None
+
+
+def test_a_given_beginning_stands(model):
+    whole = draw_pictures(model, PROMPT, PAD_ID, Sampling(2.0), [4])
+    first = whole.tokens.flatten().numpy()
+    again = draw_pictures(model, PROMPT, PAD_ID, Sampling(2.0), [4], given=first[:13])
+    assert np.array_equal(again.tokens.flatten().numpy(), first)
+    other = (first[:13] + 1) % 64
+    changed = draw_pictures(model, PROMPT, PAD_ID, Sampling(2.0), [4], given=other).tokens.flatten()
+    assert np.array_equal(changed[:13].numpy(), other)
+    windowed = draw_pictures(model, PROMPT, PAD_ID, Sampling(2.0), [4], window=6, given=other)
+    assert np.array_equal(windowed.tokens.flatten(), changed)

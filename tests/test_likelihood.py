@@ -1,0 +1,57 @@
+"""Teacher-forced probabilities against the drawing loop and plain arithmetic."""
+
+import numpy as np
+import pytest
+import torch
+
+from arrag_engine.daid import Retrieval, RetrievalOptions, mix
+from arrag_engine.decode import draw_pictures
+from arrag_engine.likelihood import bits, mixed, model_probabilities, retrieve_truth
+from arrag_engine.retriever import Retriever
+from arrag_engine.sampling import Sampling
+from tests.tiny import PAD_ID, PROMPT
+
+
+@pytest.mark.parametrize("sampling", [Sampling(1.0), Sampling(3.0, 0.7, 10, 0.9)])
+def test_a_drawn_picture_is_as_probable_as_when_it_was_drawn(model, index, sampling):
+    """The trace keeps what the model gave each token while it drew."""
+    codebook = model.vq.codebook(model.device)
+    retrieval = Retrieval(Retriever(index, model.config.grid, codebook), RetrievalOptions(0.3))
+    drawing = draw_pictures(model, PROMPT, PAD_ID, sampling, [3], retrieval)
+    tokens = drawing.tokens.flatten().numpy()
+    p = model_probabilities(model, PROMPT, PAD_ID, tokens, sampling)
+    assert p.shape == (36, model.config.vq.codebook_size)
+    assert torch.allclose(p.sum(dim=1), torch.ones(36), atol=1e-5)
+    [trace] = drawing.traces
+    assert np.allclose(p[np.arange(36), tokens].numpy(), trace.p_model, atol=1e-5)
+    found = retrieve_truth(retrieval.retriever, tokens, retrieval.options)
+    assert np.allclose(found.p_true, trace.p_retrieval[found.positions], atol=1e-6)
+    assert np.array_equal(found.nearest, trace.neighbors.codes[found.positions, 0])
+
+
+def test_mixtures_are_those_of_drawing(model, index):
+    codebook = model.vq.codebook(model.device)
+    retriever = Retriever(index, model.config.grid, codebook)
+    tokens = np.random.default_rng(0).integers(0, 64, 36)
+    options = RetrievalOptions(0.4, 0.2, 8)
+    retrieval = Retrieval(retriever, options)
+    p = model_probabilities(model, PROMPT, PAD_ID, tokens)
+    expected = p[np.arange(36), tokens].double().numpy()
+    for i in np.flatnonzero(retriever.active):
+        [proposal] = retrieval.propose(tokens, [int(i)])
+        whole = mix(p[i], retrieval.distribution(proposal, 64), 0.4)
+        expected[i] = whole[tokens[i]]
+    true = p[np.arange(36), tokens].numpy()
+    retrieved = retrieve_truth(retriever, tokens, options)
+    assert np.allclose(mixed(true, retrieved, 0.4), expected, atol=1e-6)
+    assert np.array_equal(mixed(true, retrieved, 0.0), true.astype(np.float64))
+    shares = np.linspace(0, 1, len(retrieved.positions))
+    each = mixed(true, retrieved, shares)
+    for share, position, value in zip(shares, retrieved.positions, retrieved.p_true, strict=True):
+        assert each[position] == pytest.approx((1 - share) * true[position] + share * value)
+
+
+def test_bits():
+    p = np.array([0.5, 0.25, 1.0])
+    assert bits(p) == pytest.approx(1.0)
+    assert bits(p, np.array([False, True, False])) == pytest.approx(2.0)
