@@ -46,6 +46,8 @@ COUNTED_COLORED, RELATED_COLORED = 0.2, 0.2
 """Share of counted things, and of each related thing, whose colour is named."""
 NAMED_PLAIN, SCENIC, GRADED = 0.3, 0.2, 0.07
 """Shares of scenes with a plain background that the caption names, a scenery, a gradient."""
+EVENLY = (0.4, 0.3, 0.05)
+"""The same shares where every background is to be learnt well, the rare ones too."""
 
 HELD_OUT_OF = 8
 """One scene of so many is held out."""
@@ -92,12 +94,19 @@ class Composer:
         names: what scenes may show.
         split: which scenes to draw, "train" or "held_out".
         loose: share of scenes whose things have any size and place, off the raster.
+        shares: of scenes with a named plain background, a scenery, a gradient.
     """
 
     def __init__(
-        self, sprites: Sprites, names: Sequence[str], split: str, loose: float = 0.0
+        self,
+        sprites: Sprites,
+        names: Sequence[str],
+        split: str,
+        loose: float = 0.0,
+        shares: tuple[float, float, float] = (NAMED_PLAIN, SCENIC, GRADED),
     ) -> None:
         self.sprites, self.names, self.split, self.loose = sprites, names, split, loose
+        self.shares = shares
         self.colorful = [name for name in names if name in RECOLORED]
         self.countable = [name for name in names if name not in COUNTLESS]
         self.paintings = {name: backgrounds.paint(name) for name in backgrounds.NAMES}
@@ -140,11 +149,12 @@ class Composer:
     def _background(self, rng: np.random.Generator, things: Sequence[Named]) -> tuple[str, bool]:
         """A background and whether the caption names it; never a thing's own named colour."""
         chance, taken = rng.random(), [color for _, color in things]
-        if chance < SCENIC:
+        plain, scenic, graded = self.shares
+        if chance < scenic:
             return str(rng.choice(list(backgrounds.SCENERIES))), True
-        if chance < SCENIC + GRADED:
+        if chance < scenic + graded:
             return str(rng.choice(list(backgrounds.GRADIENTS))), False
-        named = chance < SCENIC + GRADED + NAMED_PLAIN
+        named = chance < scenic + graded + plain
         choices = list(backgrounds.PLAIN) if named else backgrounds.UNNAMED
         return str(rng.choice([name for name in choices if name not in taken])), named
 
@@ -192,7 +202,8 @@ def make_composer(
     style: str = STYLES[0],
     split: str = "train",
     loose: float = 0.0,
+    shares: tuple[float, float, float] = (NAMED_PLAIN, SCENIC, GRADED),
 ) -> Composer:
     """A composer over the emoji packages kept (or put) in the folder `archives`."""
     pictures = read_archive(fetch(archives, style), style, CONCEPTS)
-    return Composer(Sprites(pictures, style), names, split, loose)
+    return Composer(Sprites(pictures, style), names, split, loose, shares)

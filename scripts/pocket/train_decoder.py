@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 import training
 from concepts import LEARNT
-from data import make_composer
+from data import EVENLY, make_composer
 from tokenizer import vocabulary
 from tokens import USAGE, Batches, TokenCache, encode_scenes, load_vq
 from torch import Tensor, nn
@@ -34,7 +34,7 @@ from arrag_engine.vq import VQConfig
 GRID = Grid(12, 12)
 BATCH = 16
 CACHES = ("tokens.npz", "held_out.npz")
-COUNTS = (40_000, 480)
+COUNTS = (160_000, 480)
 """Files of encoded scenes to train on and to test with, and how many are in them."""
 LR_MATRICES, LR_REST = 2e-3, 1.5e-3
 WORDS = "llama.embed_tokens.weight"
@@ -231,7 +231,8 @@ def encode_part(team: training.Team, args: argparse.Namespace) -> None:
     """This member's share of the scenes; every member has generator seeds of its own."""
     vq = load_vq(args.work / "vq.pt")
     for name, split, count in zip(CACHES, ("train", "held_out"), COUNTS, strict=True):
-        composer = make_composer(args.archives, LEARNT, split=split)
+        shares = {"shares": EVENLY} if split == "train" else {}
+        composer = make_composer(args.archives, LEARNT, split=split, **shares)
         part = encode_scenes(vq, composer, (args.seed, team.rank), count // team.size)
         part.save(part_path(args.work, name, team.rank))
 
