@@ -55,20 +55,32 @@ class RetrievalOptions:
         return self.weight == "auto" or self.weight > 0
 
 
+def calibrated_options(index: PatchIndex) -> RetrievalOptions:
+    """The weight "auto", with what the index was calibrated for.
+
+    Raises:
+        InputError: It is not calibrated.
+    """
+    known = index.calibration
+    if known is None:
+        raise InputError(
+            "the index is not calibrated, so the weight cannot be auto; choose a number, or run "
+            "'python -m arrag_engine calibrate'"
+        )
+    return RetrievalOptions(
+        "auto", known.temperature, known.neighbours, known.duplicates, known.top_p
+    )
+
+
 def check_calibrated(index: PatchIndex, options: RetrievalOptions) -> None:
     """Refuse the weight "auto" where the index has no calibration, or one for other settings.
 
     Raises:
         InputError: That is so.
     """
-    known = index.calibration
     if options.weight != "auto":
         return
-    if known is None:
-        raise InputError(
-            "the index is not calibrated, so the weight cannot be auto; choose a number, or run "
-            "'python -m arrag_engine calibrate'"
-        )
+    known = calibrated_options(index)
     told = (options.temperature, options.neighbours, options.duplicates, options.top_p)
     fitted = (known.temperature, known.neighbours, known.duplicates, known.top_p)
     if told != fitted:

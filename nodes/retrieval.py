@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..arrag_engine.daid import RetrievalOptions
+from ..arrag_engine.daid import RetrievalOptions, calibrated_options
 from ..arrag_engine.index import PatchIndex
 from .types import CATEGORY, Index, Retrieval, RetrievalChoice
 
 DEFAULTS = RetrievalOptions()
+FIXED, CALIBRATED = "these settings", "the index's calibration"
+"""Where the settings come from."""
 
 
 class RetrievalOptionsNode(io.ComfyNode):
@@ -47,13 +49,29 @@ class RetrievalOptionsNode(io.ComfyNode):
                     tooltip="K: how many patches each look-up brings back. More than the index "
                     "holds means all of them.",
                 ),
+                io.Combo.Input(
+                    "settings_from",
+                    options=[FIXED, CALIBRATED],
+                    default=FIXED,
+                    optional=True,
+                    tooltip="With the index's calibration, weight, temperature and neighbours here "
+                    "do not count: each position gets a weight of its own, high where the patches "
+                    "found are near and agree. Only for calibrated indexes.",
+                ),
             ],
             outputs=[Retrieval.Output("RETRIEVAL", display_name="retrieval")],
         )
 
     @classmethod
     def execute(
-        cls, index: PatchIndex, weight: float, temperature: float, neighbours: int
+        cls,
+        index: PatchIndex,
+        weight: float,
+        temperature: float,
+        neighbours: int,
+        settings_from: str = FIXED,
     ) -> io.NodeOutput:
+        if settings_from == CALIBRATED:
+            return io.NodeOutput(RetrievalChoice(index, calibrated_options(index)))
         options = RetrievalOptions(weight, temperature, neighbours)
         return io.NodeOutput(RetrievalChoice(index, options))

@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from ..checkpoint import Checkpoint
-from ..daid import Retrieval, RetrievalOptions
+from ..daid import Retrieval, calibrated_options
 from ..errors import InputError
 from ..images import to_tensor
 from ..index import PatchIndex
@@ -151,24 +151,8 @@ class Library:
             return None
         options = use.options
         if method == "auto":
-            options = auto_options(self.index)
+            options = calibrated_options(self.index)
             use = replace(use, spec=None)
         if method == "faid":
             options = replace(options, weight=0.0)
         return Retrieval(self.retriever(use, method == "control", word), options)
-
-
-def auto_options(index: PatchIndex) -> RetrievalOptions:
-    """What the index was calibrated for.
-
-    Raises:
-        InputError: It was not.
-    """
-    known = index.calibration
-    if known is None:
-        raise InputError(
-            "the index is not calibrated; leave auto out of --methods, or run "
-            "'python -m arrag_engine calibrate'"
-        )
-    fitted = (known.temperature, known.neighbours, known.duplicates, known.top_p)
-    return RetrievalOptions("auto", *fitted)

@@ -59,7 +59,9 @@ NUMBERS = {
     "rank": "of the low-rank changes of q and v; 0 = none",
     "alpha": "their scale is alpha / rank",
     "dropout": "in front of them",
-    "blender_every": "stride of the layers with a blender; 0 = the first layer only",
+    "blender_every": "stride of the layers with a blender; 0 = one only",
+    "blender_from": "the first of these layers",
+    "gain": "factor on what the blenders put out at first",
     "candidates": "retrieved codes that the blenders hear at each position",
     "pool": "draw them anew from this many nearest; 0 = only shuffle them",
     "caption_dropout": "share of pictures whose caption is blanked, for guidance",
@@ -102,7 +104,12 @@ def _faid_flags(parser: argparse.ArgumentParser) -> None:
         add(f"--{name.replace('_', '-')}", type=type(value), default=value, help=meaning)
     hops = [",".join(map(str, h)) for h in HOPS]
     add("--hops", choices=hops, default=",".join(map(str, default.hops)), help="of the blenders")
-    add("--init", choices=("nonzero", "zero"), default=default.init, help="blenders' first output")
+    add(
+        "--init",
+        choices=("nonzero", "zero", "copy"),
+        default=default.init,
+        help="blenders' first output",
+    )
     add("--semantics", choices=SEMANTICS, default=default.semantics)
     add("--without-head", action="store_true", help="leave the generation head as it is")
     add(
@@ -283,7 +290,7 @@ def loss(a: argparse.Namespace) -> int:
         adapter = load_adapter(path, base, base.model.dtype).to(place.device)
     index = load_index(shipped.resolve(a.index, shipped.INDEXES)) if a.index else None
     examples = _prepared(a, base, index, settings.looked_up)
-    bits = score(base, adapter, examples, settings, place)
+    bits = score(base, adapter, examples, settings, place).mean(axis=1)
     print(f"{bits.mean():.4f} bits a token over {len(bits)} pictures")
     if a.json:
         pictures = [

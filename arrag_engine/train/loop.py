@@ -16,9 +16,10 @@ from torch.nn.parallel import DistributedDataParallel
 from ..checkpoint import Checkpoint
 from ..errors import InputError
 from ..faid import FaidAdapter
+from .begin import new_adapter
 from .curve import draw_curve
 from .data import Batches, Examples
-from .loss import Learner, base_losses, new_adapter
+from .loss import Learner, base_losses
 from .settings import TrainSettings
 from .state import RunFolder
 from .team import Team
@@ -88,7 +89,7 @@ class Trainer:
         self.batches = Batches(train, base.prompt_encoder, settings)
         measured = held_out.take(np.arange(min(len(held_out), MEASURED)))
         self.held_out = Batches(measured, base.prompt_encoder, settings)
-        self.adapter = new_adapter(base.model, settings).to(place.device).train()
+        self.adapter = new_adapter(base.model, settings, self.batches).to(place.device).train()
         active = torch.from_numpy(examples.active).to(place.device)
         learner = Learner(base.model, self.adapter, settings, active, place.checkpointing)
         self.learner: nn.Module = learner
@@ -200,7 +201,7 @@ def base_scorer(base: Checkpoint) -> Callable[..., Any]:
 def bits_of(
     scorer: Callable[..., Any], batches: Batches, settings: TrainSettings, place: Place
 ) -> np.ndarray:
-    """Bits a token of each picture [M], captions and candidates as they are."""
+    """Bits of each picture's tokens [M, N], captions and candidates as they are."""
     if isinstance(scorer, nn.Module):
         scorer.eval()
     bits = []
@@ -219,7 +220,7 @@ def score(
     settings: TrainSettings,
     place: Place,
 ) -> np.ndarray:
-    """Teacher-forced loss of every picture [M] in bits a token, of the base alone or with an
+    """Teacher-forced loss of every picture's tokens [M, N] in bits, of the base alone or with an
     adapter, folded or not."""
     batches = Batches(examples, base.prompt_encoder, settings)
     if adapter is None:

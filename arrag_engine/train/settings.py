@@ -38,15 +38,21 @@ class TrainSettings:
     train_head: bool = True
     """Train a copy of the generation head too."""
     blender_every: int = 12
-    """Stride of the decoder layers with a blender, from layer 0 on; 0 = the first layer only."""
+    """Stride of the decoder layers with a blender, from `blender_from` on; 0 = that layer only."""
+    blender_from: int = 0
+    """First layer with a blender."""
     hops: tuple[int, ...] = (1, 2)
     candidates: int = 10
     """Retrieved codes that the blenders hear at each position, duplicates kept."""
     pool: int = 0
     """Draw the candidates anew for every picture and step from this many nearest; 0 = as many as
     there are candidates, whose order is shuffled."""
-    init: Literal["nonzero", "zero"] = "nonzero"
-    """What the blenders put out before the training: random features, or nothing."""
+    init: Literal["nonzero", "zero", "copy"] = "nonzero"
+    """What the blenders put out before the training: random features, nothing, or what makes each
+    candidate's own code likelier, fitted to the base."""
+    gain: float = 1.0
+    """Factor on what the blenders put out before the training. A random blender's features are
+    about 0.1 large; where the hidden states are 10, they are hardly heard and learn slowly."""
     semantics: Semantics = "step"
     caption_dropout: float = 0.1
     """Share of pictures whose caption is blanked, as the unconditional stream's is."""
@@ -65,14 +71,14 @@ class TrainSettings:
         for name in counts:
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; choose 1 or more")
-        for name in ("rank", "blender_every", "pool"):
+        for name in ("rank", "blender_every", "blender_from", "pool"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} is {getattr(self, name)}; choose 0 or more")
         for name in ("warmup", "dropout", "caption_dropout", "blend_dropout", "held_out"):
             value = getattr(self, name)
             if not 0 <= value <= (1 if name != "dropout" else 0.99):
                 raise InputError(f"{name.replace('_', ' ')} is {value}; choose 0 to 1")
-        for name in ("lr", "blender_lr", "clip", "alpha"):
+        for name in ("lr", "blender_lr", "clip", "alpha", "gain"):
             value = getattr(self, name)
             if not (value > 0 and math.isfinite(value)):
                 raise InputError(f"{name.replace('_', ' ')} is {value}; choose more than 0")
@@ -94,8 +100,13 @@ class TrainSettings:
 
     def adapter(self, num_layers: int) -> AdapterConfig:
         """The adapter to train for a decoder of so many layers."""
+        if self.retrieval and self.blender_from >= num_layers:
+            raise InputError(
+                f"blender from is {self.blender_from}, the decoder has {num_layers} layers; "
+                f"choose 0 to {num_layers - 1}"
+            )
         stride = self.blender_every or num_layers
-        layers = tuple(range(0, num_layers, stride)) if self.retrieval else ()
+        layers = tuple(range(self.blender_from, num_layers, stride)) if self.retrieval else ()
         return AdapterConfig(
             layers, self.hops, self.rank, self.alpha, self.dropout, self.train_head
         )

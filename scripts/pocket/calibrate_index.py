@@ -32,6 +32,7 @@ from arrag_engine.index import load_index, save_index
 from arrag_engine.retriever import Retriever
 
 SEED = 30_000_000
+OPTIONS = RetrievalOptions(temperature=0.2, neighbours=16)
 
 
 def main() -> None:
@@ -41,7 +42,7 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=180, help="held-out scenes to fit on")
     args = parser.parse_args()
     checkpoint = load_checkpoint(args.model, torch.float32)
-    model, index, options = checkpoint.model, load_index(args.index), RetrievalOptions()
+    model, index, options = checkpoint.model, load_index(args.index), OPTIONS
     rng = np.random.default_rng(SEED)
     composer = make_composer(args.archives, LEARNT, split="held_out")
     scenes = [composer.scene(rng, KINDS[i % len(KINDS)]) for i in range(args.scenes)]

@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from arrag_engine.build import BuildOptions, ReadSettings, build_index
 from arrag_engine.checkpoint import describe_config, load_checkpoint, write_checkpoint
 from arrag_engine.decode import draw_pictures
-from arrag_engine.index import PatchIndex, SourceTable, create_index, save_index
+from arrag_engine.index import KeySpec, PatchIndex, SourceTable, create_index, save_index
 from arrag_engine.janus import JanusPro
 from arrag_engine.layouts import official_name
 from arrag_engine.prompt import PromptEncoder
@@ -49,6 +49,8 @@ PROMPTS = (
     "a yellow flower and a red butterfly", "a blue cat and a pink pig on the grass",
 )  # fmt: skip
 SAMPLING = Sampling(cfg=1.5, temperature=0.3)
+KEYS = KeySpec("causal-8", "zero", "encoder", 2.0)
+"""Of the index: with these unseen things come back from flat backgrounds, too."""
 LABEL_HEIGHT = 22
 COLUMNS = 8
 FLUENT, GOOGLE = "MIT (Fluent Emoji, Microsoft)", "Apache-2.0 (Noto Emoji, Google)"
@@ -128,7 +130,7 @@ def singles(
 def export_index(model_path: Path, pictures: Path, work: Path, path: Path) -> None:
     """Build the index from the model as shipped: its rounded codebook is what must fit."""
     model = load_checkpoint(model_path, torch.float32).model
-    options = BuildOptions(read=ReadSettings(licence=FLUENT))
+    options = BuildOptions(KEYS, ReadSettings(licence=FLUENT))
     index = build_index(model, pictures, work / "encoded.safetensors", options).index
     usage = Usage.load(work / USAGE)
     save_index(licensed_index(settled_index(index, pictures, usage)), path)

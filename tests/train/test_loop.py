@@ -15,9 +15,10 @@ from arrag_engine.train import Place, RunFolder, TrainSettings, score, train_ada
 from arrag_engine.train import loop as loop_module
 from arrag_engine.train.curve import draw_curve, ticks
 from arrag_engine.train.data import Batches
-from arrag_engine.train.loss import Learner, base_losses, new_adapter
+from arrag_engine.train.loss import Learner, base_losses
 from tests import slow
 from tests.tiny import tiny_adapter
+from tests.train.test_begin import fresh
 from tests.train.test_data import examples_of
 
 CPU = torch.device("cpu")
@@ -63,7 +64,7 @@ def test_the_loss_falls_and_the_base_stays(base, tmp_path):
     first, last = steps[:4], steps[-4:]
     assert np.mean([s["bits"] for s in last]) < np.mean([s["bits"] for s in first]) - 0.3
     assert all(torch.equal(t, before[n]) for n, t in base.model.state_dict().items())
-    assert not same(adapter, new_adapter(base.model, QUICK))
+    assert not same(adapter, fresh(base, QUICK))
     assert max(s["lr"] for s in steps) == pytest.approx(5e-3)
     assert steps[0]["lr"] == pytest.approx(5e-3 / 2)
     assert steps[-1]["lr"] < 1e-3
@@ -98,7 +99,7 @@ def test_blenders_may_learn_faster_than_the_rest(base, tmp_path):
     """The first update of AdamW is as long as its learning rate."""
     settings = replace(QUICK, steps=1, every=1, weight_decay=0.0, warmup=0.0, blender_lr=5.0)
     _, adapter = trained(base, tmp_path, settings)
-    before = new_adapter(base.model, settings).state_dict()
+    before = fresh(base, settings).state_dict()
     moved = {n: (t - before[n]).abs().max().item() for n, t in adapter.state_dict().items()}
     assert moved["layers.0.blender.conv22.weight"] == pytest.approx(5 * settings.lr, rel=0.01)
     assert moved["gen_head.vision_head.weight"] == pytest.approx(settings.lr, rel=0.01)
@@ -195,13 +196,13 @@ def test_the_loss_of_a_batch_is_that_of_its_pictures_one_by_one_and_the_slow_ref
     examples = replace(examples, active=np.arange(36) % 5 > 0)
     batches = Batches(examples, base.prompt_encoder, settings)
     learner = Learner(base.model, adapter, settings, torch.from_numpy(examples.active)).eval()
-    together = learner(batches.plain(np.arange(3), CPU))
+    together = learner(batches.plain(np.arange(3), CPU)).mean(dim=1)
     tensors = {
         f"language_model.model.{name}": tensor.detach()
         for name, tensor in adapter.state_dict().items()
     }
     for i in range(3):
-        alone = learner(batches.plain(np.array([i]), CPU))[0]
+        alone = learner(batches.plain(np.array([i]), CPU))[0].mean()
         assert together[i].item() == pytest.approx(alone.item(), abs=1e-5)
         tokens = examples.tokens[i].tolist()
         with torch.no_grad():
@@ -218,13 +219,13 @@ def test_silent_blenders_and_a_new_adapter_leave_the_base_as_it_is(base):
     batches = Batches(examples_of(4), base.prompt_encoder, settings)
     batch = batches.training(0, 4, CPU)
     assert not batch.blended.any()
-    learner = Learner(base.model, new_adapter(base.model, settings), settings, torch.ones(36) > 0)
+    learner = Learner(base.model, fresh(base, settings), settings, torch.ones(36) > 0)
     wanted = base_losses(base.model, batch)
     torch.testing.assert_close(learner.eval()(batch), wanted)
     heard = replace(batch, blended=torch.ones(4))
     assert not torch.allclose(learner(heard), wanted)
     silent = Learner(
-        base.model, new_adapter(base.model, replace(settings, init="zero")), settings,
+        base.model, fresh(base, replace(settings, init="zero")), settings,
         torch.ones(36) > 0,
     )  # fmt: skip
     torch.testing.assert_close(silent.eval()(heard), wanted)
@@ -244,7 +245,7 @@ def test_scores_are_those_of_base_and_adapter_folded_or_not(base):
     adapter = tiny_adapter(base.model, settings.adapter(2))
     alone = score(base, None, examples, settings, HERE)
     found = score(base, adapter, examples, settings, HERE)
-    assert alone.shape == found.shape == (5,)
+    assert alone.shape == found.shape == (5, 36)
     assert not np.allclose(alone, found)
     state = adapter.state_dict()
     folded = assemble(base.model.config, adapter.config, lambda n: state[n], torch.float32)

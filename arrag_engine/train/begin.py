@@ -1,0 +1,121 @@
+"""The adapter before its first update."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..blend import PatchBlender
+from ..faid import FaidAdapter, forced_states
+from ..janus import JanusPro
+from .data import Batches
+from .settings import TrainSettings
+
+HEARD = 512
+"""Pictures that the hidden states of codes are taken from, at most."""
+RIDGE = 1e-3
+"""Added to the candidates' mean squares, which are 1."""
+QUIET = 0.1
+"""Factor on a copying blender's random weights, which are what it learns the rest from."""
+
+
+def new_adapter(base: JanusPro, settings: TrainSettings, batches: Batches) -> FaidAdapter:
+    """An adapter in float32 that changes nothing yet, but for what its blenders put out.
+
+    Args:
+        batches: What it will be trained on; only blenders that begin by copying look at it.
+    """
+    torch.manual_seed(settings.seed)
+    adapter = FaidAdapter(base.config, settings.adapter(base.config.llama.num_layers))
+    for layer in adapter.by_layer.values():
+        for low_rank in (layer.q_proj, layer.v_proj):
+            if low_rank is not None:
+                nn.init.zeros_(low_rank.lora_B.weight)
+    if adapter.gen_head is not None:
+        adapter.gen_head.load_state_dict(base.gen_head.state_dict())
+    blenders = [layer.blender for layer in adapter.by_layer.values() if layer.blender is not None]
+    if settings.init == "copy" and blenders:
+        begin_copying(base, blenders, batches, settings)
+    else:
+        gain = 0.0 if settings.init == "zero" else settings.gain
+        for blender in blenders:
+            scale_output(blender, gain)
+    return adapter
+
+
+@torch.no_grad()
+def scale_output(blender: PatchBlender, gain: float) -> None:
+    for hop in blender.hops:
+        for parameter in blender.get_submodule(f"conv{hop}2").parameters():
+            parameter.mul_(gain)
+
+
+@torch.no_grad()
+def begin_copying(
+    base: JanusPro, blenders: list[PatchBlender], batches: Batches, settings: TrainSettings
+) -> None:
+    """Let blenders begin as what they would learn slowest: a candidate makes its code likelier.
+
+    Each takes what the one before it puts out, so each map is fitted to the one before it.
+    """
+    codes, states = hidden_of_codes(base, batches, settings)
+    features = normalise(base.embed_codes(codes).float())
+    for blender in blenders:
+        x, y = features.double(), states.double() * settings.gain
+        count, width = x.shape
+        ridge = RIDGE * count * torch.eye(width, dtype=x.dtype, device=x.device)
+        weight = torch.linalg.solve(x.T @ x + ridge, x.T @ y).T.float()  # [hidden, hidden]
+        set_centre(blender, weight)
+        features = normalise(features @ weight.T)
+
+
+@torch.no_grad()
+def hidden_of_codes(
+    base: JanusPro, batches: Batches, settings: TrainSettings
+) -> tuple[Tensor, Tensor]:
+    """Codes [C] that the base predicts somewhere, and how its last hidden states differ from their
+    mean [C, hidden] where it predicts them, before the final norm."""
+    device, count = base.device, base.config.vq.codebook_size
+    sums = torch.zeros(count, base.config.llama.hidden_size, device=device)
+    weights = torch.zeros(count, device=device)
+    states: list[Tensor] = []
+    hook = base.llama.norm.register_forward_pre_hook(lambda _, inputs: states.append(inputs[0]))
+    try:
+        for first in range(0, min(len(batches.examples), HEARD), settings.batch):
+            rows = np.arange(first, min(first + settings.batch, len(batches.examples)))
+            batch = batches.plain(rows, device)
+            size = batch.tokens.shape[1]
+            final = forced_states(base, batch.text, batch.tokens[:, :-1], padding=batch.padding)
+            chances = base.predict(final[:, -size:]).float().softmax(-1)
+            sure = chances.gather(-1, batch.tokens[..., None]).flatten()
+            hidden = states.pop()[:, -size:].float().flatten(0, 1)
+            sums.index_add_(0, batch.tokens.flatten(), hidden * sure[:, None])
+            weights.index_add_(0, batch.tokens.flatten(), sure)
+    finally:
+        hook.remove()
+    codes = torch.nonzero(weights > 0.1)[:, 0]
+    means = sums[codes] / weights[codes, None]
+    return codes, means - means.mean(dim=0)
+
+
+def normalise(x: Tensor) -> Tensor:
+    """x [..., hidden] of root mean square 1, as `retrieval_layernorm` begins."""
+    return x / x.square().mean(dim=-1, keepdim=True).add(1e-6).sqrt()
+
+
+@torch.no_grad()
+def set_centre(blender: PatchBlender, weight: Tensor) -> None:
+    """Make the blender's C · sigmoid(gate) the matrix `weight` [hidden, hidden], the rest small.
+
+    Of the paths from a candidate through both convolutions to the middle one is taken: through the
+    first's last tap as it is, through the second's first tap by the matrix.
+    """
+    for hop in blender.hops:
+        first, second = blender.get_submodule(f"conv{hop}"), blender.get_submodule(f"conv{hop}2")
+        for parameter in (*first.parameters(), *second.parameters()):
+            parameter.mul_(QUIET)
+        first.weight[..., -1, -1] = torch.eye(blender.hidden)
+        second.weight[..., 0, 0] = 2 * weight.cpu()  # the gate begins half open
+    for parameter in blender.mlp[-1].parameters():
+        parameter.mul_(QUIET)

@@ -1,0 +1,289 @@
+"""Train the pocket model's FAiD adapter, beside it the same without retrieval, and compare them.
+
+    python scripts/pocket/train_adapter.py --work WORK --model MODEL --index INDEX \
+        --usage WORK/usage.npz --out OUT/adapters/pocket.safetensors --workers 2
+
+What it learns from is what the base draws badly and an index knows, beside what the base knows: 186
+kinds that are neither LEARNT nor UNSEEN, a posterised style, learnt scenes. Each picture looks its
+patches up in other pictures of the same sort. What it is tested on, UNSEEN kinds and Google's style
+with the shipped index, is none of these. Runs go on where they stopped; WORK/adapter-report.json
+has what came out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import training
+from concepts import CONCEPTS, LEARNT, UNSEEN
+from data import EVENLY, Composer, Scene, make_composer
+from finish import KEYS
+from patches import patch_contents
+from PIL import Image, ImageOps
+from sprites import Sprites
+from tokens import ENCODE_BATCH, Usage
+from tqdm import tqdm
+from train_vq import to_images
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from arrag_engine import shipped
+from arrag_engine.adapter import AdapterInfo, index_fingerprint, load_adapter, save_adapter
+from arrag_engine.bench.scenes import BenchScene, read_scenes
+from arrag_engine.bench.tasks import scene_tokens
+from arrag_engine.checkpoint import Checkpoint, load_checkpoint
+from arrag_engine.index import PatchIndex, Source, create_index, load_index
+from arrag_engine.retriever import Retriever
+from arrag_engine.train import Examples, Place, RunFolder, Team, TrainSettings, score, train_adapter
+from arrag_engine.train.data import retrieve_codes
+
+OTHER = tuple(name for name in CONCEPTS if name not in (*LEARNT, *UNSEEN))
+POSTER = "in poster style"
+"""What captions call the posterised style; the decoder knows none of the words."""
+PICTURES = {"known": 1500, "other": 1488, "poster": 512}
+"""To train on."""
+LIBRARY = {"known": 300, "other": 930, "poster": 270}
+"""To look up in: five of every other kind, of poster scenes as many as of any in `style/`."""
+SETTINGS = TrainSettings(
+    steps=1000,
+    batch=16,
+    accumulation=1,
+    lr=5e-4,
+    blender_lr=0.2,
+    blender_every=0,
+    blender_from=3,
+    init="copy",
+    candidates=4,
+    caption_dropout=0.5,
+    blend_dropout=0.1,
+    every=100,
+)
+FLAGS = ("steps", "batch", "lr", "blender_lr", "gain", "candidates")
+"""Settings that the command line can change."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Scenes and their codes."""
+
+    scenes: list[Scene]
+    tokens: np.ndarray
+    """[M, N], settled."""
+    vectors: np.ndarray
+    """[M, N, dim] of these codes where they are settled, else the encoder's."""
+
+    @property
+    def digests(self) -> list[bytes]:
+        return [hashlib.sha256(scene.pixels.tobytes()).digest() for scene in self.scenes]
+
+
+def make_composers(archives: Path) -> dict[str, Composer]:
+    known = make_composer(archives, LEARNT, shares=EVENLY)
+    sprites = known.sprites
+    pictures = {name: posterise(sprites.pictures[name]) for name in LEARNT}
+    poster = Sprites(pictures, sprites.style)
+    return {
+        "known": known,
+        "other": Composer(sprites, OTHER, "train"),
+        "poster": Composer(poster, LEARNT, "train"),
+    }
+
+
+def posterise(picture: Image.Image) -> Image.Image:
+    """A sprite in four even steps of each colour."""
+    flat = ImageOps.posterize(picture.convert("RGB"), 2)
+    flat.putalpha(picture.getchannel("A"))
+    return flat
+
+
+def draw_scenes(
+    composers: dict[str, Composer], counts: dict[str, int], seed: tuple[int, int]
+) -> list[Scene]:
+    """So many scenes of each part; those of other kinds show one thing, every kind as often."""
+    rng = np.random.default_rng(seed)
+    scenes = [composers["known"].scene(rng) for _ in range(counts["known"])]
+    for number in range(counts["other"]):
+        composer = composers["other"]
+        one = Composer(composer.sprites, (OTHER[number % len(OTHER)],), "train")
+        one.paintings = composer.paintings
+        scenes.append(one.scene(rng, "single_object"))
+    for _ in range(counts["poster"]):
+        scene = composers["poster"].scene(rng)
+        scenes.append(replace(scene, caption=f"{scene.caption} {POSTER}"))
+    return scenes
+
+
+@torch.inference_mode()
+def encode(checkpoint: Checkpoint, scenes: list[Scene], usage: Usage) -> Shown:
+    vq, codebook = checkpoint.model.vq, checkpoint.model.vq.codebook(torch.device("cpu"))
+    size = checkpoint.model.config.grid.size
+    vq.to(memory_format=torch.channels_last)
+    tokens = np.empty((len(scenes), size), np.int64)
+    vectors = np.empty((len(scenes), size, codebook.shape[1]), np.float32)
+    for first in tqdm(range(0, len(scenes), ENCODE_BATCH), desc="encode", unit="batch"):
+        pixels = [scene.pixels for scene in scenes[first : first + ENCODE_BATCH]]
+        rows = slice(first, first + len(pixels))
+        codes, found = vq.encode(to_images(pixels))
+        own = codes.flatten(1).numpy()
+        tokens[rows] = usage.settle(patch_contents(np.stack(pixels)), own)
+        moved = (tokens[rows] != own)[..., None]
+        vectors[rows] = np.where(moved, codebook[tokens[rows]], found.flatten(1, 2).numpy())
+    return Shown(scenes, tokens, vectors)
+
+
+def make_library(checkpoint: Checkpoint, shown: Shown) -> PatchIndex:
+    sources = [
+        Source(f"{i}.png", scene.caption, 0, 0, digest.hex(), "", b"")
+        for i, (scene, digest) in enumerate(zip(shown.scenes, shown.digests, strict=True))
+    ]
+    codebook = checkpoint.model.vq.codebook(torch.device("cpu"))
+    tokens = shown.tokens.astype(np.uint16)
+    grid = checkpoint.model.config.grid
+    return create_index(grid, tokens, shown.vectors, codebook, sources, KEYS, "ivf")
+
+
+def make_examples(
+    checkpoint: Checkpoint,
+    index: PatchIndex,
+    tokens: np.ndarray,
+    captions: list[str],
+    digests: list[bytes],
+    k: int,
+) -> Examples:
+    codebook = checkpoint.model.vq.codebook(torch.device("cpu"))
+    retriever = Retriever(index, checkpoint.model.config.grid, codebook)
+    sums = np.stack([np.frombuffer(digest, np.uint8) for digest in digests])
+    with tqdm(total=len(tokens), desc="search") as bar:
+        codes = retrieve_codes(retriever, tokens, sums, k, lambda *_: bar.update())
+    return Examples(tokens, captions, sums, codes, retriever.active)
+
+
+def prepare(checkpoint: Checkpoint, run: RunFolder, args: argparse.Namespace) -> None:
+    """What both runs learn from, once."""
+    run.folder.mkdir(parents=True, exist_ok=True)
+    if run.examples.is_file():
+        return
+    composers, usage = make_composers(args.archives), Usage.load(args.usage)
+    library = encode(checkpoint, draw_scenes(composers, LIBRARY, (args.seed, 1)), usage)
+    shown = encode(checkpoint, draw_scenes(composers, PICTURES, (args.seed, 2)), usage)
+    captions = [scene.caption for scene in shown.scenes]
+    index = make_library(checkpoint, library)
+    run.save_examples(
+        make_examples(checkpoint, index, shown.tokens, captions, shown.digests, args.pool)
+    )
+
+
+def train(team: Team, args: argparse.Namespace, settings: TrainSettings, run: RunFolder) -> None:
+    """Train with or without retrieval and write the adapter."""
+    checkpoint = load_checkpoint(args.model, torch.float32)
+    out = adapter_path(args, settings)
+    if out.exists():
+        return
+    examples = RunFolder(args.work / "adapter-data").load_examples()
+    if not settings.retrieval:
+        examples = replace(examples, codes=examples.codes[..., :0])
+    if team.leads:
+        facts = asdict(settings) | {"model": checkpoint.fingerprint, "processes": team.size}
+        run.begin(json.loads(json.dumps(facts)))
+    team.wait()
+    place = Place(torch.device("cpu"), autocast=True)
+    with tqdm(total=settings.steps, desc=out.stem, disable=not team.leads) as bar:
+
+        def report(step: int, _: int, bits: float) -> None:
+            bar.set_postfix_str(f"{bits:.3f} bits a token", refresh=False)
+            bar.update(step - bar.n)
+
+        adapter = train_adapter(checkpoint, examples, settings, run, place, team, report)
+    if team.leads:
+        index = load_index(args.index)
+        info = AdapterInfo(
+            adapter.config,
+            checkpoint.name,
+            checkpoint.fingerprint,
+            checkpoint.model.config.llama.hidden_size,
+            Path(args.index).stem if settings.retrieval else "",
+            index_fingerprint(index) if settings.retrieval else "",
+            asdict(settings) | {"results": run.results()},
+        )
+        out.parent.mkdir(parents=True, exist_ok=True)
+        save_adapter(out, adapter, info, torch.float16)
+
+
+def adapter_path(args: argparse.Namespace, settings: TrainSettings) -> Path:
+    return args.out if settings.retrieval else args.work / "control.safetensors"
+
+
+def test_examples(
+    checkpoint: Checkpoint, index: PatchIndex, scenes: Sequence[BenchScene], k: int
+) -> Examples:
+    """The benchmark's scenes with what the shipped index has for them."""
+    tokens = scene_tokens(checkpoint, scenes, shipped.BENCH)
+    captions = [scene.truth.text for scene in scenes]
+    digests = [hashlib.sha256(scene.pixels.tobytes()).digest() for scene in scenes]
+    return make_examples(checkpoint, index, tokens, captions, digests, k)
+
+
+def compare(args: argparse.Namespace, settings: TrainSettings) -> dict:
+    """Teacher-forced bits per token that shows a thing: split -> base, control, FAiD."""
+    checkpoint = load_checkpoint(args.model, torch.float32)
+    scenes = read_scenes(shipped.BENCH)
+    examples = test_examples(checkpoint, load_index(args.index), scenes, settings.candidates)
+    silent = replace(examples, codes=examples.codes[..., :0])
+    control = load_adapter(args.work / "control.safetensors", checkpoint, torch.float32)
+    faid = load_adapter(args.out, checkpoint, torch.float32)
+    place = Place(torch.device("cpu"))
+    bits = {
+        "base": score(checkpoint, None, silent, settings, place),
+        "control": score(checkpoint, control, silent, settings, place),
+        "faid": score(checkpoint, faid, examples, settings, place),
+    }
+    grid = checkpoint.model.config.grid
+    marks = np.stack([scene.covers(grid.height, grid.width) for scene in scenes])
+    splits = np.array([scene.split for scene in scenes])
+    return {
+        split: {
+            name: round(float(values[splits == split][marks[splits == split]].mean()), 4)
+            for name, values in bits.items()
+        }
+        for split in dict.fromkeys(splits.tolist())
+    }
+
+
+def work(team: training.Team, args: argparse.Namespace, settings: TrainSettings) -> None:
+    for retrieval in (True, False):
+        mine = replace(settings, retrieval=retrieval)
+        run = RunFolder(args.work / ("adapter" if retrieval else "control"))
+        train(Team(team.rank, team.size), args, mine, run)
+
+
+def main() -> None:
+    parser = training.make_parser(__doc__, minutes=0)
+    for name in ("model", "index", "usage", "out"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    for name in FLAGS:
+        value = getattr(SETTINGS, name)
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
+    parser.add_argument("--pool", type=int, default=8, help="codes looked up for every position")
+    args = training.parse_arguments(parser)
+    torch.set_num_threads(1)
+    names = (*FLAGS, "seed")
+    settings = replace(SETTINGS, **{name: getattr(args, name) for name in names})
+    checkpoint = load_checkpoint(args.model, torch.float32)
+    with torch.no_grad():
+        prepare(checkpoint, RunFolder(args.work / "adapter-data"), args)
+    training.run_team(args.workers, work, args, settings)
+    with torch.no_grad():
+        report = {"settings": asdict(settings), "bits": compare(args, settings)}
+    (args.work / "adapter-report.json").write_text(json.dumps(report, indent=1))
+    print(json.dumps(report["bits"], indent=1))
+
+
+if __name__ == "__main__":
+    main()
