@@ -211,6 +211,34 @@ def test_fitted_weights_are_the_best_in_their_neighbourhood():
             assert -np.log2(p).mean() > found.bits_auto - 1e-4
 
 
+def known_observations(share, seed=1):
+    """What the model is nearly sure of; neighbours look as trustworthy as can be and are right in
+    a share of all cases."""
+    trusted = made_observations(True, seed=seed)
+    right = np.random.default_rng(seed).random(len(trusted.p_model)) < share
+    return replace(
+        trusted, p_model=np.full(len(right), 0.95), p_retrieval=np.where(right, 0.99, 1e-4)
+    )
+
+
+@pytest.mark.parametrize("harm", [0.02, 0.2])
+def test_what_the_model_knows_suffers_no_more_than_it_may(harm):
+    seen, known = made_observations(True), known_observations(0.3)
+    alone = fit(seen, RetrievalOptions())
+    found = fit(seen, RetrievalOptions(), known=known, harm=harm)
+    p = (1 - (share := alone.calibration.of(known.evidence))) * 0.95 + share * known.p_retrieval
+    assert -np.log2(p).mean() > found.known_model + 0.2
+    assert found.known_auto <= found.known_model + harm
+    assert alone.bits_auto < found.bits_auto < found.bits_model - 0.01
+
+
+def test_what_retrieval_knows_as_well_costs_nothing():
+    seen = made_observations(True)
+    found = fit(seen, RetrievalOptions(), known=known_observations(1.0))
+    assert found.known_auto < found.known_model
+    assert found.bits_auto < fit(seen, RetrievalOptions()).bits_auto + 0.02
+
+
 def test_too_few_positions_are_refused():
     seen = made_observations(True, count=50)
     with pytest.raises(InputError, match=r"50 positions .* too few"):

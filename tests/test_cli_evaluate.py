@@ -76,7 +76,7 @@ def test_calibrate_writes_an_index_that_auto_draws_with(run, captioned, tmp_path
         "--out {tmp}/calibrated.safetensors --neighbours 8"
     )
     assert code == 0, err
-    assert "14 pictures" in out
+    assert "positions: bits per token" in out
     index = load_index(tmp_path / "calibrated.safetensors")
     assert index.calibration.neighbours == 8
     draw = "generate --model {model} --prompt red --index {tmp}/calibrated.safetensors "
@@ -88,6 +88,19 @@ def test_calibrate_writes_an_index_that_auto_draws_with(run, captioned, tmp_path
     code, _, err = run(draw)
     assert code == 2
     assert "was calibrated for" in err
+
+
+def test_calibrate_tells_what_becomes_of_what_the_model_knows(run, captioned, tmp_path):
+    calibrate = "calibrate --model {model} --index {files}/index.safetensors --neighbours 8 "
+    calibrate += (
+        "--images {tmp}/captioned --known {tmp}/captioned --harm 0.5 --out {tmp}/k.safetensors"
+    )
+    code, out, err = run(calibrate)
+    assert code == 0, err
+    assert "what the model knows: " in out
+    code, _, err = run(calibrate.replace("--known {tmp}/captioned", "--known {tmp}/nowhere"))
+    assert code == 2
+    assert "nowhere" in err
 
 
 def test_auto_needs_calibration(run):

@@ -20,7 +20,8 @@ from ..bench.scorer import load_scorer
 from ..bench.settings import EVERY_KIND
 from ..bench.tasks import METHODS, Library, Task, decode_tokens, make_tasks, scene_tokens
 from ..build import encode_folder
-from ..calibrate import fit, observe
+from ..calibrate import HARM, Observations, fit, observe
+from ..checkpoint import Checkpoint
 from ..daid import RetrievalOptions
 from ..errors import InputError
 from ..faid import Faid
@@ -51,6 +52,13 @@ def add_commands(command: Command) -> None:
     add, options = parser.add_argument, RetrievalOptions()
     add("--index", required=True, help="path or shipped name (pocket)")
     add("--images", required=True, type=Path, help="folder of pictures that are not in the index")
+    add(
+        "--known",
+        type=Path,
+        help="folder of captioned pictures like those that the model draws well alone: these must "
+        "not suffer",
+    )
+    add("--harm", type=float, default=HARM, help="bits a token that they may lose")
     add("--out", required=True, type=Path, help="index file to write (.safetensors)")
     add("--retrieval-temperature", type=float, default=options.temperature, help="τ")
     add("--neighbours", type=int, default=options.neighbours, help="K patches per query")
@@ -185,25 +193,46 @@ def calibrate(a: argparse.Namespace) -> int:
     model = checkpoint.model
     index = load_index(shipped.resolve(a.index, shipped.INDEXES))
     retriever = Retriever(index, model.config.grid, model.vq.codebook(model.device))
+    seen, known = (
+        _observed(folder, checkpoint, retriever, options, a.limit) if folder else None
+        for folder in (a.images, a.known)
+    )
+    assert seen is not None
+    found = fit(seen, options, a.ceiling, known, a.harm)
+    save_index(replace(index, calibration=found.calibration), out)
+    print(
+        f"{len(seen.p_model)} positions: bits per token {found.bits_model:.3f} without retrieval, "
+        f"{found.bits_fixed:.3f} with weight {found.best_fixed:.2f} everywhere, "
+        f"{found.bits_auto:.3f} with auto"
+    )
+    if found.known_auto is not None:
+        print(
+            f"what the model knows: {found.known_model:.3f} without retrieval, "
+            f"{found.known_auto:.3f} with auto"
+        )
+    print(out)
+    return 0
+
+
+def _observed(
+    folder: Path,
+    checkpoint: Checkpoint,
+    retriever: Retriever,
+    options: RetrievalOptions,
+    limit: int | None,
+) -> Observations:
+    """What retrieval finds for the pictures of a folder that the index lacks."""
+    model, index = checkpoint.model, retriever.index
     with progress_bar("picture") as bar:
         known = index.sources.names_by_hash()
-        encoded = encode_folder(model, a.images, None, known, False, progress=follow(bar))
+        encoded = encode_folder(model, folder, None, known, False, progress=follow(bar))
     pictures = [(t, s.caption) for t, s in zip(encoded.tokens, encoded.sources, strict=True)]
     if not pictures:
-        raise InputError(f"{a.images} holds no readable picture that the index lacks; bring others")
-    if a.limit is not None and a.limit < len(pictures):
-        rows = np.linspace(0, len(pictures) - 1, max(1, a.limit)).round().astype(int)
+        raise InputError(f"{folder} holds no readable picture that the index lacks; bring others")
+    if limit is not None and limit < len(pictures):
+        rows = np.linspace(0, len(pictures) - 1, max(1, limit)).round().astype(int)
         pictures = [pictures[row] for row in rows]
     with progress_bar("picture") as bar:
         bar.total = len(pictures)
         encoder = checkpoint.prompt_encoder
-        seen = observe(model, encoder, retriever, pictures, options, bar.update)
-    found = fit(seen, options, a.ceiling)
-    save_index(replace(index, calibration=found.calibration), out)
-    print(
-        f"{len(pictures)} pictures, {len(seen.p_model)} positions: bits per token "
-        f"{found.bits_model:.3f} without retrieval, {found.bits_fixed:.3f} with weight "
-        f"{found.best_fixed:.2f} everywhere, {found.bits_auto:.3f} with auto"
-    )
-    print(out)
-    return 0
+        return observe(model, encoder, retriever, pictures, options, bar.update)

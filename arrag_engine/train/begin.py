@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -34,7 +36,8 @@ def new_adapter(base: JanusPro, settings: TrainSettings, batches: Batches) -> Fa
                 nn.init.zeros_(low_rank.lora_B.weight)
     if adapter.gen_head is not None:
         adapter.gen_head.load_state_dict(base.gen_head.state_dict())
-    blenders = [layer.blender for layer in adapter.by_layer.values() if layer.blender is not None]
+    layers = adapter.by_layer.values()
+    blenders = [x.blender for x in layers if isinstance(x.blender, PatchBlender)]
     if settings.init == "copy" and blenders:
         begin_copying(base, blenders, batches, settings)
     else:
@@ -112,7 +115,8 @@ def set_centre(blender: PatchBlender, weight: Tensor) -> None:
     first's last tap as it is, through the second's first tap by the matrix.
     """
     for hop in blender.hops:
-        first, second = blender.get_submodule(f"conv{hop}"), blender.get_submodule(f"conv{hop}2")
+        first: Any = blender.get_submodule(f"conv{hop}")
+        second: Any = blender.get_submodule(f"conv{hop}2")
         for parameter in (*first.parameters(), *second.parameters()):
             parameter.mul_(QUIET)
         first.weight[..., -1, -1] = torch.eye(blender.hidden)

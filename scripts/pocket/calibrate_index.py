@@ -1,10 +1,10 @@
-"""Fit the weight "auto" of the pocket model's index on held-out scenes of what the model knows.
+"""Fit the weight "auto" of the pocket model's index to what it is for: unseen things and style.
 
     python scripts/pocket/calibrate_index.py --model MODEL --index INDEX --usage WORK/usage.npz \
         --archives NPM --out INDEX
 
 As `python -m arrag_engine calibrate`, but with the codes that the decoder has learnt for patches
-that it saw: its encoder chooses among several.
+that it saw: its encoder chooses among several. What the model knows must not suffer.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from captions import KINDS
-from concepts import LEARNT
-from data import make_composer
+from concepts import LEARNT, UNSEEN
+from data import Composer, Scene, make_composer
 from patches import patch_contents
 from tokens import Usage
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from arrag_engine.bench.tasks import encode_pixels
-from arrag_engine.calibrate import fit, observe
-from arrag_engine.checkpoint import load_checkpoint
+from arrag_engine.calibrate import HARM, Observations, fit, observe
+from arrag_engine.checkpoint import Checkpoint, load_checkpoint
 from arrag_engine.daid import RetrievalOptions
 from arrag_engine.index import load_index, save_index
 from arrag_engine.retriever import Retriever
@@ -35,31 +35,55 @@ SEED = 30_000_000
 OPTIONS = RetrievalOptions(temperature=0.2, neighbours=16)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    for name in ("model", "index", "usage", "archives", "out"):
-        parser.add_argument(f"--{name}", type=Path, required=True)
-    parser.add_argument("--scenes", type=int, default=180, help="held-out scenes to fit on")
-    args = parser.parse_args()
-    checkpoint = load_checkpoint(args.model, torch.float32)
-    model, index, options = checkpoint.model, load_index(args.index), OPTIONS
+def held_out_scenes(archives: Path, count: int) -> dict[str, list[Scene]]:
+    """What the model knows, and what only the index has: scenes of each."""
     rng = np.random.default_rng(SEED)
-    composer = make_composer(args.archives, LEARNT, split="held_out")
-    scenes = [composer.scene(rng, KINDS[i % len(KINDS)]) for i in range(args.scenes)]
+    learnt = make_composer(archives, LEARNT, split="held_out")
+    style = make_composer(archives, LEARNT, "google", "train")  # the index has held-out ones
+    unseen = [Composer(learnt.sprites, (name,), "train") for name in UNSEEN]
+    return {
+        "known": [learnt.scene(rng, KINDS[i % len(KINDS)]) for i in range(count)],
+        "new": [unseen[i % len(unseen)].scene(rng, "single_object") for i in range(count // 2)]
+        + [style.scene(rng, KINDS[i % len(KINDS)]) for i in range(count // 2)],
+    }
+
+
+def observe_scenes(
+    checkpoint: Checkpoint,
+    retriever: Retriever,
+    scenes: list[Scene],
+    usage: Usage,
+    options: RetrievalOptions,
+) -> Observations:
+    """What retrieval finds for scenes that the index lacks."""
     pixels = np.stack([scene.pixels for scene in scenes])
-    tokens = encode_pixels(checkpoint, pixels)
-    tokens = Usage.load(args.usage).settle(patch_contents(pixels), tokens)
-    retriever = Retriever(index, model.config.grid, model.vq.codebook(model.device))
-    own = {bytes(grid) for grid in np.asarray(index.tokens, np.uint16)}
+    tokens = usage.settle(patch_contents(pixels), encode_pixels(checkpoint, pixels))
+    own = {bytes(grid) for grid in np.asarray(retriever.index.tokens, np.uint16)}
     pairs = [
         (grid, scene.caption)
         for grid, scene in zip(tokens, scenes, strict=True)
         if bytes(grid.astype(np.uint16)) not in own
     ]
-    bar = tqdm(total=len(pairs), desc="observe")
-    found = fit(
-        observe(model, checkpoint.prompt_encoder, retriever, pairs, options, bar.update), options
-    )
+    with tqdm(total=len(pairs), desc="observe") as bar:
+        encoder = checkpoint.prompt_encoder
+        return observe(checkpoint.model, encoder, retriever, pairs, options, bar.update)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    for name in ("model", "index", "usage", "archives", "out"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--scenes", type=int, default=180, help="scenes of either sort to fit on")
+    parser.add_argument("--harm", type=float, default=HARM)
+    args = parser.parse_args()
+    checkpoint = load_checkpoint(args.model, torch.float32)
+    model, index, usage = checkpoint.model, load_index(args.index), Usage.load(args.usage)
+    retriever = Retriever(index, model.config.grid, model.vq.codebook(model.device))
+    seen = {
+        name: observe_scenes(checkpoint, retriever, scenes, usage, OPTIONS)
+        for name, scenes in held_out_scenes(args.archives, args.scenes).items()
+    }
+    found = fit(seen["new"], OPTIONS, known=seen["known"], harm=args.harm)
     save_index(replace(index, calibration=found.calibration), args.out)
     print(found)
 

@@ -39,7 +39,7 @@ from arrag_engine.adapter import AdapterInfo, index_fingerprint, load_adapter, s
 from arrag_engine.bench.scenes import BenchScene, read_scenes
 from arrag_engine.bench.tasks import scene_tokens
 from arrag_engine.checkpoint import Checkpoint, load_checkpoint
-from arrag_engine.index import PatchIndex, Source, create_index, load_index
+from arrag_engine.index import PatchIndex, Source, create_index, load_index, save_index
 from arrag_engine.retriever import Retriever
 from arrag_engine.train import Examples, Place, RunFolder, Team, TrainSettings, score, train_adapter
 from arrag_engine.train.data import retrieve_codes
@@ -65,6 +65,7 @@ SETTINGS = TrainSettings(
     blend_dropout=0.1,
     every=100,
 )
+DATA, LIBRARY_FILE = "adapter-data", "library.safetensors"
 FLAGS = ("steps", "batch", "lr", "blender_lr", "gain", "candidates")
 """Settings that the command line can change."""
 
@@ -165,18 +166,23 @@ def make_examples(
     return Examples(tokens, captions, sums, codes, retriever.active)
 
 
-def prepare(checkpoint: Checkpoint, run: RunFolder, args: argparse.Namespace) -> None:
-    """What both runs learn from, once."""
-    run.folder.mkdir(parents=True, exist_ok=True)
+def prepare(checkpoint: Checkpoint, args: argparse.Namespace, candidates: int) -> None:
+    """What both runs learn from, once: pictures, and the index that they look up in."""
+    run, path = RunFolder(args.work / DATA), args.work / DATA / LIBRARY_FILE
+    facts = {"model": checkpoint.fingerprint, "seed": args.seed, "candidates": candidates}
+    run.begin(facts | {"pictures": PICTURES, "library": LIBRARY})
+    composers, usage = make_composers(args.archives), Usage.load(args.usage)
+    if not path.is_file():
+        library = encode(checkpoint, draw_scenes(composers, LIBRARY, (args.seed, 1)), usage)
+        save_index(make_library(checkpoint, library), path)
     if run.examples.is_file():
         return
-    composers, usage = make_composers(args.archives), Usage.load(args.usage)
-    library = encode(checkpoint, draw_scenes(composers, LIBRARY, (args.seed, 1)), usage)
     shown = encode(checkpoint, draw_scenes(composers, PICTURES, (args.seed, 2)), usage)
     captions = [scene.caption for scene in shown.scenes]
-    index = make_library(checkpoint, library)
     run.save_examples(
-        make_examples(checkpoint, index, shown.tokens, captions, shown.digests, args.pool)
+        make_examples(
+            checkpoint, load_index(path), shown.tokens, captions, shown.digests, candidates
+        )
     )
 
 
@@ -184,15 +190,14 @@ def train(team: Team, args: argparse.Namespace, settings: TrainSettings, run: Ru
     """Train with or without retrieval and write the adapter."""
     checkpoint = load_checkpoint(args.model, torch.float32)
     out = adapter_path(args, settings)
-    if out.exists():
-        return
-    examples = RunFolder(args.work / "adapter-data").load_examples()
-    if not settings.retrieval:
-        examples = replace(examples, codes=examples.codes[..., :0])
     if team.leads:
         facts = asdict(settings) | {"model": checkpoint.fingerprint, "processes": team.size}
         run.begin(json.loads(json.dumps(facts)))
     team.wait()
+    if out.exists():
+        return
+    examples = RunFolder(args.work / DATA).load_examples()
+    examples = replace(examples, codes=examples.codes[..., : settings.looked_up])
     place = Place(torch.device("cpu"), autocast=True)
     with tqdm(total=settings.steps, desc=out.stem, disable=not team.leads) as bar:
 
@@ -202,13 +207,13 @@ def train(team: Team, args: argparse.Namespace, settings: TrainSettings, run: Ru
 
         adapter = train_adapter(checkpoint, examples, settings, run, place, team, report)
     if team.leads:
-        index = load_index(args.index)
+        index = load_index(args.work / DATA / LIBRARY_FILE)
         info = AdapterInfo(
             adapter.config,
             checkpoint.name,
             checkpoint.fingerprint,
             checkpoint.model.config.llama.hidden_size,
-            Path(args.index).stem if settings.retrieval else "",
+            "library of the training" if settings.retrieval else "",
             index_fingerprint(index) if settings.retrieval else "",
             asdict(settings) | {"results": run.results()},
         )
@@ -270,14 +275,13 @@ def main() -> None:
     for name in FLAGS:
         value = getattr(SETTINGS, name)
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
-    parser.add_argument("--pool", type=int, default=8, help="codes looked up for every position")
     args = training.parse_arguments(parser)
     torch.set_num_threads(1)
     names = (*FLAGS, "seed")
     settings = replace(SETTINGS, **{name: getattr(args, name) for name in names})
     checkpoint = load_checkpoint(args.model, torch.float32)
     with torch.no_grad():
-        prepare(checkpoint, RunFolder(args.work / "adapter-data"), args)
+        prepare(checkpoint, args, settings.candidates)
     training.run_team(args.workers, work, args, settings)
     with torch.no_grad():
         report = {"settings": asdict(settings), "bits": compare(args, settings)}
