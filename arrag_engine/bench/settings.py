@@ -36,7 +36,7 @@ _KEYS = KeySpec("causal-8", "zero", "encoder", 2.0)
 
 GENERAL = Use(
     KINDS,
-    Sampling(cfg=1.5, temperature=0.3),
+    Sampling(cfg=1.5, temperature=0.2),
     RetrievalOptions(weight=0.05, temperature=0.05, neighbours=16),
     control=("unseen/",),
 )
