@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -14,6 +14,9 @@ from .errors import InputError
 from .index import Neighbors, PatchIndex
 from .retriever import Retriever
 from .sampling import MIN_TEMPERATURE, truncate
+
+Duplicates = Literal["first", "sum"]
+DUPLICATES: tuple[Duplicates, ...] = get_args(Duplicates)
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class RetrievalOptions:
     """τ: p_retrieval = softmax(-distance / τ)."""
     neighbours: int = 64
     """K: how many patches a query brings back; more than the index holds means all of them."""
-    duplicates: Literal["first", "sum"] = "first"
+    duplicates: Duplicates = "first"
     """Several neighbours with one code: the nearest counts (reference), or they add up (kNN-LM)."""
     top_p: float = 1.0
     """Keep the most probable proposals up to this mass."""
@@ -44,7 +47,7 @@ class RetrievalOptions:
             )
         if self.neighbours < 1:
             raise InputError(f"neighbours is {self.neighbours}; choose 1 or more")
-        if self.duplicates not in ("first", "sum"):
+        if self.duplicates not in DUPLICATES:
             raise InputError(f"duplicates is {self.duplicates!r}; choose first or sum")
         if not 0 < self.top_p <= 1:
             raise InputError(f"retrieval top_p is {self.top_p}; choose more than 0, at most 1")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..arrag_engine.daid import RetrievalOptions, calibrated_options
+from ..arrag_engine.daid import DUPLICATES, Duplicates, RetrievalOptions, calibrated_options
 from ..arrag_engine.index import PatchIndex
 from .types import CATEGORY, Index, Retrieval, RetrievalChoice
 
@@ -54,9 +54,26 @@ class RetrievalOptionsNode(io.ComfyNode):
                     options=[FIXED, CALIBRATED],
                     default=FIXED,
                     optional=True,
-                    tooltip="With the index's calibration, weight, temperature and neighbours here "
-                    "do not count: each position gets a weight of its own, high where the patches "
+                    tooltip="With the index's calibration, none of the numbers and choices here "
+                    "count: each position gets a weight of its own, high where the patches "
                     "found are near and agree. Only for calibrated indexes.",
+                ),
+                io.Combo.Input(
+                    "duplicates",
+                    options=list(DUPLICATES),
+                    default=DEFAULTS.duplicates,
+                    optional=True,
+                    tooltip="Several of the patches found propose the same token: first counts the "
+                    "nearest of them only, sum adds them up, so that what comes often weighs more.",
+                ),
+                io.Float.Input(
+                    "top_p",
+                    default=DEFAULTS.top_p,
+                    min=0.01,
+                    max=1.0,
+                    step=0.01,
+                    optional=True,
+                    tooltip="Use the most probable proposals up to this mass only. 1 = all.",
                 ),
             ],
             outputs=[Retrieval.Output("RETRIEVAL", display_name="retrieval")],
@@ -70,8 +87,10 @@ class RetrievalOptionsNode(io.ComfyNode):
         temperature: float,
         neighbours: int,
         settings_from: str = FIXED,
+        duplicates: Duplicates = DEFAULTS.duplicates,
+        top_p: float = DEFAULTS.top_p,
     ) -> io.NodeOutput:
         if settings_from == CALIBRATED:
             return io.NodeOutput(RetrievalChoice(index, calibrated_options(index)))
-        options = RetrievalOptions(weight, temperature, neighbours)
+        options = RetrievalOptions(weight, temperature, neighbours, duplicates, top_p)
         return io.NodeOutput(RetrievalChoice(index, options))

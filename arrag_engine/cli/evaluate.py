@@ -22,7 +22,7 @@ from ..bench.tasks import METHODS, Library, Task, decode_tokens, make_tasks, sce
 from ..build import encode_folder
 from ..calibrate import HARM, Observations, fit, observe
 from ..checkpoint import Checkpoint
-from ..daid import RetrievalOptions
+from ..daid import DUPLICATES, RetrievalOptions
 from ..errors import InputError
 from ..faid import Faid
 from ..files import atomic_write
@@ -62,7 +62,7 @@ def add_commands(command: Command) -> None:
     add("--out", required=True, type=Path, help="index file to write (.safetensors)")
     add("--retrieval-temperature", type=float, default=options.temperature, help="τ")
     add("--neighbours", type=int, default=options.neighbours, help="K patches per query")
-    add("--duplicates", choices=("first", "sum"), default=options.duplicates)
+    add("--duplicates", choices=DUPLICATES, default=options.duplicates)
     add("--retrieval-top-p", type=float, default=options.top_p)
     add("--ceiling", type=float, default=1.0, help="largest weight")
     add("--limit", type=int, help="use so many pictures, evenly taken")

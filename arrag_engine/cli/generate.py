@@ -17,7 +17,7 @@ from .. import shipped
 from ..adapter import load_adapter
 from ..blend import SEMANTICS
 from ..checkpoint import Checkpoint
-from ..daid import Retrieval, RetrievalOptions
+from ..daid import DUPLICATES, Retrieval, RetrievalOptions
 from ..decode import Drawing, draw_pictures
 from ..errors import InputError
 from ..faid import Faid, FaidAdapter
@@ -59,7 +59,7 @@ def add_commands(command: Command) -> None:
     )
     add("--retrieval-temperature", type=float, default=options.temperature, help="τ")
     add("--neighbours", type=int, default=options.neighbours, help="K patches per query")
-    add("--duplicates", choices=("first", "sum"), default=options.duplicates)
+    add("--duplicates", choices=DUPLICATES, default=options.duplicates)
     add("--retrieval-top-p", type=float, default=options.top_p)
     add("--adapter", help="FAiD adapter: path or shipped name; else the model's own blenders")
     add("--strength", type=float, default=1.0, help="of the adapter: 0 = the base, at most 2")

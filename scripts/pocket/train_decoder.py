@@ -34,12 +34,12 @@ from arrag_engine.vq import VQConfig
 GRID = Grid(12, 12)
 BATCH = 16
 CACHES = ("tokens.npz", "held_out.npz")
-COUNTS = (160_000, 480)
+COUNTS = (200_000, 480)
 """Files of encoded scenes to train on and to test with, and how many are in them."""
 LR_MATRICES, LR_REST = 2e-3, 1.5e-3
 WORDS = "llama.embed_tokens.weight"
 CODE_ROWS = ("gen_embed.weight", "gen_head.vision_head.weight", "gen_head.vision_head.bias")
-DROP_PROMPT, DROP_WORD = 0.1, 0.01
+DROP_PROMPT, DROP_WORD = 0.1, 0.03
 
 
 def make_config(vq: VQConfig) -> JanusConfig:

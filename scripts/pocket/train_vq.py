@@ -190,12 +190,13 @@ def write_sheet(path: Path, originals: Tensor, copies: Tensor, columns: int = 12
 def start_from(model: VQModel, path: Path) -> None:
     """Take over the tokenizer of a model file, its codebook grown to the size of the model's.
 
-    Each code is repeated with a little noise, so that training parts the copies.
+    Codes that are repeated get a little noise, so that training parts the copies.
     """
     weights = load_checkpoint(path, torch.float32).model.vq.state_dict()
     rows = F.normalize(weights[CODEBOOK], dim=-1)
     times = model.config.codebook_size // len(rows)
-    rows = rows.repeat(times, 1) + 0.02 * torch.randn(times * len(rows), rows.shape[1])
+    if times > 1:
+        rows = rows.repeat(times, 1) + 0.02 * torch.randn(times * len(rows), rows.shape[1])
     model.load_state_dict(weights | {CODEBOOK: F.normalize(rows, dim=-1)})
 
 

@@ -144,8 +144,8 @@ class Budget:
 
     @property
     def progress(self) -> float:
-        """Share of the budget used, 0..1."""
-        return min(1.0, self.elapsed / self.allowed)
+        """Share of the budget used, 0..1; nothing is left of none."""
+        return min(1.0, self.elapsed / self.allowed) if self.allowed else 1.0
 
     def resume(self, elapsed: float) -> None:
         self.before = elapsed

@@ -2,15 +2,14 @@
 
 import json
 import os
-import shutil
 from pathlib import Path
 
 import pytest
 
 from scripts.comfyui import PACK, ROOT
+from scripts.make_twins import CHROMIUM_OPTIONS, api_prompt, find_chromium
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+CHROMIUM = find_chromium()
 SAVED = "() => app.graph.nodes.find((node) => node.type === 'SaveImage')?.imgs?.[0]?.naturalWidth"
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt install chromium")
@@ -21,7 +20,7 @@ def browser():
     """Headless Chromium of the system; Playwright brings none."""
     playwright = pytest.importorskip("playwright.sync_api")
     with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
+        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_OPTIONS)
         yield chromium
         chromium.close()
 
@@ -67,9 +66,7 @@ def test_template_draws_a_picture(page, client):
 def test_template_and_its_api_twin_say_the_same(page, name):
     template = json.loads((ROOT / "workflows" / f"{name}.json").read_text("utf-8"))
     twin = json.loads((ROOT / "workflows" / "api" / f"{name}.json").read_text("utf-8"))
-    page.evaluate("(workflow) => app.loadGraphData(workflow)", template)
-    page.wait_for_function(f"() => app.graph.nodes.length === {len(template['nodes'])}")
-    assert page.evaluate("async () => (await app.graphToPrompt()).output") == twin
+    assert api_prompt(page, template) == twin
     assert overlaps(template["nodes"]) == []
 
 

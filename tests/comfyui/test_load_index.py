@@ -56,7 +56,11 @@ def test_an_older_workflow_that_knows_only_the_name_still_runs(client, pocket):
     assert lines[1] == f"{pocket.size} patches to look up"
     counts = pocket.sources.licence_counts()
     assert lines[2] == f"licences: {', '.join(f'{name}: {n}' for name, n in counts.items())}"
-    assert lines[3].endswith("neighbours causal-4, borders skip, keys encoder, position weight 0")
+    spec = pocket.spec
+    assert lines[3].endswith(
+        f"neighbours {spec.neighborhood}, borders {spec.borders}, keys {spec.space}, "
+        f"position weight {spec.position_weight:g}"
+    )
     assert lines[4] == "flat search, recall 1.000 when built"
 
 
@@ -89,7 +93,7 @@ def test_a_picture_is_drawn_with_what_was_chosen(client, workflow, inputs):
 
 def test_fixed_keys_are_not_changed(client, fixed):
     assert "ivf search" in told(client, index=fixed)
-    assert "ivf structure are fixed" in refused(client, index=fixed, neighborhood="causal-8")
+    assert "ivf structure are fixed" in refused(client, index=fixed, neighborhood="causal-4")
 
 
 @pytest.mark.parametrize(

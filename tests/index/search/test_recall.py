@@ -66,6 +66,15 @@ def test_exact_search_has_full_recall_though_many_keys_are_equal():
         assert (shares == 1).all()
 
 
+def test_patches_of_the_asking_picture_do_not_crowd_out_the_others():
+    """Nearest to a query may be more patches of its own picture than are asked for at first."""
+    keys = make_keys(images=6, grid=Grid(18, 18), codes=6)
+    keys.tokens[:] = np.arange(6)[:, None]  # every picture of one colour
+    trial = make_trial(keys)
+    assert len(keys.active) > 2 * trial.k
+    assert (measure_recall(trial, make_searcher(keys, "flat"), keys) == 1).all()
+
+
 def test_a_single_picture_is_asked_about_itself():
     keys = make_keys(images=1)
     trial = make_trial(keys)
