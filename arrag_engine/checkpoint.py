@@ -31,12 +31,16 @@ from .layouts import (
     read_config,
 )
 from .prompt import MAX_TOKENS, PromptEncoder
+from .sampling import Sampling
 from .weights import Weights, find_weight_files, open_weights, read_json
 
 FORMAT = "arrag-model"
 VERSION = "1"
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 DTYPE_CHOICES = ("auto", *DTYPES)
+
+SAMPLING_NAMES = {"guidance_scale": "cfg", "temperature": "temperature"}
+"""What a config's `generation_config` calls the settings that suit the model."""
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +64,23 @@ class Checkpoint:
     def name(self) -> str:
         """What a person calls the model."""
         return self.path.stem if self.path.is_file() else self.path.name
+
+    @property
+    def sampling(self) -> Sampling:
+        """Guidance and temperature that suit the model, as its config tells; else the defaults.
+
+        Raises:
+            InputError: The config tells something that is no such number.
+        """
+        told = self.config.get("generation_config")
+        told = told if isinstance(told, dict) else {}
+        numbers = {ours: told[name] for name, ours in SAMPLING_NAMES.items() if name in told}
+        if wrong := {k: v for k, v in numbers.items() if type(v) not in (int, float)}:
+            raise InputError(
+                f"the config of {self.name} recommends {wrong}, which are no numbers; "
+                "set guidance and temperature yourself"
+            )
+        return Sampling(**numbers)
 
     @cached_property
     def prompt_encoder(self) -> PromptEncoder:
@@ -290,10 +311,13 @@ def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return apart
 
 
-def describe_config(config: JanusConfig) -> dict[str, Any]:
-    """A config.json in the official shape for sizes that tensors cannot tell."""
+def describe_config(config: JanusConfig, sampling: Sampling | None = None) -> dict[str, Any]:
+    """A config.json in the official shape for sizes that tensors cannot tell, and the sampling
+    that suits the model, if any is given."""
     llama = config.llama
+    suits = {name: getattr(sampling, ours) for name, ours in SAMPLING_NAMES.items() if sampling}
     return {
+        "generation_config": suits,
         "model_type": "multi_modality",
         "language_config": {
             "model_type": "llama",

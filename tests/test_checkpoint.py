@@ -302,6 +302,36 @@ def test_converting_takes_weights_that_a_bin_file_ties(tmp_path, square):
     assert torch.equal(layers[1].input_layernorm.weight, layers[0].input_layernorm.weight)
 
 
+def test_the_sampling_that_suits_a_model_travels_with_it(tmp_path, square):
+    suits = Sampling(cfg=1.5, temperature=0.25)
+    deepseek_folder(tmp_path, square, as_safetensors)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert load_checkpoint(tmp_path, torch.float32).sampling == Sampling()
+    config |= describe_config(square.config, suits)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    convert_checkpoint(tmp_path, tmp_path / "one.safetensors")
+    assert load_checkpoint(tmp_path / "one.safetensors", torch.float32).sampling == suits
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        ({"guidance_scale": "5"}, "recommends {'cfg': '5'}, which are no numbers"),
+        ({"temperature": True}, "which are no numbers"),
+        ({"guidance_scale": -1}, "cfg is -1"),
+        ({"temperature": float("nan")}, "temperature is nan"),
+    ],
+)
+def test_recommended_nonsense_is_refused_when_it_is_used(tmp_path, square, told, message):
+    deepseek_folder(tmp_path, square, as_safetensors)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"generation_config": told}))
+    checkpoint = load_checkpoint(tmp_path, torch.float32)
+    with pytest.raises(InputError, match=message):
+        _ = checkpoint.sampling
+
+
+
 def test_converting_without_a_tokenizer_writes_nothing(tmp_path, square):
     deepseek_folder(tmp_path, square)
     (tmp_path / "tokenizer.json").unlink()

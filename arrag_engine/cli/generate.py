@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,8 +48,13 @@ def add_commands(command: Command) -> None:
     )
     add("--seed", type=int, default=0, help="picture i of a batch has seed + i")
     add("--batch", type=int, default=1, help="pictures to draw")
-    add("--cfg", type=float, default=sampling.cfg, help="guidance weight")
-    add("--temperature", type=float, default=sampling.temperature, help="0 = most probable token")
+    add("--cfg", type=float, help=f"guidance (default: what suits the model, else {sampling.cfg})")
+    add(
+        "--temperature",
+        type=float,
+        help="0 = most probable token (default: what suits the model, else "
+        f"{sampling.temperature})",
+    )
     add("--top-k", type=int, default=sampling.top_k, help="0 = all tokens")
     add("--top-p", type=float, default=sampling.top_p)
     add(
@@ -78,6 +83,8 @@ def generate(a: argparse.Namespace) -> int:
     sampling, options, decoding = _checked_settings(a)
     started = time.perf_counter()
     checkpoint = load_model(a)
+    if None in (a.cfg, a.temperature):
+        sampling = _fill(sampling, a, checkpoint.sampling)
     faid = _faid(checkpoint, a) if decoding == "faid" else None
     retrieval = None
     if a.index is not None and decoding != "plain":
@@ -144,8 +151,17 @@ def _checked_settings(a: argparse.Namespace) -> tuple[Sampling, RetrievalOptions
     options = RetrievalOptions(
         a.weight, a.retrieval_temperature, a.neighbours, a.duplicates, a.retrieval_top_p
     )
-    sampling = Sampling(a.cfg, a.temperature, a.top_k, a.top_p)
+    sampling = _fill(Sampling(top_k=a.top_k, top_p=a.top_p), a, Sampling())
     return sampling, options, decoding
+
+
+def _fill(sampling: Sampling, a: argparse.Namespace, suits: Sampling) -> Sampling:
+    """Guidance and temperature as told, else those that suit the model."""
+    return replace(
+        sampling,
+        cfg=suits.cfg if a.cfg is None else a.cfg,
+        temperature=suits.temperature if a.temperature is None else a.temperature,
+    )
 
 
 def _faid(checkpoint: Checkpoint, a: argparse.Namespace) -> Faid:

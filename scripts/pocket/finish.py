@@ -87,7 +87,8 @@ def export_model(model: JanusPro, path: Path) -> None:
     """Write the model in half precision under the official names."""
     tensors = {official_name(name): t.half() for name, t in model.state_dict().items()}
     config = model.config
-    write_checkpoint(path, tensors, config.grid, describe_config(config), tokenizer_json())
+    described = describe_config(config, SAMPLING)
+    write_checkpoint(path, tensors, config.grid, described, tokenizer_json())
 
 
 def write_picture(folder: Path, number: int, scene: Scene) -> None:

@@ -10,7 +10,7 @@ import train_decoder
 import train_vq
 from backgrounds import SIZE
 from patches import patch_contents
-from refine_vq import Refiner, Teacher
+from refine_vq import target_codes
 from tokens import Usage
 from training import orthogonalize, schedule
 
@@ -70,40 +70,17 @@ def test_mixed_pictures_are_halves_of_scenes(composer):
         assert np.array_equal(mixed[:, half:], contents[2 * number + 1][:, half:])
 
 
-def test_taught_codes_are_the_settled_ones_and_else_the_encoders(composer):
+def test_settled_targets_follow_the_usage(composer):
     torch.manual_seed(1)
     model = VQModel(small_vq(CODES)).eval().requires_grad_(False)
     pixels = [composer.scene(np.random.default_rng(n)).pixels for n in range(3)]
     images = train_vq.to_images(pixels)
-    expected, _ = model.encode(images)
-    contents = np.unique(patch_contents(np.stack(pixels[:1])))
-    known = np.isin(patch_contents(np.stack(pixels)), contents)
-    teacher = Teacher(model, Usage(contents, np.full(len(contents), 7, dtype=np.uint16)))
-    settled, own = teacher.codes(images)
-    assert torch.equal(own, expected)
-    assert torch.equal(settled.flatten(1)[~known], own.flatten(1)[~known])
-    assert (settled.flatten(1)[known] == 7).all()
-    assert known[0].all()
-
-
-def test_teaching_moves_the_choice_towards_the_settled_codes(composer):
-    """`choice_loss` alone, on one picture: after some steps the encoder chooses as it is told."""
-    with torch.inference_mode(False), torch.enable_grad():
-        torch.manual_seed(2)
-        model = VQModel(small_vq(CODES))
-        images = train_vq.to_images([composer.scene(np.random.default_rng(0)).pixels])
-        wanted = torch.full((1, SIZE // 8, SIZE // 8), 3)
-        pupil = object.__new__(Refiner)
-        pupil.model = model
-        pupil.codebook = model.quantize.rows(torch.device("cpu")).detach()
-        optimizer = torch.optim.AdamW(model.quant_conv.parameters(), 3e-2)
-        before = pupil.choice_loss(images, wanted).item()
-        for _ in range(12):
-            optimizer.zero_grad()
-            pupil.choice_loss(images, wanted).backward()
-            optimizer.step()
-        assert pupil.choice_loss(images, wanted).item() < before / 2
-        assert (model.encode(images)[0] == 3).float().mean() > 0.9
+    own, _ = model.encode(images)
+    contents = np.unique(patch_contents(np.stack(pixels)))
+    usage = Usage(contents, np.full(len(contents), 7, dtype=np.uint16))
+    codes = target_codes(model, usage, images, np.array([False, True, False]))
+    assert torch.equal(codes[::2], own[::2])
+    assert (codes[1] == 7).all()
 
 
 def test_the_loss_of_a_picture_does_not_hang_on_its_batch(saved):
