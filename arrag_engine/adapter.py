@@ -27,7 +27,7 @@ from .checkpoint import (
     write_checkpoint,
 )
 from .errors import InputError
-from .faid import AdapterConfig, FaidAdapter, assemble
+from .faid import MAX_CANDIDATES, AdapterConfig, FaidAdapter, assemble
 from .files import atomic_write
 from .index import PatchIndex
 from .layouts import blender_config, official_name
@@ -130,6 +130,8 @@ def _read_info(table: dict[str, Any]) -> AdapterInfo:
         and type(config.alpha) in (int, float)
         and math.isfinite(config.alpha)
         and type(config.head) is bool
+        and type(config.candidates) is int
+        and 1 <= config.candidates <= MAX_CANDIDATES
     )
     info = AdapterInfo(**{**table, "config": config})
     texts = (info.base, info.base_fingerprint, info.index, info.index_fingerprint)

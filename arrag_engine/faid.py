@@ -29,6 +29,7 @@ from .janus import GenHead, JanusConfig, JanusPro
 from .llama import Augmentation, LayerAdapter, LowRank
 
 MAX_STRENGTH = 2.0
+MAX_CANDIDATES = 1000
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class AdapterConfig:
     """In front of the low-rank changes while training."""
     head: bool = False
     """Whether it has a prediction head of its own."""
+    candidates: int = 10
+    """Retrieved codes that its blenders were trained to hear at each position."""
 
 
 class FaidAdapter(nn.Module):
@@ -119,17 +122,25 @@ class Faid:
     adapter: FaidAdapter
     strength: float = 1.0
     """0 = the base model, 1 = as trained, up to 2 beyond it."""
-    candidates: int = 10
-    """K: how many retrieved codes the blenders hear at each position, duplicates kept."""
+    candidates: int = 0
+    """K: how many retrieved codes the blenders hear at each position, duplicates kept; 0 = as many
+    as they were trained with."""
     semantics: Semantics = "step"
 
     def __post_init__(self) -> None:
         if not 0 <= self.strength <= MAX_STRENGTH:
             raise InputError(f"adapter strength is {self.strength}; choose 0 to {MAX_STRENGTH:g}")
-        if not 1 <= self.candidates <= 1000:
-            raise InputError(f"candidates is {self.candidates}; choose 1 to 1000")
+        if not 0 <= self.candidates <= MAX_CANDIDATES:
+            raise InputError(
+                f"candidates is {self.candidates}; choose 0 (as trained) to {MAX_CANDIDATES}"
+            )
         if self.semantics not in SEMANTICS:
             raise InputError(f"semantics is {self.semantics!r}; choose {' or '.join(SEMANTICS)}")
+
+    @property
+    def heard(self) -> int:
+        """How many codes the blenders hear at each position."""
+        return self.candidates or self.adapter.config.candidates
 
 
 class Blending:
@@ -149,7 +160,7 @@ class Blending:
     @property
     def candidates(self) -> int:
         """How many codes are wanted at each position."""
-        return self.faid.candidates if self.faid.adapter.config.blender_layers else 0
+        return self.faid.heard if self.faid.adapter.config.blender_layers else 0
 
     def at(self, positions: np.ndarray, codes: np.ndarray, active: np.ndarray) -> Augmentation:
         """For a pass that predicts positions [B, L] with the retrieved codes [B, L, K].

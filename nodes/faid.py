@@ -9,13 +9,11 @@ from comfy_api.latest import io
 
 from ..arrag_engine.blend import SEMANTICS
 from ..arrag_engine.errors import InputError
-from ..arrag_engine.faid import MAX_STRENGTH, Faid
+from ..arrag_engine.faid import MAX_CANDIDATES, MAX_STRENGTH, Faid
 from . import folders
 from .memory import ManagedModel, load_managed_adapter
 from .samplers import draw, drawing_inputs, drawing_outputs
 from .types import CATEGORY, Model, Retrieval, TraceList
-
-CANDIDATES = Faid.__dataclass_fields__["candidates"].default
 
 
 class LoadFAiDAdapter(io.ComfyNode):
@@ -76,11 +74,11 @@ class FAiDSampler(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "candidates",
-                    default=CANDIDATES,
-                    min=1,
-                    max=1000,
+                    default=0,
+                    min=0,
+                    max=MAX_CANDIDATES,
                     tooltip="How many of the nearest patches the adapter hears at each position. "
-                    "Adapters are trained with 10 unless said otherwise.",
+                    "0 = as many as it was trained with.",
                 ),
                 io.Combo.Input(
                     "semantics",

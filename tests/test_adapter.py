@@ -159,6 +159,8 @@ def change_header(path, out, **changes):
         ({"config": {"rank": "4"}}, "header of .* is damaged"),
         ({"config": {"rank": 10**9}}, "header of .* is damaged"),
         ({"config": {"alpha": float("nan")}}, "header of .* is damaged"),
+        ({"config": {"candidates": 0}}, "header of .* is damaged"),
+        ({"config": {"candidates": "4"}}, "header of .* is damaged"),
         ({"config": {"hops": [1, 3]}}, "header of .* is damaged"),
         ({"config": {"blender_layers": [7]}}, "header of .* is damaged"),
         ({"config": {"blender_layers": [0, 1]}}, "lacks 14 tensors"),

@@ -331,7 +331,6 @@ def test_recommended_nonsense_is_refused_when_it_is_used(tmp_path, square, told,
         _ = checkpoint.sampling
 
 
-
 def test_converting_without_a_tokenizer_writes_nothing(tmp_path, square):
     deepseek_folder(tmp_path, square)
     (tmp_path / "tokenizer.json").unlink()

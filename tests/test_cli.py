@@ -58,6 +58,17 @@ def test_the_settings_reach_the_engine(run, tmp_path, model, index):
     assert np.array_equal(pixels, wanted[0].permute(1, 2, 0).numpy())
 
 
+def test_what_suits_the_model_counts_where_nothing_is_told(run, tmp_path):
+    suits = load_checkpoint(MODELS / "pocket.safetensors", torch.float32).sampling
+    assert suits != Sampling()
+    run("generate --prompt x --cfg 2 --out {tmp}/a.png --json {tmp}/a.json")
+    settings = json.loads((tmp_path / "a.json").read_text())["settings"]
+    assert (settings["cfg"], settings["temperature"]) == (2, suits.temperature)
+    run("generate --prompt x --temperature 0 --out {tmp}/a.png --json {tmp}/a.json")
+    settings = json.loads((tmp_path / "a.json").read_text())["settings"]
+    assert (settings["cfg"], settings["temperature"]) == (suits.cfg, 0)
+
+
 @pytest.mark.parametrize("more", ["", " --weight 0.4 --neighbours 9"])
 def test_the_settings_of_faid_reach_the_engine(run, tmp_path, model_file, index, files, more):
     """The weight λ is 0 unless one is given."""

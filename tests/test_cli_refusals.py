@@ -33,8 +33,8 @@ BAD_INPUT = {
     "adapter is a model": (f"{DRAW} --adapter {{model}}", "is not an adapter"),
     "strength": (f"{DRAW} --adapter {{files}}/adapter.safetensors --strength 2.5", "choose 0 to 2"),
     "candidates": (
-        f"{DRAW} --adapter {{files}}/adapter.safetensors --candidates 0",
-        "candidates is 0",
+        f"{DRAW} --adapter {{files}}/adapter.safetensors --candidates -1",
+        "candidates is -1",
     ),
     "another model's adapter": (
         f"{DRAW} --adapter {{files}}/other-adapter.safetensors",

@@ -44,7 +44,7 @@ def test_an_adapter_is_trained_written_and_drawn_with(train, run, tmp_path):
     assert first.startswith(f"{tmp_path / 'a.safetensors'}: 2 steps, base held out bits ")
     assert second == str(tmp_path / "m.safetensors")
     info = open_adapter(tmp_path / "a.safetensors").info
-    assert info.config == AdapterConfig((0, 1), (1, 2), 2, 4.0, 0.05, True)
+    assert info.config == AdapterConfig((0, 1), (1, 2), 2, 4.0, 0.05, True, 3)
     assert (info.base, info.index) == ("tiny", "index")
     assert info.training["steps"] == 2
     assert set(info.training["results"]) == {"base_held_out_bits", "held_out_bits"}
@@ -54,7 +54,8 @@ def test_an_adapter_is_trained_written_and_drawn_with(train, run, tmp_path):
     assert names == {
         "settings.json", "examples.safetensors", "state.safetensors", "log.jsonl", "loss.png",
     }  # fmt: skip
-    draw = "generate --prompt red --seed 3 --dtype fp32 --json {tmp}/o.json --out {tmp}/o.png"
+    draw = "generate --prompt red --seed 3 --candidates 3 --dtype fp32 --json {tmp}/o.json"
+    draw += " --out {tmp}/o.png"
     tokens = []
     for model in ("{model} --adapter {tmp}/a.safetensors", "{tmp}/m.safetensors --decoding faid"):
         assert run(f"{draw} --model {model} {INDEX}")[0] == 0

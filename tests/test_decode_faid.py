@@ -196,6 +196,15 @@ def test_the_unconditional_stream_hears_nothing(model, index, monkeypatch):
     assert set(seen) == {3}
 
 
+def test_blenders_hear_as_many_codes_as_they_were_trained_with(model, index):
+    adapter, _ = adapter_of(model)
+    adapter.config = replace(adapter.config, candidates=3)
+    retrieval = retrieval_for(model, index)
+    told, untold = (drawn(model, Faid(adapter, candidates=k), retrieval) for k in (3, 0))
+    assert torch.equal(untold.tokens, told.tokens)
+    assert untold.traces[0].neighbors.codes.shape == (36, 3)
+
+
 def test_the_trace_tells_what_the_blenders_heard(model, index):
     retrieval = retrieval_for(model, index)
     trace = drawn(model, Faid(adapter_of(model)[0], candidates=4), retrieval).traces[0]
@@ -236,7 +245,8 @@ def test_low_precision_draws_whole_pictures(dtype, index):
         ({"strength": -0.1}, "adapter strength is -0.1; choose 0 to 2"),
         ({"strength": 2.1}, "adapter strength is 2.1"),
         ({"strength": float("nan")}, "adapter strength is nan"),
-        ({"candidates": 0}, "candidates is 0"),
+        ({"candidates": -1}, "candidates is -1"),
+        ({"candidates": 1001}, "candidates is 1001"),
         ({"semantics": "train"}, "semantics is 'train'; choose step or stepzero"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -66,6 +67,6 @@ def write_sheet(pictures: Pictures, path: Path) -> None:
         pen.rectangle((x + 1, y + 1, x + width + 6, y + height + 6), fill=MARK[right])
         sheet.paste(Image.fromarray(pictures.pixels[number]), (x + 4, y + 4))
         text = pictures.captions[number]
-        line = max(1, width // 6)
-        pen.text((x + 4, y + height + 7), f"{text[:line]}\n{text[line : 2 * line]}", fill="black")
+        lines = textwrap.wrap(text, max(1, width // 6))[:2]
+        pen.text((x + 4, y + height + 7), "\n".join(lines), fill="black")
     save_png(sheet, path, {})

@@ -58,7 +58,7 @@ def add_commands(command: Command) -> None:
         help="folder of captioned pictures like those that the model draws well alone: these must "
         "not suffer",
     )
-    add("--harm", type=float, default=HARM, help="bits a token that they may lose")
+    add("--harm", type=float, default=HARM, help="share of their tokens that may be spoiled")
     add("--out", required=True, type=Path, help="index file to write (.safetensors)")
     add("--retrieval-temperature", type=float, default=options.temperature, help="τ")
     add("--neighbours", type=int, default=options.neighbours, help="K patches per query")
@@ -208,7 +208,8 @@ def calibrate(a: argparse.Namespace) -> int:
     if found.known_auto is not None:
         print(
             f"what the model knows: {found.known_model:.3f} without retrieval, "
-            f"{found.known_auto:.3f} with auto"
+            f"{found.known_auto:.3f} with auto, which spoils a share of {found.spoiled:.5f} of its "
+            "tokens"
         )
     print(out)
     return 0

@@ -68,7 +68,7 @@ def add_commands(command: Command) -> None:
     add("--retrieval-top-p", type=float, default=options.top_p)
     add("--adapter", help="FAiD adapter: path or shipped name; else the model's own blenders")
     add("--strength", type=float, default=1.0, help="of the adapter: 0 = the base, at most 2")
-    add("--candidates", type=int, default=10, help="retrieved codes the blenders hear")
+    add("--candidates", type=int, default=0, help="retrieved codes they hear; 0 = as trained")
     add("--semantics", choices=SEMANTICS, default=SEMANTICS[0], help="stepzero = as in training")
     add("--window", type=int, default=1, help="tokens per pass; the picture stays the same")
     add("--json", type=Path, help="also write settings, timings and retrieval facts there")
@@ -118,8 +118,8 @@ def generate(a: argparse.Namespace) -> int:
         **asdict(sampling),
     }
     if faid is not None:
-        names = ("adapter", "strength", "candidates", "semantics")
-        settings |= {name: getattr(a, name) for name in names}
+        settings |= {name: getattr(a, name) for name in ("adapter", "strength", "semantics")}
+        settings["candidates"] = faid.heard
     if retrieval is not None:
         settings |= {"index": a.index, "only": a.only}
         settings |= {f"retrieval_{k}": v for k, v in asdict(options).items()}

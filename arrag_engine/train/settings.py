@@ -8,7 +8,7 @@ from typing import Literal
 
 from ..blend import HOPS, SEMANTICS, Semantics
 from ..errors import InputError
-from ..faid import AdapterConfig
+from ..faid import MAX_CANDIDATES, AdapterConfig
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,8 @@ class TrainSettings:
                 raise InputError(f"{name.replace('_', ' ')} is {value}; choose more than 0")
         if not 0 <= self.weight_decay < math.inf:
             raise InputError(f"weight decay is {self.weight_decay}; choose 0 or more")
+        if self.candidates > MAX_CANDIDATES:
+            raise InputError(f"candidates is {self.candidates}; choose at most {MAX_CANDIDATES}")
         if self.hops not in HOPS or self.semantics not in SEMANTICS:
             raise InputError(f"hops {list(self.hops)} or semantics {self.semantics} do not exist")
         if 0 < self.pool < self.candidates:
@@ -108,7 +110,13 @@ class TrainSettings:
         stride = self.blender_every or num_layers
         layers = tuple(range(self.blender_from, num_layers, stride)) if self.retrieval else ()
         return AdapterConfig(
-            layers, self.hops, self.rank, self.alpha, self.dropout, self.train_head
+            layers,
+            self.hops,
+            self.rank,
+            self.alpha,
+            self.dropout,
+            self.train_head,
+            self.candidates,
         )
 
     def rate(self, step: int) -> float:

@@ -52,7 +52,7 @@ PICTURES = {"known": 1500, "other": 1488, "poster": 512}
 LIBRARY = {"known": 300, "other": 930, "poster": 270}
 """To look up in: five of every other kind, of poster scenes as many as of any in `style/`."""
 SETTINGS = TrainSettings(
-    steps=1000,
+    steps=500,
     batch=16,
     accumulation=1,
     lr=5e-4,
@@ -169,15 +169,15 @@ def make_examples(
 def prepare(checkpoint: Checkpoint, args: argparse.Namespace, candidates: int) -> None:
     """What both runs learn from, once: pictures, and the index that they look up in."""
     run, path = RunFolder(args.work / DATA), args.work / DATA / LIBRARY_FILE
-    facts = {"model": checkpoint.fingerprint, "seed": args.seed, "candidates": candidates}
+    facts = {"model": checkpoint.fingerprint, "seed": args.data_seed, "candidates": candidates}
     run.begin(facts | {"pictures": PICTURES, "library": LIBRARY})
     composers, usage = make_composers(args.archives), Usage.load(args.usage)
     if not path.is_file():
-        library = encode(checkpoint, draw_scenes(composers, LIBRARY, (args.seed, 1)), usage)
+        library = encode(checkpoint, draw_scenes(composers, LIBRARY, (args.data_seed, 1)), usage)
         save_index(make_library(checkpoint, library), path)
     if run.examples.is_file():
         return
-    shown = encode(checkpoint, draw_scenes(composers, PICTURES, (args.seed, 2)), usage)
+    shown = encode(checkpoint, draw_scenes(composers, PICTURES, (args.data_seed, 2)), usage)
     captions = [scene.caption for scene in shown.scenes]
     run.save_examples(
         make_examples(
@@ -272,6 +272,7 @@ def main() -> None:
     parser = training.make_parser(__doc__, minutes=0)
     for name in ("model", "index", "usage", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--data-seed", type=int, default=0, help="of the scenes to learn from")
     for name in FLAGS:
         value = getattr(SETTINGS, name)
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)

@@ -133,7 +133,7 @@ def test_names_that_are_not_on_offer_are_refused(faid_body, client, name):
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("strength", -0.1), ("strength", 2.1), ("candidates", 0)]
+    ("field", "value"), [("strength", -0.1), ("strength", 2.1), ("candidates", -1)]
 )
 def test_values_out_of_range_are_refused(faid_body, client, field, value):
     with pytest.raises(Refused):

@@ -1,0 +1,88 @@
+"""What is shipped draws what the README says, and scores above fixed lower limits."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from arrag_engine import shipped
+from arrag_engine.bench.prompts import CONCEPT, BenchPrompt, Wanted, judge, read_prompts
+from arrag_engine.bench.run import Bench, use_of
+from arrag_engine.bench.scorer import load_scorer
+from arrag_engine.bench.tasks import Library, decode_tokens, make_tasks
+from arrag_engine.checkpoint import load_checkpoint
+from arrag_engine.daid import Retrieval, RetrievalOptions
+from arrag_engine.decode import draw_pictures
+from arrag_engine.index import load_index
+from arrag_engine.ops import pack_linears
+from arrag_engine.retriever import Retriever
+from arrag_engine.sampling import Sampling
+from scripts.comfyui import ROOT
+
+pytestmark = pytest.mark.skipif(
+    not (shipped.BENCH / "scorer.safetensors").exists(), reason="no benchmark is shipped"
+)
+
+
+@pytest.fixture(scope="module")
+def bench():
+    checkpoint = load_checkpoint(shipped.MODELS / "pocket.safetensors", torch.float32)
+    pack_linears(checkpoint.model)
+    library = Library(checkpoint, load_index(shipped.INDEXES / "pocket.safetensors"))
+    return Bench(checkpoint, library, load_scorer(shipped.BENCH / "scorer.safetensors"))
+
+
+def inputs_of(workflow, kind):
+    return next(n["inputs"] for n in workflow.values() if n["class_type"] == kind)
+
+
+def draw_template(bench, text, seed, only=None):
+    """What `run.py draw` draws: with `only` by the template `daid`, without by `baseline`."""
+    name = "daid" if only else "baseline"
+    workflow = json.loads((ROOT / "workflows" / "api" / f"{name}.json").read_text("utf-8"))
+    told = inputs_of(workflow, "ARRAG_DAiDSampler" if only else "ARRAG_Sampler")
+    model, retrieval = bench.checkpoint.model, None
+    if only:
+        options = inputs_of(workflow, "ARRAG_RetrievalOptions")
+        asked = (options[name] for name in ("weight", "temperature", "neighbours"))
+        retriever = Retriever(bench.library.index.matching(only), model.config.grid,
+                              bench.library.codebook)  # fmt: skip
+        retrieval = Retrieval(retriever, RetrievalOptions(*asked))
+    prompt = bench.checkpoint.prompt_encoder.encode(text)
+    sampling = Sampling(told["cfg"], told["temperature"])
+    seed = told["seed"] if seed is None else seed
+    drawing = draw_pictures(model, prompt.ids, prompt.pad_id, sampling, [seed], retrieval)
+    return decode_tokens(bench.checkpoint, drawing.tokens.flatten(1).numpy())
+
+
+@pytest.mark.parametrize(
+    ("text", "seed", "only", "wanted"),
+    [
+        ("a flamingo", None, "flamingo", Wanted("flamingo")),
+        ("a red car", 3, None, Wanted("car", 1, "red")),
+        ("a bicycle", None, "bicycle", Wanted("bicycle")),
+    ],
+)
+def test_the_pictures_of_the_readme_show_what_they_should(bench, text, seed, only, wanted):
+    pixels = draw_template(bench, text, seed, only)
+    asked = BenchPrompt("single_object", text, (wanted,))
+    assert judge(asked, bench.scorer.detect(pixels)[0]).right
+
+
+def share(bench, kind, method, limit):
+    prompts = read_prompts(shipped.BENCH / "prompts.jsonl")
+    tasks = make_tasks(kind, prompts, [], np.zeros((0, 1)), 1, limit)
+    return np.mean(bench.draw(use_of(kind), method, tasks, [11]).score().right)
+
+
+@pytest.mark.parametrize(
+    ("kind", "limit"), [("single_object", 0.9), ("two_object", 0.7), ("counting", 0.6)]
+)
+def test_what_the_model_knows_it_draws(bench, kind, limit):
+    assert share(bench, kind, "plain", 14) >= limit
+
+
+def test_what_only_the_index_knows_needs_the_index(bench):
+    assert share(bench, CONCEPT, "daid", 14) >= 0.5
+    assert share(bench, CONCEPT, "plain", 7) <= 0.3
