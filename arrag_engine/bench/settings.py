@@ -56,7 +56,7 @@ CONCEPTS = Use(
 COMPLETIONS = Use(
     (COMPLETION,),
     Sampling(cfg=1.0, temperature=0.3),
-    RetrievalOptions(weight=0.95, temperature=0.1, neighbours=64),
+    RetrievalOptions(weight=1.0, temperature=0.1, neighbours=64),
     replace(_KEYS, position_weight=4.0),
     blank=True,
 )
