@@ -22,11 +22,14 @@ START = -2.0
 DECAY = 1e-4
 """Of squared weights, on evidence of unit spread: keeps them finite on few pictures."""
 MIN_POSITIONS = 200
-HARM = 2e-4
+HARM = 5e-5
 """Share of their tokens that retrieval may spoil in pictures that the model knows. It looks small,
 but a picture has hundreds of tokens, and one that contradicts its caption can ruin it."""
-KNOWN_WEIGHTS = tuple(2.0**n for n in range(16))
-"""Of what the model knows, beside what the index is for; tried in turn."""
+FLOOR = 0.02
+"""No λ between 0 and this: it would hardly ever choose a token, yet cost a search at every position
+and, since all prompts share the noise of a seed, now and then spoil the pictures of all of them."""
+KNOWN_WEIGHTS = tuple(4.0**n for n in range(8))
+"""Of what the model knows, beside what the index is for; the best of them is taken."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,8 @@ class Fit:
     """With the best single λ."""
     best_fixed: float
     bits_auto: float
+    heard: float
+    """Share of these positions at which retrieval has a say."""
     known_model: float | None = None
     """On the pictures that the model knows, without retrieval; None: there were none."""
     known_auto: float | None = None
@@ -75,7 +80,7 @@ def observe(
         prompt = encoder.encode(caption) if caption else encoder.blank()
         p = model_probabilities(model, prompt.ids, prompt.pad_id, tokens)
         true = p[torch.arange(len(tokens)), torch.from_numpy(tokens.astype(np.int64))].numpy()
-        found = retrieve_truth(retriever, tokens, options)
+        found = retrieve_truth(retriever, tokens, options, bool(prompt.unknown))
         at = found.found
         parts.append((true[found.positions][at], found.p_true[at], found.evidence[at]))
         progress()
@@ -90,18 +95,21 @@ def fit(
     known: Observations | None = None,
     harm: float = HARM,
 ) -> Fit:
-    """The λ_i = ceiling · sigmoid(w · evidence_i) that makes the pictures most probable.
+    """The λ_i = ceiling · sigmoid(w · evidence_i) that makes the pictures most probable, silent
+    below a floor.
 
     Args:
         seen: What the index is for.
         known: What the model draws well without the index: of its tokens retrieval may spoil the
-            share `harm`, the mean of λ_i · max(0, p_model - p_retrieval). It weighs more and more
-            until no more are. Bits would be no measure: 0.005 a token are nothing in bits, and
-            half a wrong token in every picture of 144.
+            share `harm`, the mean of λ_i · max(0, p_model - p_retrieval). The floor is as low as
+            that allows. Bits would be no measure: 0.005 a token are nothing in bits, and half a
+            wrong token in every picture of 144.
 
     Raises:
-        InputError: Too few positions to tell anything from.
+        InputError: Too few positions to tell anything from, or a harm or ceiling out of range.
     """
+    if not (0 < ceiling <= 1 and 0 <= harm <= 1):
+        raise InputError(f"ceiling is {ceiling} and harm {harm}; choose 0 to 1")
     sets = [seen] if known is None else [seen, known]
     for part in sets:
         if len(part.p_model) < MIN_POSITIONS:
@@ -109,7 +117,8 @@ def fit(
                 f"{len(part.p_model)} positions with neighbours are too few to calibrate with, "
                 f"{MIN_POSITIONS} are needed; bring more pictures"
             )
-    for weight in KNOWN_WEIGHTS:
+    fits = []
+    for weight in KNOWN_WEIGHTS if known else (1.0,):
         weights = _climb(sets, (1.0, weight)[: len(sets)], ceiling)
         calibration = Calibration(
             tuple(weights.tolist()),
@@ -119,10 +128,25 @@ def fit(
             options.duplicates,
             options.top_p,
         )
-        found = _report(calibration, seen, known)
-        if found.spoiled is None or found.spoiled <= harm:
-            break
-    return found
+        floor = max(FLOOR, 0.0 if known is None else _lowest_floor(calibration, known, harm))
+        fits.append(_report(replace(calibration, floor=floor), seen, known))
+    return min(fits, key=lambda found: found.bits_auto)
+
+
+def _lowest_floor(calibration: Calibration, known: Observations, harm: float) -> float:
+    """The lowest λ to hear if no more than the share `harm` of the known tokens may be spoiled."""
+    weight = calibration.of(known.evidence)
+    order = np.argsort(-weight, kind="stable")
+    spoiled = np.cumsum(_spoiled(weight, known)[order]) / len(weight)
+    within = int(np.searchsorted(spoiled, harm, side="right"))
+    if within == len(weight):
+        return 0.0
+    return float(np.nextafter(weight[order[within]], np.inf))
+
+
+def _spoiled(weight: np.ndarray, known: Observations) -> np.ndarray:
+    """How often the model draws each token right and retrieval, by its weight, draws it wrong."""
+    return weight * np.maximum(known.p_model - known.p_retrieval, 0)
 
 
 @torch.inference_mode(False)
@@ -166,17 +190,23 @@ def _report(calibration: Calibration, seen: Observations, known: Observations | 
     shares = np.linspace(0, 0.95, 20)
     fixed = [_bits(seen, share) for share in shares]
     best = int(np.argmin(fixed))
-    auto = _bits(seen, calibration.of(seen.evidence))
-    found = Fit(calibration, fixed[0], fixed[best], float(shares[best]), auto)
+    mine = calibration.of(seen.evidence)
+    found = Fit(
+        calibration,
+        bits_model=fixed[0],
+        bits_fixed=fixed[best],
+        best_fixed=float(shares[best]),
+        bits_auto=_bits(seen, mine),
+        heard=float((mine > 0).mean()),
+    )
     if known is None:
         return found
     weight = calibration.of(known.evidence)
-    lost = (weight * np.maximum(known.p_model - known.p_retrieval, 0)).mean()
     return replace(
         found,
         known_model=_bits(known, 0.0),
         known_auto=_bits(known, weight),
-        spoiled=float(lost),
+        spoiled=float(_spoiled(weight, known).mean()),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, get_args
 
 import numpy as np
@@ -130,6 +131,8 @@ class Retrieval:
     options: RetrievalOptions
     candidates: int = 0
     """Neighbours that FAiD's blenders hear at every active position."""
+    unknown_words: bool = False
+    """Whether the prompt has words that the model does not know; the weight auto asks."""
 
     def __post_init__(self) -> None:
         check_calibrated(self.retriever.index, self.options)
@@ -137,11 +140,20 @@ class Retrieval:
     @property
     def neighbours(self) -> int:
         """How many neighbours a query brings back."""
-        return max(self.options.neighbours if self.options.weighs else 0, self.candidates)
+        return max(self.options.neighbours if self.largest_weight else 0, self.candidates)
+
+    @cached_property
+    def largest_weight(self) -> float:
+        """No λ_i is larger: what the noise puts above it need not be looked up."""
+        if self.options.weight != "auto":
+            return self.options.weight
+        calibration = self.retriever.index.calibration
+        assert calibration is not None
+        return calibration.largest(self.unknown_words)
 
     def active(self, position: int) -> bool:
         """Whether retrieval has a say in the token drawn at this position."""
-        return self.options.weighs and bool(self.retriever.active[position])
+        return self.largest_weight > 0 and bool(self.retriever.active[position])
 
     def looks_up(self, position: int) -> bool:
         """Whether anybody wants this position's neighbours."""
@@ -175,7 +187,7 @@ class Retrieval:
             return self.options.weight
         calibration = self.retriever.index.calibration
         assert calibration is not None
-        return float(calibration.weigh(self._nearest(proposal))[0])
+        return float(calibration.weigh(self._nearest(proposal), self.unknown_words)[0])
 
     def _nearest(self, proposal: Proposal) -> Neighbors:
         """The K neighbours that make the proposal; FAiD may have asked for more."""

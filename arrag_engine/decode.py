@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -58,10 +59,16 @@ class Drawing:
 
     tokens: Tensor
     """Codes [B, height, width] int64."""
-    traces: list[Trace]
-    """One per picture when retrieval ran, else empty."""
     passes: int
     """Passes of the model after the prompt."""
+    tracers: list[Callable[[], Trace]]
+    """What makes the traces."""
+
+    @cached_property
+    def traces(self) -> list[Trace]:
+        """One per picture when retrieval ran, else empty. Made when first asked for: a trace looks
+        up what drawing had no need of."""
+        return [trace() for trace in self.tracers]
 
 
 @torch.inference_mode()
@@ -130,13 +137,10 @@ def draw_pictures(
         painter.run_pass(canvases)
         passes += 1
         report()
-    traces = []
-    for canvas in canvases if retrieval else []:
-        traces.append(painter.trace(canvas))
-        report()
     tokens = torch.from_numpy(np.stack([c.tokens for c in canvases]))
     grid = model.config.grid
-    return Drawing(tokens.view(-1, grid.height, grid.width), traces, passes)
+    tracers = [painter.tracer(canvas) for canvas in canvases] if retrieval else []
+    return Drawing(tokens.view(-1, grid.height, grid.width), passes, tracers)
 
 
 def begin(seed: int, given: np.ndarray, size: int) -> Canvas:
@@ -211,8 +215,8 @@ class Painter:
         (z_i = [u_i < λ_i]), or the argmax of the whole mixture is wanted."""
         if self.retrieval is None or not self.retrieval.active(position):
             return False
-        noise, weight = self.noise(canvas, position), self.retrieval.options.weight
-        return noise is None or weight == "auto" or noise.uniform < weight
+        noise = self.noise(canvas, position)
+        return (0.0 if noise is None else noise.uniform) < self.retrieval.largest_weight
 
     def propose(self, canvas: Canvas, position: int) -> Proposal:
         """Retrieval's answer at an active position, given the tokens before it."""
@@ -377,10 +381,11 @@ class Painter:
                 return int(canvas.tokens[position]), True
         return draw(p_model, noise), False
 
-    def trace(self, canvas: Canvas) -> Trace:
-        """What retrieval did for a finished picture."""
+    def tracer(self, canvas: Canvas) -> Callable[[], Trace]:
+        """Tells what retrieval did for a finished picture; keeps no hold on the model."""
         assert self.retrieval is not None
-        return make_trace(
+        return partial(
+            make_trace,
             self.model.config.grid,
             self.retrieval,
             canvas.proposals,

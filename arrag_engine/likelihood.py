@@ -56,9 +56,13 @@ class Retrieved:
 
 
 def retrieve_truth(
-    retriever: Retriever, tokens: np.ndarray, options: RetrievalOptions
+    retriever: Retriever, tokens: np.ndarray, options: RetrievalOptions, unknown: bool = False
 ) -> Retrieved:
-    """Look up all of a picture's tokens [N] as they stand."""
+    """Look up all of a picture's tokens [N] as they stand.
+
+    Args:
+        unknown: Whether its caption has words that the model does not know.
+    """
     tokens = tokens.astype(np.int64)
     positions = np.flatnonzero(retriever.active)
     neighbors = retriever.retrieve(tokens, positions, options.neighbours)
@@ -67,7 +71,7 @@ def retrieve_truth(
         positions,
         proposed[np.arange(len(positions)), tokens[positions]].double().numpy(),
         np.asarray(neighbors.found().any(axis=1)),
-        evidence(neighbors),
+        evidence(neighbors, unknown),
         neighbors.codes[:, 0],
     )
 

@@ -13,7 +13,7 @@ from ..arrag_engine.faid import MAX_CANDIDATES, MAX_STRENGTH, Faid
 from . import folders
 from .memory import ManagedModel, load_managed_adapter
 from .samplers import draw, drawing_inputs, drawing_outputs
-from .types import CATEGORY, Model, Retrieval, TraceList
+from .types import CATEGORY, Model, Retrieval, Trace
 
 
 class LoadFAiDAdapter(io.ComfyNode):
@@ -97,7 +97,7 @@ class FAiDSampler(io.ComfyNode):
             ],
             outputs=[
                 *drawing_outputs(),
-                TraceList.Output(
+                Trace.Output(
                     "TRACE", display_name="trace", tooltip="What was looked up where."
                 ),
             ],

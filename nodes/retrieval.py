@@ -56,7 +56,8 @@ class RetrievalOptionsNode(io.ComfyNode):
                     optional=True,
                     tooltip="With the index's calibration, none of the numbers and choices here "
                     "count: each position gets a weight of its own, high where the patches "
-                    "found are near and agree. Only for calibrated indexes.",
+                    "found are near and agree and the prompt has words that the model does not "
+                    "know. Only for calibrated indexes.",
                 ),
                 io.Combo.Input(
                     "duplicates",

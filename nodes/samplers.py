@@ -9,14 +9,14 @@ from comfy_api.latest import io
 from server import PromptServer
 
 from ..arrag_engine.daid import Retrieval as EngineRetrieval
-from ..arrag_engine.decode import draw_pictures
+from ..arrag_engine.decode import Drawing, draw_pictures
 from ..arrag_engine.faid import Faid
 from ..arrag_engine.prompt import Prompt
 from ..arrag_engine.retriever import Retriever
 from ..arrag_engine.sampling import Sampling
 from .memory import ManagedModel
 from .preview import Preview
-from .types import CATEGORY, Model, Retrieval, RetrievalChoice, TokenGrids, Tokens, TraceList
+from .types import CATEGORY, Model, Retrieval, RetrievalChoice, TokenGrids, Tokens, Trace
 from .vq import decode_pixels
 
 DEFAULTS = Sampling()
@@ -113,15 +113,17 @@ def draw(
     preview_every: int,
     retrieval: RetrievalChoice | None = None,
     faid: Faid | None = None,
-) -> tuple[Any, TokenGrids, list]:
-    """(image, tokens, traces) of the engine's drawing under ComfyUI's memory and progress."""
+) -> tuple[Any, TokenGrids, Drawing]:
+    """(image, tokens, drawing) by the engine, under ComfyUI's memory and progress."""
     sampling = Sampling(cfg, temperature, top_k, top_p)
     encoded = managed.checkpoint.prompt_encoder.encode(prompt)
     warn_unknown(node_id, encoded)
     engine_retrieval = None
     if retrieval is not None:
         retriever = Retriever(retrieval.index, managed.model.config.grid, managed.codebook)
-        engine_retrieval = EngineRetrieval(retriever, retrieval.options)
+        engine_retrieval = EngineRetrieval(
+            retriever, retrieval.options, unknown_words=bool(encoded.unknown)
+        )
     length = len(encoded.ids) + managed.model.config.grid.size
     working = managed.model.drawing_bytes(2 * batch, length, window)
     device = managed.to_device(working, with_adapter=faid is not None)
@@ -138,7 +140,7 @@ def draw(
         faid,
     )
     tokens = TokenGrids(drawing.tokens, managed.codebook)
-    return decode_pixels(managed, tokens), tokens, drawing.traces
+    return decode_pixels(managed, tokens), tokens, drawing
 
 
 def warn_unknown(node_id: str | None, prompt: Prompt) -> None:
@@ -190,7 +192,7 @@ class DAiDSampler(io.ComfyNode):
             ],
             outputs=[
                 *drawing_outputs(),
-                TraceList.Output(
+                Trace.Output(
                     "TRACE", display_name="trace", tooltip="What was looked up where."
                 ),
             ],

@@ -17,7 +17,8 @@ Model = io.Custom("ARRAG_MODEL")
 Index = io.Custom("ARRAG_INDEX")
 Retrieval = io.Custom("ARRAG_RETRIEVAL")
 Tokens = io.Custom("ARRAG_TOKENS")
-TraceList = io.Custom("ARRAG_TRACE")
+Trace = io.Custom("ARRAG_TRACE")
+"""An engine's Drawing: its `traces` cost a search, so they are made when a node asks for them."""
 
 
 @dataclass(frozen=True)

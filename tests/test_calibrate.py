@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arrag_engine.calibrate import Observations, fit, observe
+from arrag_engine.calibrate import FLOOR, HARM, Observations, fit, observe
 from arrag_engine.daid import Retrieval, RetrievalOptions, mix
 from arrag_engine.decode import draw_pictures
 from arrag_engine.errors import InputError
@@ -29,8 +29,8 @@ from arrag_engine.retriever import Retriever
 from arrag_engine.sampling import Sampling, draw, position_noise
 from tests.tiny import PAD_ID, PROMPT, tiny_index, tiny_tokenizer
 
-WEIGHTS = (0.8, -0.4, 0.6, 1.5, -0.2)
-CALIBRATION = Calibration(WEIGHTS, 0.9, 0.05, 64, "first", 1.0)
+WEIGHTS = (0.8, -0.4, 0.6, 1.5, -0.2, 0.7)
+CALIBRATION = Calibration(WEIGHTS, 0.9, 0.05, 64, "first", 1.0, floor=0.2)
 AUTO = RetrievalOptions("auto")
 
 
@@ -58,10 +58,11 @@ def slow_evidence(distances, codes):
 @given(
     st.lists(
         st.lists(st.tuples(st.floats(0, 50, width=32), st.integers(0, 5)), max_size=20), min_size=1
-    )
+    ),
+    st.booleans(),
 )
 @settings(deadline=None, max_examples=60)
-def test_evidence_is_what_it_says(queries):
+def test_evidence_is_what_it_says(queries, unknown):
     queries = [sorted(q) for q in queries]
     width = max(map(len, queries)) + 1
     distances = np.full((len(queries), width), np.inf, np.float32)
@@ -70,16 +71,17 @@ def test_evidence_is_what_it_says(queries):
         for column, (distance, code) in enumerate(query):
             distances[row, column], codes[row, column], ids[row, column] = distance, code, column
     neighbors = Neighbors(distances, codes, ids)
-    told = evidence(neighbors)
-    weights = CALIBRATION.weigh(neighbors)
+    told = evidence(neighbors, unknown)
+    weights = CALIBRATION.weigh(neighbors, unknown)
     for row, query in enumerate(queries):
         slow = slow_evidence([d for d, _ in query], [c for _, c in query])
         if slow is None:
             assert weights[row] == 0
             continue
+        slow.append(float(unknown))
         assert told[row] == pytest.approx(slow, abs=1e-6)
         expected = 0.9 / (1 + np.exp(-np.dot(WEIGHTS, slow)))
-        assert weights[row] == pytest.approx(expected)
+        assert weights[row] == pytest.approx(expected if expected >= 0.2 else 0)
 
 
 @pytest.mark.parametrize("window", [1, 5])
@@ -94,7 +96,7 @@ def test_drawing_with_auto_equals_drawing_by_hand(model, calibrated, window):
         p = model_probabilities(model, PROMPT, PAD_ID, tokens)[i]
         if mine.retriever.active[i]:
             [proposal] = mine.propose(tokens, [i])
-            share = CALIBRATION.weigh(proposal.neighbors)[0]
+            share = CALIBRATION.weigh(proposal.neighbors, False)[0]
             if noise.uniform < share:
                 p, taken = mine.distribution(proposal, 64), taken + 1
         tokens[i] = draw(p, noise)
@@ -144,6 +146,8 @@ def test_a_calibration_survives_a_file_and_only_the_same_keys(calibrated, tmp_pa
         {"weights": None},
         {"ceiling": 2},
         {"neighbours": "many"},
+        {"floor": -0.1},
+        {"floor": "low"},
     ],
 )
 def test_a_damaged_calibration_is_refused(change):
@@ -155,7 +159,70 @@ def test_a_damaged_calibration_is_refused(change):
             Calibration.from_json(text)
 
 
-def made_observations(trust, count=4000, seed=0):
+def test_a_calibration_of_the_first_kind_hears_everything_and_asks_for_no_words():
+    facts = json.loads(CALIBRATION.to_json())
+    del facts["floor"], facts["weights"][-1]
+    first = replace(CALIBRATION, floor=0.0, weights=(*WEIGHTS[:-1], 0.0))
+    assert Calibration.from_json(json.dumps(facts)) == first
+
+
+@given(
+    st.lists(st.floats(-3, 3), min_size=6, max_size=6),
+    st.lists(st.tuples(st.floats(0, 50, width=32), st.integers(0, 5)), min_size=1, max_size=20),
+    st.booleans(),
+)
+@settings(deadline=None, max_examples=200)
+def test_no_weight_is_larger_than_the_largest(weights, query, unknown):
+    calibration = replace(CALIBRATION, weights=tuple(weights))
+    distances, codes = zip(*sorted(query), strict=True)
+    found = Neighbors(np.float32([distances]), np.array([codes]), np.array([codes]))
+    assert calibration.weigh(found, unknown)[0] <= calibration.largest(unknown)
+
+
+def test_a_prompt_that_cannot_reach_the_floor_is_drawn_without_retrieval(model, calibrated):
+    """Not a single look-up, and the same picture; one with unknown words is another matter."""
+    shy = replace(CALIBRATION, weights=(-12.0, -0.4, 0.0, 1.5, -0.2, 14.0), floor=0.02)
+    mine = retrieval(model, replace(calibrated, calibration=shy))
+    assert shy.largest(False) == 0 < shy.largest(True)
+    plain = draw_pictures(model, PROMPT, PAD_ID, Sampling(1.0), [3, 4])
+    silent = draw_pictures(model, PROMPT, PAD_ID, Sampling(1.0), [3, 4], mine)
+    assert torch.equal(silent.tokens, plain.tokens)
+    assert not any(trace.neighbors.found().any() for trace in silent.traces)
+    told = draw_pictures(
+        model, PROMPT, PAD_ID, Sampling(1.0), [3, 4], replace(mine, unknown_words=True)
+    )
+    assert not torch.equal(told.tokens, plain.tokens)
+    assert told.traces[0].from_retrieval.any()
+
+
+def test_unknown_words_part_what_the_model_knows_from_what_it_does_not():
+    """Neighbours that look alike in both: what the prompt says decides."""
+    seen, known = made_observations(True, unknown=True), known_observations(0.0)
+    found = fit(seen, RetrievalOptions(), known=known)
+    assert found.spoiled <= HARM
+    assert found.bits_auto < fit(seen, RetrievalOptions()).bits_auto + 0.1
+
+
+def test_what_lies_above_the_ceiling_is_not_looked_up(model, calibrated, monkeypatch):
+    """The picture stays, the searches go: those that the noise forbids cannot matter."""
+    asked = []
+    propose = Retrieval.propose
+    monkeypatch.setattr(
+        Retrieval, "propose", lambda self, t, at: asked.extend(at) or propose(self, t, at)
+    )
+    low = replace(CALIBRATION, ceiling=0.3, floor=0.05)
+    mine = retrieval(model, replace(calibrated, calibration=low))
+    drawing = draw_pictures(model, PROMPT, PAD_ID, Sampling(1.0), [11], mine)
+    uniform = np.array([position_noise(11, i, 64).uniform for i in range(36)])
+    wanted = np.flatnonzero(mine.retriever.active & (uniform < 0.3))
+    assert asked == wanted.tolist()
+    [trace] = drawing.traces
+    assert np.array_equal(trace.from_retrieval, uniform < trace.weight)
+    assert 0 < trace.from_retrieval.sum()
+    assert ((trace.weight == 0) | (trace.weight >= 0.05)).all()
+
+
+def made_observations(trust, count=4000, seed=0, unknown=False):
     """Retrieval is right where the nearest is near, if `trust`; else never."""
     rng = np.random.default_rng(seed)
     near = rng.random(count) < 0.5
@@ -166,6 +233,7 @@ def made_observations(trust, count=4000, seed=0):
             rng.random(count),
             rng.random(count),
             rng.random(count),
+            np.full(count, float(unknown)),
         ),
         axis=1,
     )
@@ -219,6 +287,28 @@ def known_observations(share, seed=1):
     return replace(
         trusted, p_model=np.full(len(right), 0.95), p_retrieval=np.where(right, 0.99, 1e-4)
     )
+
+
+@pytest.mark.parametrize("harm", [0.0, 0.001, 0.02])
+def test_the_floor_is_as_low_as_the_harm_allows(harm):
+    seen, known = made_observations(True), known_observations(0.3)
+    found = fit(seen, RetrievalOptions(), known=known, harm=harm)
+    assert found.spoiled <= harm
+    shares = found.calibration.of(known.evidence)
+    assert ((shares == 0) | (shares >= found.calibration.floor)).all()
+    below = replace(found.calibration, floor=0.0).of(known.evidence)
+    nearly = np.sort(below[below < found.calibration.floor])[-2]
+    lower = replace(found.calibration, floor=float(nearly))
+    more = lower.of(known.evidence) * np.maximum(0.95 - known.p_retrieval, 0)
+    assert found.calibration.floor == FLOOR or more.mean() > harm
+    assert found.heard == np.mean(found.calibration.of(seen.evidence) > 0)
+
+
+def test_a_weight_too_small_to_draw_with_is_none():
+    found = fit(made_observations(False), RetrievalOptions())
+    assert found.calibration.floor == FLOOR
+    shares = found.calibration.of(made_observations(False, seed=5).evidence)
+    assert ((shares == 0) | (shares >= FLOOR)).all() and (shares == 0).mean() > 0.9
 
 
 @pytest.mark.parametrize("harm", [0.08, 0.15])

@@ -85,7 +85,10 @@ def test_calibrate_writes_an_index_that_auto_draws_with(run, captioned, tmp_path
     assert code == 0, err
     positions = json.loads((tmp_path / "a.json").read_text())["images"][0]["positions"]
     assert len({p["weight"] for p in positions}) > 2
-    code, _, err = run(draw)
+    assert run(draw)[0] == 0
+    settings = json.loads((tmp_path / "a.json").read_text())["settings"]
+    assert settings["retrieval_neighbours"] == 8
+    code, _, err = run(draw + "--neighbours 9")
     assert code == 2
     assert "was calibrated for" in err
 

@@ -306,6 +306,22 @@ def test_low_precision_draws_whole_pictures(dtype):
     assert len(tokens.unique()) > 5
 
 
+def test_a_trace_costs_nothing_until_it_is_asked_for(model, index, monkeypatch):
+    """Drawing looks up what the noise makes it need; the trace looks up the rest, once."""
+    retrieval = retrieval_for(model, index, weight=0.2)
+    asked = []
+    propose = Retrieval.propose
+    monkeypatch.setattr(
+        Retrieval, "propose", lambda self, t, at: asked.extend(at) or propose(self, t, at)
+    )
+    drawing = drawn(model, retrieval=retrieval)
+    active = np.flatnonzero(retrieval.retriever.active).tolist()
+    needed = [i for i in active if position_noise(7, i, 64).uniform < 0.2]
+    assert asked == needed
+    assert drawing.traces is drawing.traces
+    assert sorted(asked) == active
+
+
 def test_progress_is_called_for_every_token_that_retrieval_draws_alone(model, index):
     seen = []
     drawn(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -101,22 +101,26 @@ class Bench:
 
     def _tokens(self, use: Use, method: str, task: Task, seeds: Sequence[int]) -> np.ndarray:
         """Tokens [seeds, N]."""
-        prompt = self._prompt(use, task.prompt.text)
+        # The calibrated weight asks whether the model knows the words, so it is told them.
+        prompt = self._prompt(replace(use, blank=False) if method == "auto" else use, task)
+        retrieval = self.library.retrieval(use, method, _word(task))
+        if retrieval is not None:
+            retrieval = replace(retrieval, unknown_words=bool(prompt.unknown))
         drawing = draw_pictures(
             self.checkpoint.model,
             prompt.ids,
             prompt.pad_id,
             use.sampling,
             seeds,
-            self.library.retrieval(use, method, _word(task)),
+            retrieval,
             faid=self.faid if method == "faid" else None,
             given=task.given,
         )
         return drawing.tokens.flatten(1).numpy()
 
-    def _prompt(self, use: Use, text: str) -> Prompt:
+    def _prompt(self, use: Use, task: Task) -> Prompt:
         encoder = self.checkpoint.prompt_encoder
-        return encoder.blank() if use.blank else encoder.encode(text)
+        return encoder.blank() if use.blank else encoder.encode(task.prompt.text)
 
     def likelihoods(
         self, tokens: np.ndarray, scenes: Sequence[BenchScene], methods: Sequence[str]
@@ -130,7 +134,7 @@ class Bench:
             p = model_probabilities(self.checkpoint.model, prompt.ids, prompt.pad_id, grid)
             true = p[torch.arange(len(grid)), torch.from_numpy(grid)].numpy()
             for method in methods:
-                mine = self._mixed(method, scene.split, grid, true)
+                mine = self._mixed(method, scene.split, grid, true, bool(prompt.unknown))
                 probabilities.setdefault((scene.split, method), []).append(mine)
         return {
             (split, method): (
@@ -140,12 +144,14 @@ class Bench:
             for (split, method), ps in probabilities.items()
         }
 
-    def _mixed(self, method: str, split: str, grid: np.ndarray, true: np.ndarray) -> np.ndarray:
+    def _mixed(
+        self, method: str, split: str, grid: np.ndarray, true: np.ndarray, unknown: bool
+    ) -> np.ndarray:
         use = TEACHER_FORCED[split]
         retrieval = self.library.retrieval(use, method, "")
         if retrieval is None:
             return true
-        retrieved = retrieve_truth(retrieval.retriever, grid, retrieval.options)
+        retrieved = retrieve_truth(retrieval.retriever, grid, retrieval.options, unknown)
         if retrieval.options.weight != "auto":
             return mixed(true, retrieved, retrieval.options.weight)
         calibration = retrieval.retriever.index.calibration

@@ -203,7 +203,7 @@ def calibrate(a: argparse.Namespace) -> int:
     print(
         f"{len(seen.p_model)} positions: bits per token {found.bits_model:.3f} without retrieval, "
         f"{found.bits_fixed:.3f} with weight {found.best_fixed:.2f} everywhere, "
-        f"{found.bits_auto:.3f} with auto"
+        f"{found.bits_auto:.3f} with auto, which has a say at {found.heard:.0%} of them"
     )
     if found.known_auto is not None:
         print(

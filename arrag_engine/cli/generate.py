@@ -17,7 +17,7 @@ from .. import shipped
 from ..adapter import load_adapter
 from ..blend import SEMANTICS
 from ..checkpoint import Checkpoint
-from ..daid import DUPLICATES, Retrieval, RetrievalOptions
+from ..daid import DUPLICATES, Retrieval, RetrievalOptions, calibrated_options
 from ..decode import Drawing, draw_pictures
 from ..errors import InputError
 from ..faid import Faid, FaidAdapter
@@ -26,6 +26,7 @@ from ..images import save_png
 from ..index import load_index
 from ..janus import JanusPro
 from ..ops import pack_linears
+from ..prompt import Prompt
 from ..retriever import Retriever
 from ..sampling import Sampling
 from ..vq import to_uint8
@@ -60,12 +61,13 @@ def add_commands(command: Command) -> None:
     add(
         "--weight",
         type=weight_of,
-        help=f"retrieval weight λ, or auto: as calibrated ({options.weight}; with faid 0)",
+        help=f"retrieval weight λ, or auto: as calibrated, with the settings that it was "
+        f"calibrated for ({options.weight}; with faid 0)",
     )
-    add("--retrieval-temperature", type=float, default=options.temperature, help="τ")
-    add("--neighbours", type=int, default=options.neighbours, help="K patches per query")
-    add("--duplicates", choices=DUPLICATES, default=options.duplicates)
-    add("--retrieval-top-p", type=float, default=options.top_p)
+    add("--retrieval-temperature", type=float, help=f"τ ({options.temperature})")
+    add("--neighbours", type=int, help=f"K patches per query ({options.neighbours})")
+    add("--duplicates", choices=DUPLICATES, help=options.duplicates)
+    add("--retrieval-top-p", type=float, help=f"({options.top_p:g})")
     add("--adapter", help="FAiD adapter: path or shipped name; else the model's own blenders")
     add("--strength", type=float, default=1.0, help="of the adapter: 0 = the base, at most 2")
     add("--candidates", type=int, default=0, help="retrieved codes they hear; 0 = as trained")
@@ -80,16 +82,16 @@ def weight_of(text: str) -> float | Literal["auto"]:
 
 def generate(a: argparse.Namespace) -> int:
     """Draw pictures for a prompt and save them as PNG."""
-    sampling, options, decoding = _checked_settings(a)
+    sampling, told, decoding = _checked_settings(a)
     started = time.perf_counter()
     checkpoint = load_model(a)
     if None in (a.cfg, a.temperature):
         sampling = _fill(sampling, a, checkpoint.sampling)
     faid = _faid(checkpoint, a) if decoding == "faid" else None
     retrieval = None
-    if a.index is not None and decoding != "plain":
-        retrieval = _retrieval(checkpoint, a.index, a.only, options)
     prompt = checkpoint.prompt_encoder.encode(a.prompt)
+    if a.index is not None and decoding != "plain":
+        retrieval = _retrieval(checkpoint, a.index, a.only, told, prompt)
     if prompt.unknown:
         print(f"warning: the model does not know: {', '.join(prompt.unknown)}", file=sys.stderr)
     loaded = time.perf_counter()
@@ -122,7 +124,7 @@ def generate(a: argparse.Namespace) -> int:
         settings["candidates"] = faid.heard
     if retrieval is not None:
         settings |= {"index": a.index, "only": a.only}
-        settings |= {f"retrieval_{k}": v for k, v in asdict(options).items()}
+        settings |= {f"retrieval_{k}": v for k, v in asdict(retrieval.options).items()}
     files = _save_pictures(checkpoint.model, drawing, a.out, settings)
     if a.json:
         timings = {
@@ -134,8 +136,9 @@ def generate(a: argparse.Namespace) -> int:
     return 0
 
 
-def _checked_settings(a: argparse.Namespace) -> tuple[Sampling, RetrievalOptions, str]:
-    """(sampling, retrieval options, decoding) of `generate`, refused before anything is loaded."""
+def _checked_settings(a: argparse.Namespace) -> tuple[Sampling, dict[str, Any], str]:
+    """(sampling, what is told of retrieval, decoding) of `generate`, refused before anything is
+    loaded."""
     decoding = a.decoding or ("faid" if a.adapter else "daid" if a.index else "plain")
     if decoding == "daid" and a.index is None:
         raise InputError("--decoding daid needs --index; name an index, such as 'pocket'")
@@ -148,11 +151,17 @@ def _checked_settings(a: argparse.Namespace) -> tuple[Sampling, RetrievalOptions
     check_writable(a.out, ".png")
     if a.json:
         check_writable(a.json, ".json")
-    options = RetrievalOptions(
-        a.weight, a.retrieval_temperature, a.neighbours, a.duplicates, a.retrieval_top_p
-    )
+    told = {
+        "weight": a.weight,
+        "temperature": a.retrieval_temperature,
+        "neighbours": a.neighbours,
+        "duplicates": a.duplicates,
+        "top_p": a.retrieval_top_p,
+    }
+    told = {name: value for name, value in told.items() if value is not None}
+    RetrievalOptions(**told)
     sampling = _fill(Sampling(top_k=a.top_k, top_p=a.top_p), a, Sampling())
-    return sampling, options, decoding
+    return sampling, told, decoding
 
 
 def _fill(sampling: Sampling, a: argparse.Namespace, suits: Sampling) -> Sampling:
@@ -188,14 +197,17 @@ def load_adapter_flag(checkpoint: Checkpoint, name: str | None) -> FaidAdapter:
 
 
 def _retrieval(
-    checkpoint: Checkpoint, index: str, only: str, options: RetrievalOptions
+    checkpoint: Checkpoint, index: str, only: str, told: dict[str, Any], prompt: Prompt
 ) -> Retrieval:
     model = checkpoint.model
     codebook = model.vq.codebook(model.device)
     patches = load_index(shipped.resolve(index, shipped.INDEXES))
     if only:
         patches = patches.matching(only)
-    return Retrieval(Retriever(patches, model.config.grid, codebook), options)
+    suits = calibrated_options(patches) if told["weight"] == "auto" else RetrievalOptions()
+    retriever = Retriever(patches, model.config.grid, codebook)
+    options = replace(suits, **told)
+    return Retrieval(retriever, options, unknown_words=bool(prompt.unknown))
 
 
 @torch.inference_mode()

@@ -1,4 +1,5 @@
-"""How far an index is to be trusted at a position, told by the neighbours that it brings back."""
+"""How far an index is to be trusted at a position, told by the neighbours that it brings back and by
+whether the prompt has words that the model does not know."""
 
 from __future__ import annotations
 
@@ -13,14 +14,17 @@ from .patch_index import Neighbors
 
 WITNESSES = 16
 """Nearest neighbours that are looked at."""
-EVIDENCE = ("one", "nearest", "spread", "agreement", "surprise")
+EVIDENCE = ("one", "nearest", "spread", "agreement", "surprise", "unknown")
 CLOSE = 0.01
 """Added to squared distances before their logarithm: nearer than its root is as good as equal."""
+RANGES = ((1, 1), (math.log(CLOSE), math.inf), (0, math.inf), (0, 1), (0, math.log(WITNESSES)))
+"""What neighbours can say at the least and at the most."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """λ_i = ceiling · sigmoid(weights · evidence_i), fitted to one model, index and use."""
+    """λ_i = ceiling · sigmoid(weights · evidence_i), or 0 where that is below the floor; fitted to
+    one model, index and use."""
 
     weights: tuple[float, ...]
     """One for each of EVIDENCE."""
@@ -31,15 +35,27 @@ class Calibration:
     neighbours: int
     duplicates: Literal["first", "sum"]
     top_p: float
+    floor: float = 0.0
+    """Smallest λ that is heard: a picture in which none is reached is drawn as without retrieval."""
 
-    def weigh(self, neighbors: Neighbors) -> np.ndarray:
+    def weigh(self, neighbors: Neighbors, unknown: bool) -> np.ndarray:
         """λ [B] of neighbours [B, K]; 0 where nothing was found."""
-        return np.where(neighbors.found().any(axis=1), self.of(evidence(neighbors)), 0.0)
+        weight = self.of(evidence(neighbors, unknown))
+        return np.where(neighbors.found().any(axis=1), weight, 0.0)
+
+    def largest(self, unknown: bool) -> float:
+        """No neighbours can make λ larger; 0 if they cannot lift it to the floor."""
+        weights = self.weights[: len(RANGES)]
+        most = [w * (ends[w > 0]) if w else 0.0 for w, ends in zip(weights, RANGES, strict=True)]
+        return float(self._squashed(np.array(sum(most) + self.weights[-1] * unknown)))
 
     def of(self, evidence: np.ndarray) -> np.ndarray:
         """λ [B] of evidence [B, len(EVIDENCE)]."""
-        score = evidence @ np.array(self.weights)
-        return self.ceiling / (1 + np.exp(-score.clip(-50, 50)))
+        return self._squashed(evidence @ np.array(self.weights))
+
+    def _squashed(self, score: np.ndarray) -> np.ndarray:
+        weight = self.ceiling / (1 + np.exp(-score.clip(-50, 50)))
+        return np.where(weight >= self.floor, weight, 0.0)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -58,23 +74,30 @@ class Calibration:
                 float(facts[name]) for name in ("ceiling", "temperature", "top_p")
             )
             neighbours, adds = int(facts["neighbours"]), facts["duplicates"] == "sum"
+            floor = float(facts.get("floor", 0.0))  # the first calibrations had none
         except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
             raise ValueError(f"its calibration is unreadable ({str(error)[:60]})") from error
-        numbers = (*weights, ceiling, temperature, top_p)
+        if len(weights) == len(EVIDENCE) - 1:  # nor did they ask about the prompt
+            weights = (*weights, 0.0)
+        numbers = (*weights, ceiling, temperature, top_p, floor)
         if len(weights) != len(EVIDENCE) or not all(map(math.isfinite, numbers)):
             raise ValueError(f"its calibration has {len(weights)} weights that cannot be used")
         if not 0 <= ceiling <= 1:
             raise ValueError(f"its calibration goes up to a weight of {ceiling}")
+        if floor < 0:
+            raise ValueError(f"its calibration begins at a weight of {floor}")
         duplicates = "sum" if adds else "first"
-        return cls(weights, ceiling, temperature, neighbours, duplicates, top_p)
+        return cls(weights, ceiling, temperature, neighbours, duplicates, top_p, floor)
 
 
-def evidence(neighbors: Neighbors) -> np.ndarray:
+def evidence(neighbors: Neighbors, unknown: bool) -> np.ndarray:
     """What the nearest neighbours of queries say about themselves [B, len(EVIDENCE)].
 
     1; the logarithm of the nearest squared distance; how much further off the others are (mean
     logarithm of their distances, less the nearest's); the share of them that has the nearest's
-    code; the entropy of their codes in nats. The model's own opinion is not asked.
+    code; the entropy of their codes in nats. And 1 if the prompt has a word that the model does not
+    know, else 0: only there is an index sure to know more. What the model says of the position is
+    not asked, so that tokens drawn from retrieval stay free.
     """
     distances = neighbors.distances[:, :WITNESSES].astype(np.float64)
     codes, found = neighbors.codes[:, :WITNESSES], neighbors.found()[:, :WITNESSES]
@@ -85,4 +108,5 @@ def evidence(neighbors: Neighbors) -> np.ndarray:
     same = (codes[:, :, None] == codes[:, None, :]) & found[:, None, :]
     shares = same.sum(axis=2) / count[:, None]
     surprise = -(np.log(np.maximum(shares, 1 / WITNESSES)) * found).sum(axis=1) / count
-    return np.stack((np.ones_like(nearest), nearest, spread, shares[:, 0], surprise), axis=1)
+    one = np.ones_like(nearest)
+    return np.stack((one, nearest, spread, shares[:, 0], surprise, one * unknown), axis=1)

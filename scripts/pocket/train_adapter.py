@@ -47,7 +47,7 @@ from arrag_engine.train.data import retrieve_codes
 OTHER = tuple(name for name in CONCEPTS if name not in (*LEARNT, *UNSEEN))
 POSTER = "in poster style"
 """What captions call the posterised style; the decoder knows none of the words."""
-PICTURES = {"known": 1500, "other": 1488, "poster": 512}
+PICTURES = {"known": 3000, "other": 1488, "poster": 512}
 """To train on."""
 LIBRARY = {"known": 300, "other": 930, "poster": 270}
 """To look up in: five of every other kind, of poster scenes as many as of any in `style/`."""
@@ -61,12 +61,12 @@ SETTINGS = TrainSettings(
     blender_from=3,
     init="copy",
     candidates=4,
-    caption_dropout=0.5,
-    blend_dropout=0.1,
+    caption_dropout=0.15,
+    blend_dropout=0.5,
     every=100,
 )
 DATA, LIBRARY_FILE = "adapter-data", "library.safetensors"
-FLAGS = ("steps", "batch", "lr", "blender_lr", "gain", "candidates")
+FLAGS = ("steps", "batch", "lr", "blender_lr", "gain", "candidates", "caption_dropout")
 """Settings that the command line can change."""
 
 
