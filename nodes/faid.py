@@ -97,9 +97,7 @@ class FAiDSampler(io.ComfyNode):
             ],
             outputs=[
                 *drawing_outputs(),
-                Trace.Output(
-                    "TRACE", display_name="trace", tooltip="What was looked up where."
-                ),
+                Trace.Output("TRACE", display_name="trace", tooltip="What was looked up where."),
             ],
             hidden=[io.Hidden.unique_id],
         )

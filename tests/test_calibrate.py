@@ -218,7 +218,7 @@ def test_what_lies_above_the_ceiling_is_not_looked_up(model, calibrated, monkeyp
     assert asked == wanted.tolist()
     [trace] = drawing.traces
     assert np.array_equal(trace.from_retrieval, uniform < trace.weight)
-    assert 0 < trace.from_retrieval.sum()
+    assert trace.from_retrieval.any()
     assert ((trace.weight == 0) | (trace.weight >= 0.05)).all()
 
 
@@ -308,7 +308,8 @@ def test_a_weight_too_small_to_draw_with_is_none():
     found = fit(made_observations(False), RetrievalOptions())
     assert found.calibration.floor == FLOOR
     shares = found.calibration.of(made_observations(False, seed=5).evidence)
-    assert ((shares == 0) | (shares >= FLOOR)).all() and (shares == 0).mean() > 0.9
+    assert ((shares == 0) | (shares >= FLOOR)).all()
+    assert (shares == 0).mean() > 0.9
 
 
 @pytest.mark.parametrize("harm", [0.08, 0.15])

@@ -80,7 +80,7 @@ class Bench:
         """Draw every task once for each seed. `progress` is called after each task."""
         drawn = Pictures()
         for task in tasks:
-            tokens = self._tokens(use, method, task, seeds)
+            tokens = self.tokens(use, method, task, seeds)
             pixels = decode_tokens(self.checkpoint, tokens)
             drawn.captions += [task.prompt.text] * len(seeds)
             drawn.pixels += list(pixels)
@@ -99,8 +99,8 @@ class Bench:
         grid = self.checkpoint.model.config.grid
         return grid.height, grid.width
 
-    def _tokens(self, use: Use, method: str, task: Task, seeds: Sequence[int]) -> np.ndarray:
-        """Tokens [seeds, N]."""
+    def tokens(self, use: Use, method: str, task: Task, seeds: Sequence[int]) -> np.ndarray:
+        """Tokens [seeds, N] of a task drawn once for each seed."""
         # The calibrated weight asks whether the model knows the words, so it is told them.
         prompt = self._prompt(replace(use, blank=False) if method == "auto" else use, task)
         retrieval = self.library.retrieval(use, method, _word(task))

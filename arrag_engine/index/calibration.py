@@ -1,5 +1,5 @@
-"""How far an index is to be trusted at a position, told by the neighbours that it brings back and by
-whether the prompt has words that the model does not know."""
+"""How far an index is to be trusted at a position, told by the neighbours that it brings back and
+by whether the prompt has words that the model does not know."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Calibration:
     duplicates: Literal["first", "sum"]
     top_p: float
     floor: float = 0.0
-    """Smallest λ that is heard: a picture in which none is reached is drawn as without retrieval."""
+    """Smallest λ that is heard: a picture that never reaches it is drawn as without retrieval."""
 
     def weigh(self, neighbors: Neighbors, unknown: bool) -> np.ndarray:
         """λ [B] of neighbours [B, K]; 0 where nothing was found."""

@@ -73,7 +73,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     for name in ("model", "index", "usage", "archives", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
-    parser.add_argument("--scenes", type=int, default=180, help="scenes of either sort to fit on")
+    parser.add_argument("--scenes", type=int, default=360, help="scenes of either sort to fit on")
     parser.add_argument("--harm", type=float, default=HARM)
     args = parser.parse_args()
     checkpoint = load_checkpoint(args.model, torch.float32)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from arrag_engine import shipped
-from arrag_engine.bench.prompts import CONCEPT, BenchPrompt, Wanted, judge, read_prompts
+from arrag_engine.bench.prompts import CONCEPT, KINDS, BenchPrompt, Wanted, judge, read_prompts
 from arrag_engine.bench.run import Bench, use_of
 from arrag_engine.bench.scorer import load_scorer
 from arrag_engine.bench.tasks import Library, decode_tokens, make_tasks
@@ -86,3 +86,20 @@ def test_what_the_model_knows_it_draws(bench, kind, limit):
 def test_what_only_the_index_knows_needs_the_index(bench):
     assert share(bench, CONCEPT, "daid", 14) >= 0.5
     assert share(bench, CONCEPT, "plain", 7) <= 0.3
+
+
+def test_the_calibrated_weight_leaves_alone_what_the_model_knows(bench):
+    """Nearly every picture is token for token the one without retrieval; where the prompt has
+    words that the model does not know, the index has a say."""
+    prompts = read_prompts(shipped.BENCH / "prompts.jsonl")
+    tasks = [t for kind in KINDS for t in make_tasks(kind, prompts, [], np.zeros((0, 1)), 1, 1)]
+    same = []
+    for task in tasks:
+        use = use_of(task.prompt.kind)
+        auto, plain = (bench.tokens(use, method, task, [11]) for method in ("auto", "plain"))
+        same.append(np.array_equal(auto, plain))
+    assert np.mean(same) >= 0.8
+    [unknown] = make_tasks(CONCEPT, prompts, [], np.zeros((0, 1)), 1, 1)
+    use = use_of("single_object")
+    auto, plain = (bench.tokens(use, method, unknown, [11]) for method in ("auto", "plain"))
+    assert not np.array_equal(auto, plain)
