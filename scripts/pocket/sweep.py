@@ -116,15 +116,17 @@ def bit_settings() -> Iterator[tuple[str, str, RetrievalOptions]]:
         )
 
 
-def sweep_bits(bench: Bench, scenes: list[BenchScene]) -> list[dict]:
+def sweep_bits(bench: Bench, scenes: list[BenchScene], variants: str | None) -> list[dict]:
     rows = []
+    begin = tuple((variants or "").split(","))
+    chosen = [setting for setting in bit_settings() if setting[0].startswith(begin)]
     for split, use in TEACHER_FORCED.items():
         truths = make_truths(bench, [scene for scene in scenes if scene.split == split])
         plain = bits(np.concatenate([t.p_model[t.marked] for t in truths]))
         rows.append({"split": split, "label": "plain", "bits": [plain] * len(WEIGHTS)})
         print(f"{split}: plain {plain:.3f}")
         known: dict = {}
-        for label, keys, options in tqdm(list(bit_settings()), desc=split):
+        for label, keys, options in tqdm(chosen, desc=split):
             row = {"split": split, "label": label}
             for control in (False, True):
                 mine = replace(use, spec=SPECS[keys])
@@ -198,7 +200,7 @@ def main() -> None:
     parser.add_argument("--index", default="pocket", help="path or shipped name")
     parser.add_argument("--limit", type=int, help="scenes of a split, or prompts of a kind")
     parser.add_argument("--kinds", default="concept,completion,style", help="for draw")
-    parser.add_argument("--variants", help="labels to draw; all of them without")
+    parser.add_argument("--variants", help="labels; for bits, what they begin with")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--out", type=Path, required=True, help="JSON to write")
     args = parser.parse_args()
@@ -216,7 +218,7 @@ def main() -> None:
             steps = {split: max(1, count // args.limit) for split, count in counts.items()}
             numbers = {split: itertools.count() for split in counts}
             scenes = [s for s in scenes if next(numbers[s.split]) % steps[s.split] == 0]
-        rows = sweep_bits(bench, scenes)
+        rows = sweep_bits(bench, scenes, args.variants)
     else:
         rows = list(sweep_draw(bench, scenes, args))
     args.out.write_text(json.dumps(rows, indent=1), encoding="utf-8")
