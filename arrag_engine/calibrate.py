@@ -106,10 +106,8 @@ def fit(
             wrong token in every picture of 144.
 
     Raises:
-        InputError: Too few positions to tell anything from, or a harm or ceiling out of range.
+        InputError: Too few positions to tell anything from.
     """
-    if not (0 < ceiling <= 1 and 0 <= harm <= 1):
-        raise InputError(f"ceiling is {ceiling} and harm {harm}; choose 0 to 1")
     sets = [seen] if known is None else [seen, known]
     for part in sets:
         if len(part.p_model) < MIN_POSITIONS:
@@ -118,7 +116,7 @@ def fit(
                 f"{MIN_POSITIONS} are needed; bring more pictures"
             )
     fits = []
-    for weight in KNOWN_WEIGHTS if known else (1.0,):
+    for weight in (1.0,) if known is None else KNOWN_WEIGHTS:
         weights = _climb(sets, (1.0, weight)[: len(sets)], ceiling)
         calibration = Calibration(
             tuple(weights.tolist()),

@@ -106,6 +106,16 @@ def test_calibrate_tells_what_becomes_of_what_the_model_knows(run, captioned, tm
     assert "nowhere" in err
 
 
+@pytest.mark.parametrize(("flag", "value"), [("--ceiling", 0), ("--harm", -0.1), ("--harm", 2)])
+def test_calibrate_refuses_shares_out_of_range_before_it_starts(run, flag, value):
+    calibrate = (
+        "calibrate --model {tmp}/none --index {tmp}/none --images {tmp} --out {tmp}/o.safetensors"
+    )
+    code, _, err = run(f"{calibrate} {flag} {value}")
+    assert code == 2
+    assert f"{flag} is {float(value)}" in err
+
+
 def test_auto_needs_calibration(run):
     code, _, err = run(
         "generate --model {model} --prompt red --index {files}/index.safetensors --weight auto "

@@ -189,6 +189,8 @@ def calibrate(a: argparse.Namespace) -> int:
     )
     if not 0 < a.ceiling <= 1:
         raise InputError(f"--ceiling is {a.ceiling}; choose more than 0, at most 1")
+    if not 0 <= a.harm <= 1:
+        raise InputError(f"--harm is {a.harm}; choose 0 to 1")
     checkpoint = load_model(a)
     model = checkpoint.model
     index = load_index(shipped.resolve(a.index, shipped.INDEXES))

@@ -66,8 +66,12 @@ def add_commands(command: Command) -> None:
     )
     add("--retrieval-temperature", type=float, help=f"τ ({options.temperature})")
     add("--neighbours", type=int, help=f"K patches per query ({options.neighbours})")
-    add("--duplicates", choices=DUPLICATES, help=options.duplicates)
-    add("--retrieval-top-p", type=float, help=f"({options.top_p:g})")
+    add(
+        "--duplicates",
+        choices=DUPLICATES,
+        help=f"of neighbours with one code the first counts, or their sum ({options.duplicates})",
+    )
+    add("--retrieval-top-p", type=float, help=f"of the proposals ({options.top_p:g})")
     add("--adapter", help="FAiD adapter: path or shipped name; else the model's own blenders")
     add("--strength", type=float, default=1.0, help="of the adapter: 0 = the base, at most 2")
     add("--candidates", type=int, default=0, help="retrieved codes they hear; 0 = as trained")
