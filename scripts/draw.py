@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 from scripts.comfyui import CACHE, ROOT, Server, find_comfyui, mount
@@ -64,6 +65,8 @@ def draw(options: argparse.Namespace) -> None:
 
 def device_options() -> list[str]:
     """ComfyUI has to be told where torch sees no accelerator."""
+    if version("torch").endswith("+cpu"):
+        return ["--cpu"]  # without the two seconds that it takes to ask torch
     import torch
 
     return [] if torch.accelerator.is_available() else ["--cpu"]

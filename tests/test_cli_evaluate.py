@@ -33,6 +33,18 @@ def test_a_short_run_scores_every_kind(run, tmp_path):
     ]
 
 
+@SHIPPED
+def test_the_first_seed_says_which_pictures_are_drawn(run, tmp_path):
+    line = "eval pocket --methods plain --kinds counting --limit 2 --out {tmp}/"
+
+    def right(folder, flags):
+        assert run(f"{line}{folder} {flags}")[0] == 0
+        return json.loads((tmp_path / folder / "scores.json").read_text())[0]["objects"]
+
+    both = right("both", "--seeds 3")
+    assert right("last", "--seeds 2 --first-seed 1") == both[1:]
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -40,6 +52,7 @@ def test_a_short_run_scores_every_kind(run, tmp_path):
         ("--kinds nothing", "choose some of single_object"),
         ("--kinds ,", "choose some of"),
         ("--seeds 0", "must be 1 or more"),
+        ("--first-seed -1", "choose 0 or more"),
         ("--limit 0", "must be 1 or more"),
         ("--scorer {tmp}/none.safetensors", "is no scorer"),
         ("--index {files}/index.safetensors", "another grid|6x6 grid"),

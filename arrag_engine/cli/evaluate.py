@@ -44,6 +44,7 @@ def add_commands(command: Command) -> None:
     add("--methods", default="plain,daid,control", help=f"some of {','.join(METHODS)}")
     add("--kinds", default=",".join(EVERY_KIND), help="what to draw")
     add("--seeds", type=int, default=4, help="pictures of each prompt")
+    add("--first-seed", type=int, default=0, help="of these; settings are chosen on seeds 0 to 3")
     add("--limit", type=int, help="prompts of a kind, and scenes of a split; all of them without")
     add("--scorer", type=Path, default=shipped.BENCH / "scorer.safetensors", help="its file")
     add("--out", type=Path, help="folder for contact sheets, scores.json and table.txt")
@@ -73,6 +74,8 @@ def eval_(a: argparse.Namespace) -> int:
     methods, kinds = _chosen(a.methods, METHODS, "methods"), _chosen(a.kinds, EVERY_KIND, "kinds")
     if a.seeds < 1 or (a.limit is not None and a.limit < 1):
         raise InputError(f"--seeds is {a.seeds} and --limit {a.limit}; both must be 1 or more")
+    if a.first_seed < 0:
+        raise InputError(f"--first-seed is {a.first_seed}; choose 0 or more")
     if a.out is not None:
         a.out.mkdir(parents=True, exist_ok=True)
     scorer = load_scorer(a.scorer)
@@ -149,7 +152,7 @@ def _draw(
 
         for kind in kinds:
             for method in methods:
-                use, seeds = use_of(kind), range(a.seeds)
+                use, seeds = use_of(kind), range(a.first_seed, a.first_seed + a.seeds)
                 drawn[kind, method] = bench.draw(use, method, tasks[kind], seeds, tick)
     return drawn
 
