@@ -41,10 +41,19 @@ class Grid:
 Offset = tuple[int, int]
 """(rows down, columns right) from a position to its neighbour."""
 
+
+def _drawn_before(reach: int) -> tuple[Offset, ...]:
+    """All offsets of at most `reach` rows up and columns aside that raster order draws earlier."""
+    sides = range(-reach, reach + 1)
+    return tuple((r, c) for r in range(-reach, 1) for c in sides if (r, c) < (0, 0))
+
+
 NEIGHBORHOODS: dict[str, tuple[Offset, ...]] = {
     "causal-4": ((-1, -1), (-1, 0), (-1, 1), (0, -1)),
     "causal-8": ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, -2), (-2, 0), (-1, -2), (-1, 2)),
     "ring-8": ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1)),
+    "causal-12": _drawn_before(2),
+    "causal-24": _drawn_before(3),
 }
 """Offsets in key order. `causal-4` is the reference's: north-west, north, north-east, west."""
 

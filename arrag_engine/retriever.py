@@ -39,10 +39,10 @@ class Retriever:
         """
         neighborhood = self.index.spec.neighborhood
         if not is_causal(neighborhood):
-            causal = " or ".join(filter(is_causal, NEIGHBORHOODS))
+            *names, last = filter(is_causal, NEIGHBORHOODS)
             raise InputError(
                 f"the index looks patches up by {neighborhood}, which needs tokens that this model "
-                f"draws later; load or build it with {causal}"
+                f"draws later; load or build it with {', '.join(names)} or {last}"
             )
 
     def queries(self, tokens: np.ndarray, positions: np.ndarray) -> np.ndarray:

@@ -117,6 +117,15 @@ def test_the_file_holds_what_is_returned(model, folder, out, spec):
     assert (read.vectors is None) == (spec.space == "codebook")
 
 
+def test_a_grid_without_a_place_for_the_neighbourhood_is_refused_at_once(model, tmp_path, out):
+    options = BuildOptions(KeySpec("causal-24"))
+    with pytest.raises(InputError, match=r"no place of a 6x6 grid .* causal-24 .* choose borders"):
+        build_index(model, tmp_path / "nowhere", out, options)
+    with pytest.raises(InputError, match="no place of a 6x6 grid"):
+        build_from_images(model, [], [], out, options)
+    assert not out.exists()
+
+
 def test_settings_of_the_search_reach_it(model, folder, out, monkeypatch):
     given = []
 

@@ -48,6 +48,16 @@ def test_causal_neighbours_are_those_drawn_before_their_position(name):
     assert is_causal(name) == name.startswith("causal")
 
 
+@pytest.mark.parametrize(("name", "reach"), [("causal-12", 2), ("causal-24", 3)])
+def test_a_wide_neighbourhood_is_all_there_is_above_and_before(name, reach):
+    position = 4 * 9 + 4
+    table = neighbor_table(Grid(9, 9), name)[position]
+    rows, columns = np.divmod(np.arange(position), 9)
+    near = (np.abs(rows - 4) <= reach) & (np.abs(columns - 4) <= reach)
+    assert table.tolist() == np.flatnonzero(near).tolist()
+    assert len(table) == int(name.removeprefix("causal-"))
+
+
 def test_a_ring_is_all_there_is_around_a_position():
     table = neighbor_table(Grid(7, 9), "ring-8")
     assert table[30].tolist() == [20, 21, 22, 29, 31, 38, 39, 40]

@@ -73,11 +73,12 @@ def build_index(
 
     Raises:
         InputError: No folder, no readable picture in it, another build to `out` at work, a folder
-            that disappears, a disk that is full.
+            that disappears, a disk that is full; no place of the model's grid has a key.
     """
     options, device = options or BuildOptions(), device or model.device
     out, progress = Path(out), progress or _ignore
     _check_codes(model)
+    options.spec.check_grid(model.config.grid)
     pictures, notes = list_folder(folder, options.read)
     keep = options.spec.space == "encoder"
     dim = model.config.vq.codebook_dim if keep else None
@@ -145,11 +146,13 @@ def build_from_images(
         captions: One for each picture, or none at all.
 
     Raises:
-        InputError: Another number of captions, or `out` cannot be written.
+        InputError: Another number of captions, or `out` cannot be written; no place of the model's
+            grid has a key.
     """
     options, device = options or BuildOptions(), device or model.device
     progress = progress or _ignore
     _check_codes(model)
+    options.spec.check_grid(model.config.grid)
     if captions and len(captions) != len(images):
         raise InputError(
             f"there are {len(captions)} captions for {len(images)} pictures; give one for each, "

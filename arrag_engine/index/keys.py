@@ -54,6 +54,18 @@ class KeySpec:
         """Positions [A] of the grid that have a key, in raster order."""
         return np.flatnonzero(active_positions(grid, self.neighborhood, self.borders))
 
+    def check_grid(self, grid: Grid) -> None:
+        """Refuse a grid none of whose positions has a key.
+
+        Raises:
+            InputError: It is one.
+        """
+        if not len(self.active(grid)):
+            raise InputError(
+                f"no place of a {grid} grid has the neighbours of {self.neighborhood} with borders "
+                f"{self.borders}; choose borders zero, or a neighborhood that sees less far"
+            )
+
     def places(self, grid: Grid) -> np.ndarray:
         """What the position term appends [grid.size, 2 or 0] float32."""
         if not self.position_weight:

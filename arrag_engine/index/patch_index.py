@@ -194,9 +194,11 @@ def create_index(
         progress: Called with (steps done, steps in all).
 
     Raises:
-        InputError: An unknown structure, or one that these keys cannot have.
+        InputError: An unknown structure, or one that these keys cannot have; no place of the grid
+            has a key.
     """
     spec = spec or KeySpec()
+    spec.check_grid(grid)
     table = sources if isinstance(sources, SourceTable) else SourceTable.from_sources(sources)
     if len(table) != len(tokens):
         raise ValueError(f"{len(tokens)} token grids come with {len(table)} sources")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..blend import PatchBlender
+from ..errors import InputError
 from ..faid import FaidAdapter, forced_states
 from ..janus import JanusPro
 from .data import Batches
@@ -18,6 +19,8 @@ HEARD = 512
 """Pictures that the hidden states of codes are taken from, at most."""
 RIDGE = 1e-3
 """Added to the candidates' mean squares, which are 1."""
+EXPECTED = 0.1
+"""How often, in sum, the base must expect a code where it stands to tell anything about it."""
 QUIET = 0.1
 """Factor on a copying blender's random weights, which are what it learns the rest from."""
 
@@ -61,8 +64,16 @@ def begin_copying(
     """Let blenders begin as what they would learn slowest: a candidate makes its code likelier.
 
     Each takes what the one before it puts out, so each map is fitted to the one before it.
+
+    Raises:
+        InputError: The base expects none of the pictures' codes.
     """
     codes, states = hidden_of_codes(base, batches, settings)
+    if not len(codes):
+        raise InputError(
+            f"the model expects none of the codes of {len(batches.examples)} pictures, so blenders "
+            "cannot begin by copying; train with init random, or on pictures that it knows"
+        )
     features = normalise(base.embed_codes(codes).float())
     for blender in blenders:
         x, y = features.double(), states.double() * settings.gain
@@ -97,7 +108,7 @@ def hidden_of_codes(
             weights.index_add_(0, batch.tokens.flatten(), sure)
     finally:
         hook.remove()
-    codes = torch.nonzero(weights > 0.1)[:, 0]
+    codes = torch.nonzero(weights > EXPECTED)[:, 0]
     means = sums[codes] / weights[codes, None]
     return codes, means - means.mean(dim=0)
 

@@ -21,6 +21,7 @@ from tokens import USAGE, Usage, load_vq
 from tqdm import tqdm
 from train_decoder import make_config
 from train_vq import HELD_OUT_SEED
+from training import scaled
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from arrag_engine.build import BuildOptions, ReadSettings, build_index
@@ -65,13 +66,16 @@ def load_trained(work: Path) -> JanusPro:
     return model
 
 
-def write_samples(path: Path, models: Sequence[tuple[JanusPro, PromptEncoder, Sampling]]) -> None:
+def write_samples(
+    path: Path, models: Sequence[tuple[JanusPro, PromptEncoder, Sampling]], scale: float = 1.0
+) -> None:
     """A contact sheet of PROMPTS at seed 0, drawn by one or more models side by side."""
+    prompts = PROMPTS[: scaled(len(PROMPTS), scale)]
     height, width = models[0][0].config.image_size
-    cell, rows = len(models) * width + 8, -(-len(PROMPTS) // COLUMNS)
+    cell, rows = len(models) * width + 8, -(-len(prompts) // COLUMNS)
     sheet = Image.new("RGB", (COLUMNS * cell, rows * (height + LABEL_HEIGHT)), "white")
     pen = ImageDraw.Draw(sheet)
-    for i, text in enumerate(tqdm(PROMPTS, desc="draw samples")):
+    for i, text in enumerate(tqdm(prompts, desc="draw samples")):
         x, y = i % COLUMNS * cell, i // COLUMNS * (height + LABEL_HEIGHT)
         for number, (model, encoder, sampling) in enumerate(models):
             prompt = encoder.encode(text)
@@ -109,10 +113,10 @@ def write_pictures(folder: Path, archives: Path, scale: float = 1.0) -> None:
     known = make_composer(archives, LEARNT, split="held_out")
     style = make_composer(archives, LEARNT, "google", "held_out")
     scenes = {
-        "known": [known.scene(rng) for _ in range(round(640 * scale))],
-        "unseen": singles(known.sprites, UNSEEN, rng, round(10 * scale)),
-        "style": singles(style.sprites, LEARNT, rng, round(4 * scale))
-        + [style.scene(rng) for _ in range(round(128 * scale))],
+        "known": [known.scene(rng) for _ in range(scaled(640, scale))],
+        "unseen": singles(known.sprites, UNSEEN, rng, scaled(10, scale)),
+        "style": singles(style.sprites, LEARNT, rng, scaled(4, scale))
+        + [style.scene(rng) for _ in range(scaled(128, scale))],
     }
     for name, drawn in scenes.items():
         (folder / name).mkdir(parents=True, exist_ok=True)

@@ -26,6 +26,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 from tokens import Usage
 from train_scorer import SCORER
+from training import scaled
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from arrag_engine.bench.measures import moments
@@ -66,13 +67,15 @@ def truth_of(scene: Scene) -> BenchPrompt:
 RELATIONS = ("left of", "right of", "above", "below")
 
 
-def draw_prompts(composer: Composer, kind: str, rng: np.random.Generator) -> list[BenchPrompt]:
-    """PROMPTS different captions of one kind, their things as even as chance allows; colours
+def draw_prompts(
+    composer: Composer, kind: str, rng: np.random.Generator, count: int = PROMPTS
+) -> list[BenchPrompt]:
+    """`count` different captions of one kind, their things as even as chance allows; colours
     only where the kind asks for them."""
     colored = kind in ("colors", "color_attr")
     used: Counter[str] = Counter()
     prompts: dict[str, BenchPrompt] = {}
-    while len(prompts) < PROMPTS:
+    while len(prompts) < count:
         scene = composer.scene(rng, kind)
         names = {thing.name for thing in scene.things}
         if not colored and any(thing.color for thing in scene.things):
@@ -101,14 +104,16 @@ def special_prompts() -> list[BenchPrompt]:
     return prompts
 
 
-def bench_scenes(archives: Path, taken: set[str]) -> list[BenchScene]:
+def bench_scenes(archives: Path, taken: set[str], scale: float) -> list[BenchScene]:
     rng = np.random.default_rng(SEED + 1)
     seen = make_composer(archives, LEARNT, split="held_out")
     style = make_composer(archives, LEARNT, "google", "train")  # the index has held-out ones
-    chosen = [("seen", seen, kind) for kind in KINDS for _ in range(SEEN)]
+    chosen = [("seen", seen, kind) for kind in KINDS for _ in range(scaled(SEEN, scale))]
     single = [Composer(seen.sprites, (name,), "train") for name in UNSEEN]
-    chosen += [("unseen", composer, "single_object") for composer in single] * SINGLES
-    chosen += [("style", style, kind) for kind in KINDS for _ in range(STYLED)]
+    chosen += [("unseen", composer, "single_object") for composer in single] * scaled(
+        SINGLES, scale
+    )
+    chosen += [("style", style, kind) for kind in KINDS for _ in range(scaled(STYLED, scale))]
     scenes = []
     for split, composer, kind in chosen:
         scene = composer.scene(rng, kind)
@@ -143,16 +148,18 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True, help="the model file")
     parser.add_argument("--usage", type=Path, required=True, help="WORK/usage.npz of its training")
     parser.add_argument("--out", type=Path, default=BENCH, help="folder to write to")
+    parser.add_argument("--scale", type=float, default=1.0, help="of the number of scenes")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     composer = make_composer(args.archives, LEARNT, split="held_out")
     rng = np.random.default_rng(SEED)
-    prompts = [prompt for kind in KINDS for prompt in draw_prompts(composer, kind, rng)]
+    count, reference = scaled(PROMPTS, args.scale), scaled(REFERENCE, args.scale)
+    prompts = [prompt for kind in KINDS for prompt in draw_prompts(composer, kind, rng, count)]
     write_prompts(prompts + special_prompts(), args.out / "prompts.jsonl")
     files = args.pictures.rglob("*.png")
     taken = {digest(np.asarray(Image.open(file).convert("RGB"))) for file in files}
-    write_scenes(bench_scenes(args.archives, taken), args.out)
-    scenes = [composer.scene(rng, kind) for kind in KINDS for _ in range(REFERENCE)]
+    write_scenes(bench_scenes(args.archives, taken, args.scale), args.out)
+    scenes = [composer.scene(rng, kind) for kind in KINDS for _ in range(reference)]
     features = load_scorer(args.scorer).features(np.stack([scene.pixels for scene in scenes]))
     write_tokens(args)
     if args.scorer.resolve() != (args.out / SCORER).resolve():

@@ -61,7 +61,7 @@ class Refiner:
         self.budget = training.Budget(args.minutes)
         self.steps = 0
         self.log = training.Log(self.work / "refined.jsonl")
-        self.held_out = held_out_scenes(args.archives, 64)
+        self.held_out = held_out_scenes(args.archives, training.scaled(64, args.scale))
 
     @property
     def path(self) -> Path:

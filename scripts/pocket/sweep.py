@@ -37,7 +37,7 @@ from arrag_engine.likelihood import bits, model_probabilities
 from arrag_engine.ops import pack_linears
 
 WEIGHTS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8)
-TEMPERATURES = (0.05, 0.1, 0.2, 0.5, 1.0)
+TEMPERATURES = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 NEIGHBOURS = (4, 16, 64, 256)
 SPECS = {
     "causal-4": KeySpec("causal-4", "skip", "encoder"),
@@ -49,6 +49,12 @@ SPECS = {
     "causal-8 zero place 0.5": KeySpec("causal-8", "zero", "encoder", 0.5),
     "causal-8 zero place 2": KeySpec("causal-8", "zero", "encoder", 2.0),
     "causal-8 zero place 8": KeySpec("causal-8", "zero", "encoder", 8.0),
+    "causal-12 zero": KeySpec("causal-12", "zero", "encoder"),
+    "causal-12 zero codebook": KeySpec("causal-12", "zero", "codebook"),
+    "causal-12 zero place 2": KeySpec("causal-12", "zero", "encoder", 2.0),
+    "causal-24 zero": KeySpec("causal-24", "zero", "encoder"),
+    "causal-24 zero codebook": KeySpec("causal-24", "zero", "codebook"),
+    "causal-24 zero place 2": KeySpec("causal-24", "zero", "encoder", 2.0),
 }
 BEST = "causal-8 zero place 2"
 """Keys that the other settings are changed with."""
@@ -100,26 +106,26 @@ def weigh(
     return np.array([bits(np.concatenate(row)) for row in mixed])
 
 
-def bit_settings() -> Iterator[tuple[str, str, RetrievalOptions]]:
+def bit_settings(keys: str = BEST) -> Iterator[tuple[str, str, RetrievalOptions]]:
     """(label, keys, options) one at a time from the best point, then τ × K together."""
     best = RetrievalOptions(0.25, 0.2, 64)
     for name in SPECS:
         yield f"keys {name}", name, best
-    yield "duplicates sum", BEST, replace(best, duplicates="sum")
+    yield "duplicates sum", keys, replace(best, duplicates="sum")
     for top_p in (0.5, 0.9):
-        yield f"top-p {top_p}", BEST, replace(best, top_p=top_p)
+        yield f"top-p {top_p}", keys, replace(best, top_p=top_p)
     for temperature, k in itertools.product(TEMPERATURES, NEIGHBOURS):
         yield (
             f"τ {temperature} K {k}",
-            BEST,
+            keys,
             replace(best, temperature=temperature, neighbours=k),
         )
 
 
-def sweep_bits(bench: Bench, scenes: list[BenchScene], variants: str | None) -> list[dict]:
+def sweep_bits(bench: Bench, scenes: list[BenchScene], args: argparse.Namespace) -> list[dict]:
     rows = []
-    begin = tuple((variants or "").split(","))
-    chosen = [setting for setting in bit_settings() if setting[0].startswith(begin)]
+    begin = tuple((args.variants or "").split(","))
+    chosen = [setting for setting in bit_settings(args.keys) if setting[0].startswith(begin)]
     for split, use in TEACHER_FORCED.items():
         truths = make_truths(bench, [scene for scene in scenes if scene.split == split])
         plain = bits(np.concatenate([t.p_model[t.marked] for t in truths]))
@@ -185,8 +191,9 @@ def sweep_draw(bench: Bench, scenes: list[BenchScene], args: argparse.Namespace)
         tasks = make_tasks(kind, prompts, unseen, tokens, bench.grid[1], args.limit)
         variants = draw_variants(use_of(kind))
         chosen = args.variants.split(",") if args.variants else list(variants)
+        seeds = range(args.first_seed, args.first_seed + args.seeds)
         for label in tqdm(chosen, desc=kind):
-            score = bench.draw(variants[label], "daid", tasks, range(args.seeds)).score()
+            score = bench.draw(variants[label], "daid", tasks, seeds).score()
             right, copied = float(np.mean(score.right)), score.copied
             objects = float(np.mean(score.objects))
             print(f"{kind:<14} {label:<26} right {right:.3f} objects {objects:.3f} {copied:.2f}")
@@ -201,7 +208,11 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="scenes of a split, or prompts of a kind")
     parser.add_argument("--kinds", default="concept,completion,style", help="for draw")
     parser.add_argument("--variants", help="labels; for bits, what they begin with")
+    parser.add_argument(
+        "--keys", choices=SPECS, default=BEST, help="for bits: what other settings are changed with"
+    )
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--first-seed", type=int, default=0, help="draw others than `eval` does")
     parser.add_argument("--out", type=Path, required=True, help="JSON to write")
     args = parser.parse_args()
     checkpoint = load_checkpoint(shipped.resolve(args.model, shipped.MODELS), torch.float32)
@@ -218,7 +229,7 @@ def main() -> None:
             steps = {split: max(1, count // args.limit) for split, count in counts.items()}
             numbers = {split: itertools.count() for split in counts}
             scenes = [s for s in scenes if next(numbers[s.split]) % steps[s.split] == 0]
-        rows = sweep_bits(bench, scenes, args.variants)
+        rows = sweep_bits(bench, scenes, args)
     else:
         rows = list(sweep_draw(bench, scenes, args))
     args.out.write_text(json.dumps(rows, indent=1), encoding="utf-8")

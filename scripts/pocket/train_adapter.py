@@ -169,15 +169,19 @@ def make_examples(
 def prepare(checkpoint: Checkpoint, args: argparse.Namespace, candidates: int) -> None:
     """What both runs learn from, once: pictures, and the index that they look up in."""
     run, path = RunFolder(args.work / DATA), args.work / DATA / LIBRARY_FILE
+    pictures, library = (
+        {part: training.scaled(count, args.scale) for part, count in counts.items()}
+        for counts in (PICTURES, LIBRARY)
+    )
     facts = {"model": checkpoint.fingerprint, "seed": args.data_seed, "candidates": candidates}
-    run.begin(facts | {"pictures": PICTURES, "library": LIBRARY})
+    run.begin(facts | {"pictures": pictures, "library": library})
     composers, usage = make_composers(args.archives), Usage.load(args.usage)
     if not path.is_file():
-        library = encode(checkpoint, draw_scenes(composers, LIBRARY, (args.data_seed, 1)), usage)
-        save_index(make_library(checkpoint, library), path)
+        shown = encode(checkpoint, draw_scenes(composers, library, (args.data_seed, 1)), usage)
+        save_index(make_library(checkpoint, shown), path)
     if run.examples.is_file():
         return
-    shown = encode(checkpoint, draw_scenes(composers, PICTURES, (args.data_seed, 2)), usage)
+    shown = encode(checkpoint, draw_scenes(composers, pictures, (args.data_seed, 2)), usage)
     captions = [scene.caption for scene in shown.scenes]
     run.save_examples(
         make_examples(
@@ -226,10 +230,10 @@ def adapter_path(args: argparse.Namespace, settings: TrainSettings) -> Path:
 
 
 def test_examples(
-    checkpoint: Checkpoint, index: PatchIndex, scenes: Sequence[BenchScene], k: int
+    checkpoint: Checkpoint, index: PatchIndex, scenes: Sequence[BenchScene], bench: Path, k: int
 ) -> Examples:
-    """The benchmark's scenes with what the shipped index has for them."""
-    tokens = scene_tokens(checkpoint, scenes, shipped.BENCH)
+    """The benchmark's scenes with what the index has for them."""
+    tokens = scene_tokens(checkpoint, scenes, bench)
     captions = [scene.truth.text for scene in scenes]
     digests = [hashlib.sha256(scene.pixels.tobytes()).digest() for scene in scenes]
     return make_examples(checkpoint, index, tokens, captions, digests, k)
@@ -238,8 +242,8 @@ def test_examples(
 def compare(args: argparse.Namespace, settings: TrainSettings) -> dict:
     """Teacher-forced bits per token that shows a thing: split -> base, control, FAiD."""
     checkpoint = load_checkpoint(args.model, torch.float32)
-    scenes = read_scenes(shipped.BENCH)
-    examples = test_examples(checkpoint, load_index(args.index), scenes, settings.candidates)
+    scenes, index = read_scenes(args.bench), load_index(args.index)
+    examples = test_examples(checkpoint, index, scenes, args.bench, settings.candidates)
     silent = replace(examples, codes=examples.codes[..., :0])
     control = load_adapter(args.work / "control.safetensors", checkpoint, torch.float32)
     faid = load_adapter(args.out, checkpoint, torch.float32)
@@ -273,6 +277,7 @@ def main() -> None:
     for name in ("model", "index", "usage", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--data-seed", type=int, default=0, help="of the scenes to learn from")
+    parser.add_argument("--bench", type=Path, default=shipped.BENCH, help="scenes to test on")
     for name in FLAGS:
         value = getattr(SETTINGS, name)
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
@@ -280,6 +285,7 @@ def main() -> None:
     torch.set_num_threads(1)
     names = (*FLAGS, "seed")
     settings = replace(SETTINGS, **{name: getattr(args, name) for name in names})
+    settings = replace(settings, steps=training.scaled(settings.steps, args.scale))
     checkpoint = load_checkpoint(args.model, torch.float32)
     with torch.no_grad():
         prepare(checkpoint, args, settings.candidates)

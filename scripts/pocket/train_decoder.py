@@ -189,6 +189,7 @@ class Trainer:
     @torch.no_grad()
     def held_out_bits(self, scenes: int) -> float:
         """Bits per image token of the averaged weights on scenes never trained on."""
+        scenes = min(scenes, len(self.held_out.codes))
         model = averaged_model(self.model, self.average)
         rng = np.random.default_rng(0)
         losses = []
@@ -233,7 +234,8 @@ def encode_part(team: training.Team, args: argparse.Namespace) -> None:
     for name, split, count in zip(CACHES, ("train", "held_out"), COUNTS, strict=True):
         shares = {"shares": EVENLY} if split == "train" else {}
         composer = make_composer(args.archives, LEARNT, split=split, **shares)
-        part = encode_scenes(vq, composer, (args.seed, team.rank), count // team.size)
+        mine = training.scaled(count // team.size, args.scale, BATCH)
+        part = encode_scenes(vq, composer, (args.seed, team.rank), mine)
         part.save(part_path(args.work, name, team.rank))
 
 

@@ -222,7 +222,7 @@ class Trainer:
         self.budget = training.Budget(args.minutes)
         self.steps = 0
         self.log = training.Log(self.work / "vq.jsonl")
-        self.held_out = held_out_scenes(args.archives, 200)
+        self.held_out = held_out_scenes(args.archives, training.scaled(200, args.scale))
 
     @property
     def path(self) -> Path:

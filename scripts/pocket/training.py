@@ -202,6 +202,11 @@ def set_lr(optimizers: Iterable[torch.optim.Optimizer], factor: float) -> None:
             group["lr"] = factor * group.setdefault("initial_lr", group["lr"])
 
 
+def scaled(count: int, scale: float, least: int = 1) -> int:
+    """A share of a number of things."""
+    return max(least, round(count * scale))
+
+
 def make_parser(description: str, minutes: float) -> argparse.ArgumentParser:
     """The command line that the training scripts share."""
     parser = argparse.ArgumentParser(
@@ -212,6 +217,7 @@ def make_parser(description: str, minutes: float) -> argparse.ArgumentParser:
     parser.add_argument("--minutes", type=float, default=minutes, help="wall-clock budget")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1, help="processes, at most one a core")
+    parser.add_argument("--scale", type=float, default=1.0, help="of numbers of pictures and steps")
     return parser
 
 

@@ -60,6 +60,7 @@ def rewritten(index_file, out, tensors=None, header=None, drop=()):
 @pytest.mark.parametrize("borders", BORDERS)
 @pytest.mark.parametrize("neighborhood", NEIGHBORHOODS)
 def test_an_index_is_read_back_as_it_was(tmp_path, model, neighborhood, borders, space):
+    model = tiny_model(config=replace(model.config, grid=Grid(7, 7)))
     index = tiny_index(model, 3, 5, KeySpec(neighborhood, borders, space))
     save_index(index, tmp_path / "a.safetensors")
     read = load_index(tmp_path / "a.safetensors")
@@ -245,11 +246,16 @@ def test_a_tensor_that_no_index_has_is_refused(tmp_path, index_file, name):
         load_index(path)
 
 
-def test_an_index_without_findable_patches_is_refused(tmp_path, model):
+def test_an_index_without_findable_patches_is_refused(tmp_path, index_file):
+    path = rewritten(index_file, tmp_path / "a.safetensors", header={"neighborhood": "causal-24"})
+    with pytest.raises(InputError, match="no patch with neighbours on a 6x6 grid"):
+        load_index(path)
+
+
+def test_an_index_without_findable_patches_is_not_made(model):
     narrow = tiny_model(config=replace(model.config, grid=Grid(6, 2)))
-    save_index(tiny_index(narrow), tmp_path / "a.safetensors")
-    with pytest.raises(InputError, match="no patch with neighbours on a 6x2 grid"):
-        load_index(tmp_path / "a.safetensors")
+    with pytest.raises(InputError, match=r"no place of a 6x2 grid .* causal-4 .* borders zero"):
+        tiny_index(narrow)
 
 
 @pytest.mark.parametrize("read", [load_index, read_header])

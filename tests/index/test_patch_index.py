@@ -23,8 +23,13 @@ def every_spec(test):
     return test
 
 
+def wide_model():
+    """Its grid has places for every neighbourhood."""
+    return tiny_model(config=replace(tiny_model().config, grid=Grid(5, 7)))
+
+
 def index_of(neighborhood, borders, space, seed=0):
-    return tiny_index(tiny_model(), 4, seed, KeySpec(neighborhood, borders, space))
+    return tiny_index(wide_model(), 4, seed, KeySpec(neighborhood, borders, space))
 
 
 def keys_of(index):
@@ -121,7 +126,7 @@ def test_a_pattern_chooses_pictures_by_caption_name_or_origin(model):
 @every_spec
 def test_other_keys_are_those_of_an_index_built_with_them(neighborhood, borders, space):
     spec = KeySpec(neighborhood, borders, space, 0.7)
-    rekeyed, built = tiny_index(tiny_model()).rekeyed(spec), tiny_index(tiny_model(), spec=spec)
+    rekeyed, built = tiny_index(wide_model()).rekeyed(spec), tiny_index(wide_model(), spec=spec)
     assert (rekeyed.spec, rekeyed.size) == (spec, built.size)
     queries = np.random.default_rng(0).normal(size=(4, spec.dim(8)))
     found, wanted = rekeyed.search(queries, 20), built.search(queries, 20)

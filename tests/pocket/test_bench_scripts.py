@@ -69,10 +69,9 @@ def test_mirrored_places_are_wrong(composer):
 
 
 @pytest.mark.parametrize("kind", ["two_object", "position", "color_attr"])
-def test_prompts_differ_and_name_colours_only_where_asked(composer, kind, monkeypatch):
-    monkeypatch.setattr("make_bench.PROMPTS", 20)
-    prompts = draw_prompts(composer, kind, np.random.default_rng(0))
-    again = draw_prompts(composer, kind, np.random.default_rng(0))
+def test_prompts_differ_and_name_colours_only_where_asked(composer, kind):
+    prompts = draw_prompts(composer, kind, np.random.default_rng(0), 20)
+    again = draw_prompts(composer, kind, np.random.default_rng(0), 20)
     assert prompts == again
     assert len({prompt.text for prompt in prompts}) == 20
     colored = [wanted.color is not None for prompt in prompts for wanted in prompt.include]

@@ -58,6 +58,12 @@ def test_blenders_that_copy_lead_from_a_code_to_where_the_base_predicts_it(base,
             features = normalise(reached)
 
 
+def test_a_base_that_expects_nothing_cannot_be_copied_from(base, monkeypatch):
+    monkeypatch.setattr("arrag_engine.train.begin.EXPECTED", 1e6)
+    with pytest.raises(InputError, match=r"none of the codes of 8 pictures.* init random"):
+        fresh(base, replace(SETTINGS, init="copy"))
+
+
 def test_gain_scales_what_copying_blenders_begin_with(base):
     one, two = (
         fresh(base, replace(SETTINGS, init="copy", blender_every=0, gain=gain)).state_dict()
