@@ -205,6 +205,29 @@ def test_only_matching_pictures_are_looked_up_while_drawing(run, tmp_path):
     assert "no caption, name or origin of the 5 pictures in the index matches 'cat'" in err
 
 
+def test_patches_are_found_by_the_keys_asked_for(run, tmp_path):
+    line = "generate --model {model} --prompt red --index {files}/index.safetensors --weight 1 "
+    line += "--out {tmp}/a.png --json {tmp}/a.json"
+
+    def report():
+        return json.loads((tmp_path / "a.json").read_text())
+
+    assert run(line)[0] == 0
+    built = report()
+    assert built["settings"]["keys_neighborhood"] == "causal-4"
+    assert "nearest" not in built["images"][0]["positions"][1]
+    flags = "--neighborhood causal-12 --borders zero --key-space codebook --position-weight 2"
+    assert run(f"{line} {flags}")[0] == 0
+    told = report()
+    keys = {k: v for k, v in told["settings"].items() if k.startswith("keys_")}
+    assert list(keys.values()) == ["causal-12", "zero", "codebook", 2.0]
+    assert "nearest" in told["images"][0]["positions"][1]
+    assert told["images"][0]["tokens"] != built["images"][0]["tokens"]
+    code, _, err = run(f"{line} --neighborhood ring-8")
+    assert code == 2
+    assert "needs tokens that this model draws later" in err
+
+
 REFUSED = {
     "add to another VQ": (
         "add {files}/other-vq.safetensors --images {files}/pictures --model {model}",

@@ -33,6 +33,8 @@ class Use:
 
 
 _KEYS = KeySpec("causal-8", "zero", "encoder", 2.0)
+_WIDE_KEYS = KeySpec("causal-12", "zero", "codebook", 2.0)
+"""What they see holds a thing together, better than the index's own; bits prefer those."""
 
 GENERAL = Use(
     KINDS,
@@ -45,20 +47,20 @@ GENERAL = Use(
 CONCEPTS = Use(
     (CONCEPT,),
     Sampling(cfg=1.0, temperature=0.5),
-    RetrievalOptions(weight=0.9, temperature=0.2, neighbours=16),
-    _KEYS,
+    RetrievalOptions(weight=0.9, temperature=0.4, neighbours=16),
+    _WIDE_KEYS,
     parts=("unseen/",),
     by_word=True,
     blank=True,
 )
-"""Things that only the index has, asked for by name. Keys of `codebook` without the position term
-copy less (35 %) and are right less often."""
+"""Things that only the index has, asked for by name. A lower τ copies more and is right more often,
+a higher one the other way round."""
 
 COMPLETIONS = Use(
     (COMPLETION,),
     Sampling(cfg=1.0, temperature=0.3),
     RetrievalOptions(weight=1.0, temperature=0.1, neighbours=64),
-    replace(_KEYS, position_weight=4.0),
+    replace(_WIDE_KEYS, position_weight=4.0),
     blank=True,
 )
 """Things that only the index has, from their top rows."""
@@ -66,8 +68,8 @@ COMPLETIONS = Use(
 STYLES = Use(
     (STYLE,),
     Sampling(cfg=1.0, temperature=0.3),
-    RetrievalOptions(weight=0.95, temperature=0.2, neighbours=16),
-    _KEYS,
+    RetrievalOptions(weight=0.95, temperature=0.3, neighbours=16),
+    replace(_WIDE_KEYS, position_weight=4.0),
     parts=("style/",),
     by_word=True,
     blank=True,

@@ -11,14 +11,15 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ..build import BuildOptions, ReadSettings, Report, build_index
-from ..grid import BORDERS, NEIGHBORHOODS
 from ..images import CROPS
-from ..index import KEY_SPACES, KeySpec, PatchIndex
+from ..index import KeySpec, PatchIndex
 from .shared import (
     Command,
+    add_key_flags,
     add_model_flags,
     add_search_flags,
     check_writable,
+    key_spec,
     load_model,
     progress_bar,
 )
@@ -31,11 +32,7 @@ def add_commands(command: Command) -> None:
     add("--images", required=True, type=Path, help="folder of PNG, JPEG, WebP")
     add("--out", required=True, type=Path, help="index file to write (.safetensors)")
     add_reading_flags(sub)
-    key = KeySpec()
-    add("--neighborhood", choices=NEIGHBORHOODS, default=key.neighborhood)
-    add("--borders", choices=BORDERS, default=key.borders)
-    add("--key-space", choices=KEY_SPACES, default=key.space)
-    add("--position-weight", type=float, default=key.position_weight, help="0 = places are alike")
+    add_key_flags(sub, KeySpec())
     add_search_flags(sub)
     add("--fresh", action="store_true", help="do not go on with what a stopped build has done")
 
@@ -55,7 +52,7 @@ def read_settings(a: argparse.Namespace) -> ReadSettings:
 def build(a: argparse.Namespace) -> int:
     """Build an index from a folder of pictures; a stopped build goes on where it was."""
     out = check_writable(a.out, ".safetensors")
-    spec = KeySpec(a.neighborhood, a.borders, a.key_space, a.position_weight)
+    spec = key_spec(a, KeySpec())
     options = BuildOptions(spec, read_settings(a), a.structure, a.recall_target)
     checkpoint = load_model(a)
     warnings.filterwarnings("ignore", module=r"PIL\.")  # of what is odd about a readable picture

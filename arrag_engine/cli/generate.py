@@ -30,7 +30,16 @@ from ..prompt import Prompt
 from ..retriever import Retriever
 from ..sampling import Sampling
 from ..vq import to_uint8
-from .shared import Command, add_model_flags, check_writable, follow, load_model, progress_bar
+from .shared import (
+    Command,
+    add_key_flags,
+    add_model_flags,
+    check_writable,
+    follow,
+    key_spec,
+    load_model,
+    progress_bar,
+)
 
 
 def add_commands(command: Command) -> None:
@@ -42,6 +51,7 @@ def add_commands(command: Command) -> None:
     add("--out", required=True, type=Path, help="PNG to write; a batch adds -0, -1, …")
     add("--index", help="path or shipped name (pocket)")
     add("--only", default="", metavar="PATTERN", help="pictures of the index: a caption or source")
+    add_key_flags(parser)
     add(
         "--decoding",
         choices=("plain", "daid", "faid"),
@@ -95,7 +105,7 @@ def generate(a: argparse.Namespace) -> int:
     retrieval = None
     prompt = checkpoint.prompt_encoder.encode(a.prompt)
     if a.index is not None and decoding != "plain":
-        retrieval = _retrieval(checkpoint, a.index, a.only, told, prompt)
+        retrieval = _retrieval(checkpoint, a, told, prompt)
     if prompt.unknown:
         print(f"warning: the model does not know: {', '.join(prompt.unknown)}", file=sys.stderr)
     loaded = time.perf_counter()
@@ -128,6 +138,7 @@ def generate(a: argparse.Namespace) -> int:
         settings["candidates"] = faid.heard
     if retrieval is not None:
         settings |= {"index": a.index, "only": a.only}
+        settings |= {f"keys_{k}": v for k, v in asdict(retrieval.retriever.index.spec).items()}
         settings |= {f"retrieval_{k}": v for k, v in asdict(retrieval.options).items()}
     files = _save_pictures(checkpoint.model, drawing, a.out, settings)
     if a.json:
@@ -201,13 +212,14 @@ def load_adapter_flag(checkpoint: Checkpoint, name: str | None) -> FaidAdapter:
 
 
 def _retrieval(
-    checkpoint: Checkpoint, index: str, only: str, told: dict[str, Any], prompt: Prompt
+    checkpoint: Checkpoint, a: argparse.Namespace, told: dict[str, Any], prompt: Prompt
 ) -> Retrieval:
     model = checkpoint.model
     codebook = model.vq.codebook(model.device)
-    patches = load_index(shipped.resolve(index, shipped.INDEXES))
-    if only:
-        patches = patches.matching(only)
+    patches = load_index(shipped.resolve(a.index, shipped.INDEXES))
+    patches = patches.rekeyed(key_spec(a, patches.spec))
+    if a.only:
+        patches = patches.matching(a.only)
     suits = calibrated_options(patches) if told["weight"] == "auto" else RetrievalOptions()
     retriever = Retriever(patches, model.config.grid, codebook)
     options = replace(suits, **told)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,7 +13,8 @@ from tqdm import tqdm
 from .. import shipped
 from ..checkpoint import DTYPE_CHOICES, Checkpoint, load_checkpoint, resolve_dtype
 from ..errors import InputError
-from ..index import STRUCTURES, SearchChoice
+from ..grid import BORDERS, NEIGHBORHOODS
+from ..index import KEY_SPACES, STRUCTURES, KeySpec, SearchChoice
 from ..ops import pack_linears
 
 Command = Callable[[Callable[[argparse.Namespace], int]], argparse.ArgumentParser]
@@ -36,6 +38,44 @@ def add_search_flags(parser: argparse.ArgumentParser) -> None:
         default=default.recall_target,
         help="share of the true 64 nearest that a search finds",
     )
+
+
+def add_key_flags(parser: argparse.ArgumentParser, new: KeySpec | None = None) -> None:
+    """How patches are found; None where it is not told: as built, or as in `new`."""
+
+    def default(field: str) -> str:
+        return "as built" if new is None else getattr(new, field)
+
+    add = parser.add_argument
+    add(
+        "--neighborhood",
+        choices=NEIGHBORHOODS,
+        help=f"patches around a place that it is found by ({default('neighborhood')})",
+    )
+    add(
+        "--borders",
+        choices=BORDERS,
+        help=f"where some are missing: skip the place, or count zeros ({default('borders')})",
+    )
+    add(
+        "--key-space", choices=KEY_SPACES, help=f"what patches are compared by ({default('space')})"
+    )
+    add(
+        "--position-weight",
+        type=float,
+        help=f"0 = places are alike ({default('position_weight')})",
+    )
+
+
+def key_spec(a: argparse.Namespace, default: KeySpec) -> KeySpec:
+    """`default`, but for what `add_key_flags` were set to."""
+    told = {
+        "neighborhood": a.neighborhood,
+        "borders": a.borders,
+        "space": a.key_space,
+        "position_weight": a.position_weight,
+    }
+    return replace(default, **{name: value for name, value in told.items() if value is not None})
 
 
 def load_model(a: argparse.Namespace) -> Checkpoint:
