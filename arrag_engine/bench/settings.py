@@ -33,8 +33,8 @@ class Use:
 
 
 _KEYS = KeySpec("causal-8", "zero", "encoder", 2.0)
-_WIDE_KEYS = KeySpec("causal-12", "zero", "codebook", 2.0)
-"""What they see holds a thing together, better than the index's own; bits prefer those."""
+_WIDE_KEYS = KeySpec("causal-24", "zero", "encoder", 2.0)
+"""They hold a drawn thing together better than those that are best for likelihood."""
 
 GENERAL = Use(
     KINDS,
@@ -47,7 +47,7 @@ GENERAL = Use(
 CONCEPTS = Use(
     (CONCEPT,),
     Sampling(cfg=1.0, temperature=0.5),
-    RetrievalOptions(weight=0.9, temperature=0.4, neighbours=16),
+    RetrievalOptions(weight=0.9, temperature=0.3, neighbours=16),
     _WIDE_KEYS,
     parts=("unseen/",),
     by_word=True,
@@ -59,7 +59,7 @@ a higher one the other way round."""
 COMPLETIONS = Use(
     (COMPLETION,),
     Sampling(cfg=1.0, temperature=0.3),
-    RetrievalOptions(weight=1.0, temperature=0.1, neighbours=64),
+    RetrievalOptions(weight=1.0, temperature=0.3, neighbours=64),
     replace(_WIDE_KEYS, position_weight=4.0),
     blank=True,
 )
@@ -68,8 +68,8 @@ COMPLETIONS = Use(
 STYLES = Use(
     (STYLE,),
     Sampling(cfg=1.0, temperature=0.3),
-    RetrievalOptions(weight=0.95, temperature=0.3, neighbours=16),
-    replace(_WIDE_KEYS, position_weight=4.0),
+    RetrievalOptions(weight=0.95, temperature=0.6, neighbours=64),
+    _WIDE_KEYS,
     parts=("style/",),
     by_word=True,
     blank=True,

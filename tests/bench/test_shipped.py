@@ -14,7 +14,7 @@ from arrag_engine.bench.tasks import Library, decode_tokens, make_tasks
 from arrag_engine.checkpoint import load_checkpoint
 from arrag_engine.daid import Retrieval, RetrievalOptions
 from arrag_engine.decode import draw_pictures
-from arrag_engine.index import load_index
+from arrag_engine.index import KeySpec, load_index
 from arrag_engine.ops import pack_linears
 from arrag_engine.retriever import Retriever
 from arrag_engine.sampling import Sampling
@@ -46,8 +46,12 @@ def draw_template(bench, text, seed, only=None):
     if only:
         options = inputs_of(workflow, "ARRAG_RetrievalOptions")
         asked = (options[name] for name in ("weight", "temperature", "neighbours"))
-        retriever = Retriever(bench.library.index.matching(only), model.config.grid,
-                              bench.library.codebook)  # fmt: skip
+        keys = inputs_of(workflow, "ARRAG_LoadIndex")
+        spec = KeySpec(
+            *(keys[k] for k in ("neighborhood", "borders", "key_space", "position_weight"))
+        )
+        index = bench.library.index.rekeyed(spec).matching(only)
+        retriever = Retriever(index, model.config.grid, bench.library.codebook)
         retrieval = Retrieval(retriever, RetrievalOptions(*asked))
     prompt = bench.checkpoint.prompt_encoder.encode(text)
     sampling = Sampling(told["cfg"], told["temperature"])
