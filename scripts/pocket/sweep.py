@@ -1,7 +1,9 @@
-"""Which retrieval settings work: one at a time from the best point, and λ × τ × K together.
+r"""Which retrieval settings work: one at a time from the best point, and λ × τ × K together.
 
     python scripts/pocket/sweep.py bits --index INDEX --out sweep-bits.json
     python scripts/pocket/sweep.py draw --index INDEX --kinds concept --out sweep-draw.json
+    python scripts/pocket/sweep.py draw --index INDEX --kinds concept --variants "as set" \
+        --keys "causal-24 zero place 2" --temperature 0.6 --seeds 2 --first-seed 8 --out one.json
 
 `bits`: teacher-forced bits per token that shows a thing, on every split of the benchmark's scenes,
 beside the same settings with an index that lacks the things or the style. `draw`: share of right
@@ -39,25 +41,34 @@ from arrag_engine.ops import pack_linears
 WEIGHTS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8)
 TEMPERATURES = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 NEIGHBOURS = (4, 16, 64, 256)
-SPECS = {
-    "causal-4": KeySpec("causal-4", "skip", "encoder"),
-    "causal-4 codebook": KeySpec("causal-4", "skip", "codebook"),
-    "causal-4 zero": KeySpec("causal-4", "zero", "encoder"),
-    "causal-8": KeySpec("causal-8", "skip", "encoder"),
-    "causal-8 zero": KeySpec("causal-8", "zero", "encoder"),
-    "causal-8 zero codebook": KeySpec("causal-8", "zero", "codebook"),
-    "causal-8 zero place 0.5": KeySpec("causal-8", "zero", "encoder", 0.5),
-    "causal-8 zero place 2": KeySpec("causal-8", "zero", "encoder", 2.0),
-    "causal-8 zero place 8": KeySpec("causal-8", "zero", "encoder", 8.0),
-    "causal-12 zero": KeySpec("causal-12", "zero", "encoder"),
-    "causal-12 zero codebook": KeySpec("causal-12", "zero", "codebook"),
-    "causal-12 zero place 2": KeySpec("causal-12", "zero", "encoder", 2.0),
-    "causal-24 zero": KeySpec("causal-24", "zero", "encoder"),
-    "causal-24 zero codebook": KeySpec("causal-24", "zero", "codebook"),
-    "causal-24 zero place 2": KeySpec("causal-24", "zero", "encoder", 2.0),
-}
+KEYS = (
+    "causal-4",
+    "causal-4 codebook",
+    "causal-4 zero",
+    "causal-8",
+    "causal-8 zero",
+    "causal-8 zero codebook",
+    "causal-8 zero place 0.5",
+    "causal-8 zero place 2",
+    "causal-8 zero place 8",
+    "causal-12 zero place 2",
+    "causal-12 zero codebook place 2",
+    "causal-24 zero place 2",
+)
 BEST = "causal-8 zero place 2"
-"""Keys that the other settings are changed with."""
+"""Keys that the other settings are changed with, in bits."""
+
+
+def spec_of(label: str) -> KeySpec:
+    """Keys by name: neighbourhood, "zero" borders, "codebook" space, "place" and its weight."""
+    neighborhood, *words = label.split()
+    place = float(words[words.index("place") + 1]) if "place" in words else 0.0
+    return KeySpec(
+        neighborhood,
+        "zero" if "zero" in words else "skip",
+        "codebook" if "codebook" in words else "encoder",
+        place,
+    )
 
 
 @dataclass(frozen=True)
@@ -109,7 +120,7 @@ def weigh(
 def bit_settings(keys: str = BEST) -> Iterator[tuple[str, str, RetrievalOptions]]:
     """(label, keys, options) one at a time from the best point, then τ × K together."""
     best = RetrievalOptions(0.25, 0.2, 64)
-    for name in SPECS:
+    for name in KEYS:
         yield f"keys {name}", name, best
     yield "duplicates sum", keys, replace(best, duplicates="sum")
     for top_p in (0.5, 0.9):
@@ -125,7 +136,9 @@ def bit_settings(keys: str = BEST) -> Iterator[tuple[str, str, RetrievalOptions]
 def sweep_bits(bench: Bench, scenes: list[BenchScene], args: argparse.Namespace) -> list[dict]:
     rows = []
     begin = tuple((args.variants or "").split(","))
-    chosen = [setting for setting in bit_settings(args.keys) if setting[0].startswith(begin)]
+    chosen = [
+        setting for setting in bit_settings(args.keys or BEST) if setting[0].startswith(begin)
+    ]
     for split, use in TEACHER_FORCED.items():
         truths = make_truths(bench, [scene for scene in scenes if scene.split == split])
         plain = bits(np.concatenate([t.p_model[t.marked] for t in truths]))
@@ -135,7 +148,7 @@ def sweep_bits(bench: Bench, scenes: list[BenchScene], args: argparse.Namespace)
         for label, keys, options in tqdm(chosen, desc=split):
             row = {"split": split, "label": label}
             for control in (False, True):
-                mine = replace(use, spec=SPECS[keys])
+                mine = replace(use, spec=spec_of(keys))
                 if (keys, control) not in known:
                     known[keys, control] = search(bench, mine, control, truths)
                 active = np.flatnonzero(bench.library.retriever(mine, control, "").active)
@@ -169,17 +182,21 @@ def draw_variants(use: Use) -> dict[str, Use]:
     options("duplicates sum", duplicates="sum")
     for cfg in (1.0, 2.0, 4.0, 5.0):
         variants[f"guidance {cfg}"] = replace(use, sampling=replace(use.sampling, cfg=cfg))
-    for name in ("causal-4", "causal-8 zero", "causal-8 zero codebook"):
-        variants[f"keys {name}"] = replace(use, spec=SPECS[name])
-    for weight in (0.5, 2.0, 8.0):
-        spec = KeySpec("causal-8", "zero", "encoder", weight)
-        variants[f"place {weight}"] = replace(use, spec=spec)
+    for name in KEYS:
+        variants[f"keys {name}"] = replace(use, spec=spec_of(name))
     variants["the caption told"] = replace(use, blank=False)
     variants["no caption"] = replace(use, blank=True)
     variants["all pictures"] = replace(use, by_word=False, parts=("",))
     return {label: variant for label, variant in variants.items() if variant != use} | {
         "as set": use
     }
+
+
+def changed(use: Use, args: argparse.Namespace) -> Use:
+    """With the keys and the τ of the command line."""
+    spec = spec_of(args.keys) if args.keys else use.spec
+    temperature = args.temperature or use.options.temperature
+    return replace(use, spec=spec, options=replace(use.options, temperature=temperature))
 
 
 def sweep_draw(bench: Bench, scenes: list[BenchScene], args: argparse.Namespace) -> Iterator[dict]:
@@ -189,7 +206,7 @@ def sweep_draw(bench: Bench, scenes: list[BenchScene], args: argparse.Namespace)
     tokens = scene_tokens(bench.checkpoint, unseen, shipped.BENCH)
     for kind in kinds:
         tasks = make_tasks(kind, prompts, unseen, tokens, bench.grid[1], args.limit)
-        variants = draw_variants(use_of(kind))
+        variants = draw_variants(changed(use_of(kind), args))
         chosen = args.variants.split(",") if args.variants else list(variants)
         seeds = range(args.first_seed, args.first_seed + args.seeds)
         for label in tqdm(chosen, desc=kind):
@@ -208,9 +225,8 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="scenes of a split, or prompts of a kind")
     parser.add_argument("--kinds", default="concept,completion,style", help="for draw")
     parser.add_argument("--variants", help="labels; for bits, what they begin with")
-    parser.add_argument(
-        "--keys", choices=SPECS, default=BEST, help="for bits: what other settings are changed with"
-    )
+    parser.add_argument("--keys", help=f"change the others with these keys, such as {BEST!r}")
+    parser.add_argument("--temperature", type=float, help="for draw: and with this τ")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--first-seed", type=int, default=0, help="draw others than `eval` does")
     parser.add_argument("--out", type=Path, required=True, help="JSON to write")

@@ -9,7 +9,7 @@ from backgrounds import SIZE
 from captions import KINDS
 from data import Composer, Thing
 from make_bench import draw_prompts, special_prompts, truth_of
-from sweep import bit_settings, draw_variants
+from sweep import KEYS, bit_settings, draw_variants, spec_of
 from train_scorer import (
     IGNORED,
     LABELS,
@@ -26,6 +26,7 @@ from train_scorer import (
 from arrag_engine.bench.prompts import DIRECTIONS, judge
 from arrag_engine.bench.scorer import CELL, Detection, Scorer
 from arrag_engine.bench.settings import CONCEPTS, GENERAL
+from arrag_engine.index import KeySpec
 from tests.pocket.made import NAMES as MADE
 
 
@@ -154,6 +155,12 @@ def test_a_step_of_training_lowers_the_loss(sprites):
             optimizer.step()
             losses.append(float(loss.detach()))
     assert losses[-1] < losses[0] - 0.3
+
+
+def test_keys_are_what_their_names_say():
+    assert spec_of("causal-4") == KeySpec()
+    assert spec_of("causal-12 zero codebook place 2") == KeySpec("causal-12", "zero", "codebook", 2)
+    assert len({spec_of(name) for name in KEYS}) == len(KEYS)
 
 
 def test_sweeps_change_one_thing_at_a_time():
