@@ -57,7 +57,9 @@ def make_model(args: argparse.Namespace, path: Path) -> None:
     start = ["--start", args.start] if args.start else []
     train("train_vq.py", args, args.minutes_vq, *start)
     train("train_decoder.py", args, args.minutes_decoder, *start)
-    train("refine_vq.py", args, args.minutes_refine)
+    eyes = args.work / "eyes.safetensors"  # not those that judge in the end
+    train("train_scorer.py", args, args.minutes_eyes, "--seed", args.seed + 1, "--out", eyes)
+    train("refine_vq.py", args, args.minutes_refine, "--eyes", eyes)
     model = load_trained(args.work)
     models = [(model, PromptEncoder(tokenizer_json()), SAMPLING)]
     if args.start:
@@ -76,7 +78,8 @@ def main() -> None:
     parser.add_argument("--archives", type=Path, help="folder of the emoji packages (WORK/npm)")
     parser.add_argument("--minutes-vq", type=float, default=40)
     parser.add_argument("--minutes-decoder", type=float, default=60)
-    parser.add_argument("--minutes-refine", type=float, default=8)
+    parser.add_argument("--minutes-eyes", type=float, default=6)
+    parser.add_argument("--minutes-refine", type=float, default=9)
     parser.add_argument("--minutes-scorer", type=float, default=25)
     parser.add_argument("--scale", type=float, default=1.0, help="of scenes, minutes and steps")
     parser.add_argument("--start", type=Path, help="model file to go on from")

@@ -1,9 +1,10 @@
 """Train the tokenizer's decoding half a little longer, on the codes that the drawing decoder uses.
 
-    python scripts/pocket/refine_vq.py --work WORK --minutes 8
+    python scripts/pocket/refine_vq.py --work WORK --minutes 8 --eyes WORK/eyes.safetensors
 
-Codes stay what they are: encoder and codebook are frozen. Needs WORK/vq.pt and WORK/usage.npz;
-writes WORK/refined.pt (resumable) and WORK/refined.jsonl.
+Codes stay what they are: encoder and codebook are frozen. What a detector sees in a reconstruction
+shall be what it sees in the original; let another one judge than the one given here. Needs
+WORK/vq.pt and WORK/usage.npz; writes WORK/refined.pt (resumable) and WORK/refined.jsonl.
 """
 
 from __future__ import annotations
@@ -29,12 +30,17 @@ from train_vq import (
     to_images,
 )
 
+from arrag_engine.bench.scorer import load_scorer
 from arrag_engine.vq import VQModel, to_uint8
 
 LR = 4e-4
 SETTLED = 0.75
 """Share of pictures shown by the settled codes; the rest by what the encoder chose."""
 PICTURES = 8
+SEEN = 1.0
+"""Weight of what the eyes see in the loss."""
+STAGES = (3, 8)
+"""Layers of the eyes that are compared: the last of each resolution."""
 
 
 def target_codes(model: VQModel, usage: Usage, images: Tensor, settled: np.ndarray) -> Tensor:
@@ -45,6 +51,16 @@ def target_codes(model: VQModel, usage: Usage, images: Tensor, settled: np.ndarr
     own = codes.flatten(1).numpy()
     chosen = np.where(settled[:, None], usage.settle(patch_contents(pixels), own), own)
     return torch.from_numpy(chosen.astype(np.int64)).view(codes.shape)
+
+
+def seen_loss(eyes: nn.Sequential, a: Tensor, b: Tensor) -> Tensor:
+    """L1 between what the layers STAGES of a detector's trunk see in images a and b."""
+    loss = a.new_zeros(())
+    for number, layer in enumerate(eyes):
+        a, b = layer(a), layer(b)
+        if number in STAGES:
+            loss = loss + (a - b).abs().mean()
+    return loss
 
 
 class Refiner:
@@ -62,6 +78,7 @@ class Refiner:
         self.steps = 0
         self.log = training.Log(self.work / "refined.jsonl")
         self.held_out = held_out_scenes(args.archives, training.scaled(64, args.scale))
+        self.eyes = load_scorer(args.eyes).trunk if args.eyes else None
 
     @property
     def path(self) -> Path:
@@ -97,6 +114,8 @@ class Refiner:
         output = self.model.decode(codes)
         delta = output - images
         loss = delta.abs().mean() + SQUARED * delta.square().mean() + edge_loss(output, images)
+        if self.eyes is not None:
+            loss = loss + SEEN * seen_loss(self.eyes, output, images)
         self.optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -132,7 +151,9 @@ class Refiner:
 
 
 def main() -> None:
-    args = training.parse_arguments(training.make_parser(__doc__, minutes=8))
+    parser = training.make_parser(__doc__, minutes=8)
+    parser.add_argument("--eyes", type=Path, help="scorer file of train_scorer.py")
+    args = training.parse_arguments(parser)
     torch.set_num_threads(1)
     torch.manual_seed(args.seed)
     refiner = Refiner(args)

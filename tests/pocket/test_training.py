@@ -10,10 +10,11 @@ import train_decoder
 import train_vq
 from backgrounds import SIZE
 from patches import patch_contents
-from refine_vq import target_codes
+from refine_vq import seen_loss, target_codes
 from tokens import Usage
 from training import orthogonalize, schedule
 
+from arrag_engine.bench.scorer import Labels, Scorer
 from arrag_engine.checkpoint import load_checkpoint
 from arrag_engine.janus import JanusPro
 from arrag_engine.vq import VQConfig, VQModel
@@ -81,6 +82,15 @@ def test_settled_targets_follow_the_usage(composer):
     codes = target_codes(model, usage, images, np.array([False, True, False]))
     assert torch.equal(codes[::2], own[::2])
     assert (codes[1] == 7).all()
+
+
+def test_eyes_see_what_is_blurred(composer):
+    torch.manual_seed(0)
+    eyes = Scorer(Labels(("car",), ("red",), ("fluent",)), 16).eval().requires_grad_(False).trunk
+    sharp = train_vq.to_images([composer.scene(np.random.default_rng(0)).pixels])
+    little, much = (torch.nn.functional.avg_pool2d(sharp, size, 1, size // 2) for size in (3, 9))
+    assert seen_loss(eyes, sharp, sharp) == 0
+    assert 0 < seen_loss(eyes, little, sharp) < seen_loss(eyes, much, sharp)
 
 
 def test_the_loss_of_a_picture_does_not_hang_on_its_batch(saved):
