@@ -24,7 +24,12 @@ from scripts.comfyui import ROOT, Server, find_comfyui, mount
 from scripts.comfyui_client import Client, node_of
 from scripts.draw import SAMPLER, WORKFLOW, device_options
 
-FLAMINGO = "--prompt flamingo --index pocket --only flamingo --weight 0.9 --cfg 1 --seed 7"
+FLAMINGO = (
+    *("--prompt", "a flamingo", "--index", "pocket", "--only", "flamingo"),
+    *("--neighborhood", "causal-24", "--weight", "0.9", "--retrieval-temperature", "0.2"),
+    *("--neighbours", "16", "--cfg", "1", "--temperature", "0.3", "--seed", "7"),
+)
+"""As WORKFLOW says it."""
 
 
 def main() -> None:
@@ -49,7 +54,7 @@ def main() -> None:
 def one_round(comfyui: Path, folder: Path) -> Iterator[tuple[str, float]]:
     """(label, seconds) of everything, once."""
     start = time.perf_counter()
-    command = [sys.executable, "-m", "arrag_engine", "generate", *FLAMINGO.split()]
+    command = [sys.executable, "-m", "arrag_engine", "generate", *FLAMINGO]
     command += ["--out", str(folder / "flamingo.png")]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     yield "command line", time.perf_counter() - start

@@ -44,7 +44,7 @@ def add_commands(command: Command) -> None:
     add("--methods", default="plain,daid,control", help=f"some of {','.join(METHODS)}")
     add("--kinds", default=",".join(EVERY_KIND), help="what to draw")
     add("--seeds", type=int, default=4, help="pictures of each prompt")
-    add("--first-seed", type=int, default=0, help="of these; settings are chosen on seeds 0 to 3")
+    add("--first-seed", type=int, default=0, help="of these; settings were chosen on 8 and 9")
     add("--limit", type=int, help="prompts of a kind, and scenes of a split; all of them without")
     add("--scorer", type=Path, default=shipped.BENCH / "scorer.safetensors", help="its file")
     add("--out", type=Path, help="folder for contact sheets, scores.json and table.txt")

@@ -30,6 +30,7 @@ from finish import (
 from tokenizer import tokenizer_json
 from tokens import USAGE
 from train_scorer import SCORER
+from training import scaled
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from arrag_engine.checkpoint import load_checkpoint
@@ -101,7 +102,7 @@ def main() -> None:
     scorer = ["--scorer", args.work / SCORER, "--pictures", pictures]
     run("make_bench.py", *parts, *scorer, "--out", bench, "--scale", args.scale)
     index = ["--index", made["indexes"]]
-    scenes = max(12, round(CALIBRATED_ON * args.scale))
+    scenes = scaled(CALIBRATED_ON, args.scale, 12)
     run("calibrate_index.py", *parts, *index, "--out", made["indexes"], "--scenes", scenes)
     adapter = ["--work", args.work, "--workers", args.workers, "--bench", bench]
     adapter += ["--scale", args.scale, "--out", made["adapters"]]

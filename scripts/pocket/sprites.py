@@ -77,7 +77,7 @@ def read_archive(archive: Path, style: str, concepts: dict[str, str]) -> dict[st
         ValueError: the archive lacks some.
     """
     package = PACKAGES[style]
-    wanted = {_codepoints(emoji): name for name, emoji in concepts.items()}
+    wanted = {codepoints(emoji): name for name, emoji in concepts.items()}
     pictures = {}
     with tarfile.open(archive) as tar:
         for member in tar:
@@ -93,7 +93,8 @@ def read_archive(archive: Path, style: str, concepts: dict[str, str]) -> dict[st
     return pictures
 
 
-def _codepoints(emoji: str) -> str:
+def codepoints(emoji: str) -> str:
+    """What an emoji's picture is called in the packages."""
     return "-".join(f"{ord(c):04x}" for c in emoji if c != "\ufe0f")
 
 

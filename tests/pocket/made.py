@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from concepts import CONCEPTS, LEARNT
 from PIL import Image
-from sprites import BASE_SIZE, PACKAGES, Sprites
+from sprites import BASE_SIZE, PACKAGES, Sprites, codepoints
 
 NAMES = ("car", "cat", "bus", "sun", "umbrella", "strawberry", "penguin", "star")
 assert set(NAMES) <= set(LEARNT)
@@ -39,8 +39,8 @@ def write_archives(folder: Path) -> None:
                 file = io.BytesIO()
                 picture = Image.fromarray(pixels, "RGBA").resize((48, 48))
                 picture.save(file, {".png": "PNG", ".webp": "WEBP"}[package.suffix])
-                stem = "-".join(f"{ord(c):04x}" for c in emoji)
-                _add(tar, f"{package.folder}/{stem}{package.suffix}", file.getvalue())
+                name = f"{package.folder}/{codepoints(emoji)}{package.suffix}"
+                _add(tar, name, file.getvalue())
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
