@@ -35,9 +35,9 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def mount(base: Path, pack: Path = ROOT) -> Path:
-    """Make the extension a custom node of a base directory: a link, or a copy where links fail."""
-    target = base / "custom_nodes" / PACK
+def mount(base: Path, pack: Path = ROOT, name: str = PACK) -> Path:
+    """Make a pack a custom node of a base directory: a link, or a copy where links fail."""
+    target = base / "custom_nodes" / name
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.is_symlink():
         target.unlink()

@@ -7,16 +7,18 @@ import pytest
 
 from scripts.comfyui import ROOT, Server, find_comfyui, mount
 from scripts.comfyui_client import Client, node_of
+from scripts.freeze import PROBE
 
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory):
-    """A running ComfyUI with an empty base directory."""
+    """A running ComfyUI with an empty base directory; a test node shows hashes of tokens."""
     comfyui = find_comfyui()
     if comfyui is None:
         pytest.skip("no ComfyUI: set COMFYUI_DIR, or let `python run.py test` fetch one")
     base = tmp_path_factory.mktemp("comfyui")
     mount(base)
+    mount(base, PROBE, PROBE.name)
     # The pocket model is too small to gain from threads, and threads that have to share busy cores
     # wait for each other many times longer than they compute.
     with Server(comfyui, base, options=["--cpu"], threads=1) as running:

@@ -7,10 +7,15 @@ from pathlib import Path
 import pytest
 
 from scripts.comfyui import PACK, ROOT
+from scripts.freeze import FROZEN
 from scripts.make_twins import CHROMIUM_OPTIONS, api_prompt, find_chromium
 
 CHROMIUM = find_chromium()
 SAVED = "() => app.graph.nodes.find((node) => node.type === 'SaveImage')?.imgs?.[0]?.naturalWidth"
+FROZEN_WORKFLOWS = [
+    pytest.param(path.parent.parent.name, path.stem, id=f"{path.parent.parent.name}-{path.stem}")
+    for path in sorted(FROZEN.glob("*/api/*.json"))
+]
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt install chromium")
 
@@ -68,6 +73,19 @@ def test_template_and_its_api_twin_say_the_same(page, name):
     twin = json.loads((ROOT / "workflows" / "api" / f"{name}.json").read_text("utf-8"))
     assert api_prompt(page, template) == twin
     assert overlaps(template["nodes"]) == []
+
+
+@pytest.mark.parametrize(("release", "name"), FROZEN_WORKFLOWS)
+def test_a_frozen_workflow_loads_as_it_was(page, release, name):
+    """Every value that the release stored is where it was; what came later has its default."""
+    saved = json.loads((FROZEN / release / f"{name}.json").read_text("utf-8"))
+    twin = json.loads((FROZEN / release / "api" / f"{name}.json").read_text("utf-8"))
+    loaded = api_prompt(page, saved)
+    assert loaded.keys() == twin.keys()
+    for node, body in twin.items():
+        assert loaded[node]["class_type"] == body["class_type"]
+        kept = {key: loaded[node]["inputs"].get(key) for key in body["inputs"]}
+        assert kept == body["inputs"]
 
 
 def overlaps(nodes, title=30):
