@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -13,9 +14,33 @@ GroupNorm = nn.GroupNorm
 RMSNorm = nn.RMSNorm
 
 
+@cache
+def has_onednn_calls() -> bool:
+    """Whether PyTorch's private oneDNN calls exist and compute a linear layer. Found out once.
+
+    They are outside PyTorch's public interface: a release may drop them or change their arguments,
+    and some builds (macOS) come without oneDNN.
+    """
+    if not torch.backends.mkldnn.is_available():
+        return False
+    weight = torch.arange(32.0).view(4, 8) / 32
+    bias, x = torch.arange(4.0), weight[:2]
+    try:
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight)
+        products = [_onednn_product(x, w, bias) for w in (weight, packed)]
+        torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    except (AttributeError, RuntimeError, TypeError):
+        return False
+    return all(torch.allclose(product, F.linear(x, weight, bias)) for product in products)
+
+
+def _onednn_product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
+
+
 def onednn_takes(dtype: torch.dtype) -> bool:
     """Whether PyTorch's oneDNN library computes with this dtype on this CPU."""
-    if not torch.backends.mkldnn.is_available():
+    if not has_onednn_calls():
         return False
     if dtype == torch.bfloat16:
         return torch.ops.mkldnn._is_mkldnn_bf16_supported()
@@ -27,24 +52,27 @@ class Linear(nn.Linear):
 
     There PyTorch gives float32 to a library that rounds a row differently when others come along,
     and a picture would depend on the batch and window it is drawn in. oneDNN does not, for two rows
-    or more, and is faster for the handful of rows of a decoding step.
+    or more, and is faster for the handful of rows of a decoding step. Without oneDNN, each row is
+    multiplied alone: the same guarantee, at the price of reading the weights once for each row.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self._through_onednn(x):
+        if not self.weight.is_mkldnn and not self._must_be_row_exact(x):
             return super().forward(x)
         rows = x.reshape(-1, x.shape[-1])
-        alone = len(rows) == 1
-        rows = F.pad(rows, (0, 0, 0, 1)) if alone else rows
-        out = torch.ops.mkldnn._linear_pointwise(rows, self.weight, self.bias, "none", [], "")
-        return (out[:1] if alone else out).view(*x.shape[:-1], self.out_features)
+        if self.weight.is_mkldnn or onednn_takes(x.dtype):
+            alone = len(rows) == 1
+            rows = F.pad(rows, (0, 0, 0, 1)) if alone else rows
+            out = _onednn_product(rows, self.weight, self.bias)
+            out = out[:1] if alone else out
+        else:
+            out = torch.cat([super(Linear, self).forward(row) for row in rows.split(1)])
+        return out.view(*x.shape[:-1], self.out_features)
 
-    def _through_onednn(self, x: Tensor) -> bool:
-        if self.weight.is_mkldnn:
-            return True
+    def _must_be_row_exact(self, x: Tensor) -> bool:
         fp32 = x.dtype == self.weight.dtype == torch.float32
-        wanted = x.device.type == "cpu" and fp32 and onednn_takes(x.dtype)
-        return wanted and not torch.is_grad_enabled()  # its product has no gradient
+        # oneDNN's product has no gradient, and training needs no such exactness.
+        return x.device.type == "cpu" and fp32 and not torch.is_grad_enabled()
 
 
 def pack_linears(model: nn.Module) -> None:

@@ -1,16 +1,34 @@
 """The layers: the same rows whatever stands beside them, packed or not."""
 
+from importlib.metadata import version
+from unittest.mock import Mock
+
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import run
+from arrag_engine import ops
+from arrag_engine.decode import draw_pictures
 from arrag_engine.ops import Linear, onednn_takes, pack_linears, rowwise
+from arrag_engine.sampling import Sampling
+from tests.tiny import PAD_ID, PROMPT, tiny_model
 
 needs_onednn = pytest.mark.skipif(
     not onednn_takes(torch.float32), reason="PyTorch was built without oneDNN"
 )
+
+
+@pytest.fixture(params=[True, False], ids=["onednn", "without onednn"])
+def with_onednn(request, monkeypatch):
+    """With PyTorch's private calls, and as if this PyTorch lacked them."""
+    if request.param and not onednn_takes(torch.float32):
+        pytest.skip("PyTorch was built without oneDNN")
+    if not request.param:
+        monkeypatch.setattr(ops, "has_onednn_calls", lambda: False)
+    return request.param
 
 
 def layer(ins=16, outs=24, bias=True, packed=False):
@@ -24,23 +42,27 @@ def layer(ins=16, outs=24, bias=True, packed=False):
 @pytest.mark.parametrize("shape", [(1, 1), (2, 1), (2, 4), (40, 1), (0,), (2, 0)])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("packed", [True, False])
-def test_the_product_is_the_plain_one(shape, bias, packed):
+def test_the_product_is_the_plain_one(with_onednn, shape, bias, packed):
     x = torch.randn(*shape, 16)
     plain = layer(bias=bias)
     found = layer(bias=bias, packed=packed)(x)
     torch.testing.assert_close(found, F.linear(x, plain.weight, plain.bias))
 
 
-@needs_onednn
-@settings(max_examples=30, deadline=None)
+@settings(
+    max_examples=30,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],  # stays as it is for all examples
+)
 @given(
     sizes=st.tuples(st.sampled_from([8, 24, 256]), st.sampled_from([16, 200, 688])),
     rows=st.integers(2, 300),
     packed=st.booleans(),
     data=st.data(),
 )
-def test_a_row_alone_equals_the_row_in_company_bit_for_bit(sizes, rows, packed, data):
+def test_a_row_alone_equals_the_row_in_company_bit_for_bit(with_onednn, sizes, rows, packed, data):
     made = layer(*sizes, packed=packed)
+    assert made.weight.is_mkldnn == (packed and with_onednn)
     x = torch.randn(rows, sizes[0])
     row = data.draw(st.integers(0, rows - 1))
     with torch.inference_mode():
@@ -57,6 +79,43 @@ def test_an_activation_of_a_row_is_the_same_bits_in_company(function, n, rows, d
         found = rowwise(function, x)
         torch.testing.assert_close(found, function(x))
         assert torch.equal(found[row], rowwise(function, x[row]))
+
+
+def test_pictures_are_the_same_in_windows_and_batches(with_onednn):
+    model = tiny_model()
+    pack_linears(model)
+
+    def drawn(seeds, window):
+        return draw_pictures(model, PROMPT, PAD_ID, Sampling(cfg=2), seeds, window=window).tokens
+
+    alone = drawn([4], 1)
+    assert len(alone.unique()) > 3
+    assert torch.equal(drawn([4], 5), alone)
+    assert torch.equal(drawn([3, 4, 5], 3)[1:2], alone)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        ("_linear_pointwise", Mock(side_effect=RuntimeError("changed"))),
+        ("_linear_pointwise", lambda rows, *_: torch.zeros(len(rows), 4)),
+        ("_reorder_linear_weight", lambda: None),
+        ("_is_mkldnn_bf16_supported", Mock(side_effect=AttributeError("dropped"))),
+    ],
+    ids=["an error", "another result", "other arguments", "dropped"],
+)
+def test_private_calls_that_changed_are_found_out(monkeypatch, changed):
+    monkeypatch.setattr(torch.ops.mkldnn, *changed)
+    assert not ops.has_onednn_calls.__wrapped__()
+
+
+@pytest.mark.skipif(
+    not torch.backends.mkldnn.is_available() or version("torch").split("+")[0] not in run.TORCH,
+    reason="not the locked PyTorch, or one without oneDNN",
+)
+def test_the_locked_pytorch_has_the_private_calls():
+    """Where the probe fails, tests of the fast way are skipped: it must not fail unnoticed."""
+    assert ops.has_onednn_calls()
 
 
 @needs_onednn
