@@ -57,8 +57,8 @@ class FaidAdapter(nn.Module):
         super().__init__()
         self.config = config
         llama = base.llama
-        q_size = (llama.hidden_size, llama.hidden_size)
-        v_size = (llama.hidden_size, llama.num_kv_heads * llama.head_dim)
+        q_size = (llama.hidden_size, llama.query_size)
+        v_size = (llama.hidden_size, llama.kv_size)
         rank, alpha, dropout = config.rank, config.alpha, config.dropout
         self.layers = nn.ModuleDict()
         for i in range(llama.num_layers):
@@ -73,7 +73,7 @@ class FaidAdapter(nn.Module):
                 self.layers[str(i)] = layer
         self.gen_head = None
         if config.head:
-            self.gen_head = GenHead(llama.hidden_size, base.vq.codebook_size, ops)
+            self.gen_head = GenHead(base, ops)
 
     @property
     def by_layer(self) -> dict[int, LayerAdapter]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -24,6 +25,19 @@ class JanusConfig:
     llama: LlamaConfig
     vq: VQConfig
     grid: Grid
+    aligner_widths: tuple[int, ...] = ()
+    """Of the image-token embedding, and of what each linear layer of its aligner puts out, the last
+    one the decoder's width; () becomes the published models' (code dim, hidden, hidden)."""
+    head_width: int = 0
+    """Inner width of the generation head; 0 becomes the decoder's."""
+
+    def __post_init__(self) -> None:
+        hidden = self.llama.hidden_size
+        if not self.aligner_widths:
+            widths = (self.vq.codebook_dim, hidden, hidden)
+            object.__setattr__(self, "aligner_widths", widths)
+        if not self.head_width:
+            object.__setattr__(self, "head_width", hidden)
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -36,26 +50,30 @@ VQ_MAPS = 4
 
 
 class GenAligner(nn.Module):
-    """Lifts an 8-dimensional image-token embedding to the decoder's width."""
+    """Lifts an 8-dimensional image-token embedding to the decoder's width: linear layers with a
+    GELU between them."""
 
-    def __init__(self, code_dim: int, hidden: int, ops: Any) -> None:
+    def __init__(self, config: JanusConfig, ops: Any) -> None:
         super().__init__()
-        self.layers = nn.Sequential(
-            ops.Linear(code_dim, hidden), nn.GELU(), ops.Linear(hidden, hidden)
-        )
+        lift, *mixes = (ops.Linear(a, b) for a, b in pairwise(config.aligner_widths))
+        self.layers = nn.Sequential(lift)
+        for mix in mixes:
+            self.layers.extend((nn.GELU(), mix))
 
     def forward(self, x: Tensor) -> Tensor:
-        lift, _, mix = self.layers
-        return mix(rowwise(F.gelu, lift(x)))
+        x = self.layers[0](x)
+        for mix in self.layers[2::2]:
+            x = mix(rowwise(F.gelu, x))
+        return x
 
 
 class GenHead(nn.Module):
     """Logits over the image vocabulary from a hidden state."""
 
-    def __init__(self, hidden: int, vocab: int, ops: Any) -> None:
+    def __init__(self, config: JanusConfig, ops: Any) -> None:
         super().__init__()
-        self.output_mlp_projector = ops.Linear(hidden, hidden)
-        self.vision_head = ops.Linear(hidden, vocab)
+        self.output_mlp_projector = ops.Linear(config.llama.hidden_size, config.head_width)
+        self.vision_head = ops.Linear(config.head_width, config.vq.codebook_size)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.vision_head(rowwise(F.gelu, self.output_mlp_projector(x)))
@@ -71,11 +89,10 @@ class JanusPro(nn.Module):
     def __init__(self, config: JanusConfig, ops: Any = default_ops) -> None:
         super().__init__()
         self.config = config
-        hidden = config.llama.hidden_size
         self.llama = Llama(config.llama, ops)
-        self.gen_embed = ops.Embedding(config.vq.codebook_size, config.vq.codebook_dim)
-        self.gen_aligner = GenAligner(config.vq.codebook_dim, hidden, ops)
-        self.gen_head = GenHead(hidden, config.vq.codebook_size, ops)
+        self.gen_embed = ops.Embedding(config.vq.codebook_size, config.aligner_widths[0])
+        self.gen_aligner = GenAligner(config, ops)
+        self.gen_head = GenHead(config, ops)
         self.vq = VQModel(config.vq, ops)
 
     @property
@@ -129,7 +146,7 @@ class JanusPro(nn.Module):
     def picture_bytes(self, count: int = 1) -> int:
         """About the memory that `count` pictures at once take on their way through the VQ."""
         height, width = self.config.image_size
-        channels = self.config.vq.base_channels * self.config.vq.channel_multiplier[0]
+        channels = max(self.config.vq.encoder_widths[0], self.config.vq.decoder_widths[0])
         return 4 * VQ_MAPS * count * height * width * channels  # float32
 
     def drawing_bytes(self, rows: int, capacity: int, window: int) -> int:

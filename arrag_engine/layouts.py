@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 from .blend import HOPS
@@ -14,20 +15,25 @@ from .llama import LlamaConfig
 from .vq import VQConfig
 
 Shapes = dict[str, tuple[int, ...]]
+Rule = tuple[str, str | Callable[[re.Match[str]], str]]
+"""A pattern, and what re.sub puts in its place."""
 
 DEFAULT_GRID = Grid(24, 24)
 MIN_PROMPT = 2
 """Ids of the shortest prompt: one that begins the text and one that begins the picture."""
 
-OURS_FROM_OFFICIAL = (
+OURS_FROM_OFFICIAL: tuple[Rule, ...] = (
     (r"^language_model\.model\.", "llama."),
     (r"^gen_vision_model\.", "vq."),
 )
-OFFICIAL_FROM_TRANSFORMERS = (
+OFFICIAL_FROM_TRANSFORMERS: tuple[Rule, ...] = (
     (r"^model\.language_model\.", "language_model.model."),
     (r"^model\.generation_embeddings\.", "gen_embed."),
     (r"^model\.generation_aligner\.fc1\.", "gen_aligner.layers.0."),
-    (r"^model\.generation_aligner\.hidden_layers\.0\.", "gen_aligner.layers.2."),
+    (
+        r"^model\.generation_aligner\.hidden_layers\.(\d+)\.",
+        lambda match: f"gen_aligner.layers.{2 * int(match[1]) + 2}.",  # a GELU before each
+    ),
     (r"^model\.generation_head\.proj_out\.", "gen_head.output_mlp_projector."),
     (r"^model\.generation_head\.vision_head\.", "gen_head.vision_head."),
     (r"^model\.vqmodel\.", "gen_vision_model."),
@@ -138,7 +144,13 @@ def read_config(shapes: Shapes, config: dict[str, Any], grid: Grid | None) -> Ja
     """
     try:
         llama = _llama_config(shapes, _section(config, "language_config", "text_config"))
-        janus = JanusConfig(llama, _vq_config(shapes), grid or _config_grid(config))
+        janus = JanusConfig(
+            llama,
+            _vq_config(shapes),
+            grid or _config_grid(config),
+            _aligner_widths(shapes),
+            shapes["gen_head.output_mlp_projector.weight"][0],
+        )
         if janus.grid.size + MIN_PROMPT > llama.max_positions:
             raise ValueError(f"{llama.max_positions} positions for a {janus.grid} picture")
         return janus
@@ -167,11 +179,13 @@ def _count(shapes: Shapes, pattern: str) -> int:
 def _llama_config(shapes: Shapes, text: dict[str, Any]) -> LlamaConfig:
     vocab, hidden = shapes["llama.embed_tokens.weight"]
     mlp, _ = shapes["llama.layers.0.mlp.gate_proj.weight"]
-    heads = int(text.get("num_attention_heads") or hidden // 128)
+    query_rows, _ = shapes["llama.layers.0.self_attn.q_proj.weight"]
     kv_rows, _ = shapes["llama.layers.0.self_attn.k_proj.weight"]
-    if heads < 1 or hidden % heads or hidden // heads % 2 or kv_rows % (hidden // heads):
-        raise ValueError(f"{heads} heads for hidden size {hidden}, {kv_rows} key rows")
-    kv_heads = kv_rows // (hidden // heads)
+    heads = int(text.get("num_attention_heads") or query_rows // 128)
+    if heads < 1 or query_rows % (2 * heads) or kv_rows % (query_rows // heads):
+        raise ValueError(f"{heads} heads for {query_rows} query rows, {kv_rows} key rows")
+    head_dim = query_rows // heads
+    kv_heads = kv_rows // head_dim
     if kv_heads < 1 or heads % kv_heads:
         raise ValueError(f"{heads} heads share {kv_heads} key heads")
     if text.get("rope_scaling"):
@@ -192,15 +206,29 @@ def _llama_config(shapes: Shapes, text: dict[str, Any]) -> LlamaConfig:
         theta,
         eps,
         positions,
+        head_dim,
     )
+
+
+def _aligner_widths(shapes: Shapes) -> tuple[int, ...]:
+    """Widths from the image-token embedding through the aligner's linear layers."""
+    pattern = r"gen_aligner\.layers\.(\d+)\.weight"
+    layers = sorted(int(m[1]) for name in shapes if (m := re.match(pattern, name)))
+    if layers != list(range(0, 2 * len(layers), 2)) or not layers:
+        raise ValueError(f"the aligner has the layers {layers}, expected 0, 2, 4, …")
+    weights = [shapes[f"gen_aligner.layers.{i}.weight"] for i in layers]
+    return (weights[0][1], *(rows for rows, _ in weights))
 
 
 def _vq_config(shapes: Shapes) -> VQConfig:
     base = shapes["vq.encoder.conv_in.weight"][0]
-    levels = _count(shapes, r"vq\.encoder\.conv_blocks\.(\d+)\.")
-    widths = [shapes[f"vq.encoder.conv_blocks.{i}.res.0.conv2.weight"][0] for i in range(levels)]
-    if base % 32 or any(w % base for w in widths):
-        raise ValueError(f"VQ channels {base} and {widths}")
+    widths, mirrored = _level_widths(shapes, "encoder"), _level_widths(shapes, "decoder")[::-1]
+    if base % 32 or any(w % base for w in widths) or any(w % 32 for w in mirrored):
+        raise ValueError(f"VQ channels {base}, {widths} and {mirrored}")
+    if len(widths) != len(mirrored):
+        raise ValueError(
+            f"{len(widths)} levels of the VQ's encoder, {len(mirrored)} of its decoder"
+        )
     codes, dim = shapes["vq.quantize.embedding.weight"]
     return VQConfig(
         base,
@@ -209,7 +237,16 @@ def _vq_config(shapes: Shapes) -> VQConfig:
         shapes["vq.quant_conv.weight"][1],
         codes,
         dim,
+        tuple(mirrored),
+        _count(shapes, r"vq\.decoder\.conv_blocks\.0\.res\.(\d+)\."),
+        shapes["vq.post_quant_conv.weight"][0],
     )
+
+
+def _level_widths(shapes: Shapes, half: str) -> list[int]:
+    """Channels of the levels of the VQ's encoder or decoder, in the order of their numbers."""
+    levels = _count(shapes, rf"vq\.{half}\.conv_blocks\.(\d+)\.")
+    return [shapes[f"vq.{half}.conv_blocks.{i}.res.0.conv2.weight"][0] for i in range(levels)]
 
 
 def _config_grid(config: dict[str, Any]) -> Grid:

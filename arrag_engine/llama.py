@@ -35,10 +35,22 @@ class LlamaConfig:
     rope_theta: float = 10000.0
     rms_norm_eps: float = 1e-6
     max_positions: int = 16384
+    head_dim: int = 0
+    """Width of a head; 0 becomes hidden_size / num_heads, as in every published model."""
+
+    def __post_init__(self) -> None:
+        if not self.head_dim:
+            object.__setattr__(self, "head_dim", self.hidden_size // self.num_heads)
 
     @property
-    def head_dim(self) -> int:
-        return self.hidden_size // self.num_heads
+    def query_size(self) -> int:
+        """Width of all heads' queries together."""
+        return self.num_heads * self.head_dim
+
+    @property
+    def kv_size(self) -> int:
+        """Width of all heads' keys, or values, together."""
+        return self.num_kv_heads * self.head_dim
 
 
 class KVCache:
@@ -242,11 +254,10 @@ class Attention(nn.Module):
     def __init__(self, config: LlamaConfig, ops: Any) -> None:
         super().__init__()
         self.config = config
-        kv_size = config.num_kv_heads * config.head_dim
-        self.q_proj = ops.Linear(config.hidden_size, config.hidden_size, bias=False)
-        self.k_proj = ops.Linear(config.hidden_size, kv_size, bias=False)
-        self.v_proj = ops.Linear(config.hidden_size, kv_size, bias=False)
-        self.o_proj = ops.Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.q_proj = ops.Linear(config.hidden_size, config.query_size, bias=False)
+        self.k_proj = ops.Linear(config.hidden_size, config.kv_size, bias=False)
+        self.v_proj = ops.Linear(config.hidden_size, config.kv_size, bias=False)
+        self.o_proj = ops.Linear(config.query_size, config.hidden_size, bias=False)
 
     def forward(
         self,
@@ -271,7 +282,7 @@ class Attention(nn.Module):
         if group > 1:
             k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
         out = attend(q, k, v, span)
-        return self.o_proj(out.transpose(1, 2).reshape(x.shape))
+        return self.o_proj(out.transpose(1, 2).flatten(2))
 
 
 class MLP(nn.Module):

@@ -27,6 +27,27 @@ class VQConfig:
     z_channels: int = 256
     codebook_size: int = 16384
     codebook_dim: int = 8
+    decoder_widths: tuple[int, ...] = ()
+    """Channels of the decoder's levels, the one of full size first; () becomes the encoder's."""
+    decoder_blocks: int = 0
+    """Residual blocks of a decoder's level; 0 becomes one more than an encoder's."""
+    decoder_z_channels: int = 0
+    """Channels that the decoder takes; 0 becomes those that the encoder puts out."""
+
+    def __post_init__(self) -> None:
+        derived = {
+            "decoder_widths": self.encoder_widths,
+            "decoder_blocks": self.num_res_blocks + 1,
+            "decoder_z_channels": self.z_channels,
+        }
+        for name, value in derived.items():
+            if not getattr(self, name):
+                object.__setattr__(self, name, value)
+
+    @property
+    def encoder_widths(self) -> tuple[int, ...]:
+        """Channels of the encoder's levels, the one of full size first."""
+        return tuple(self.base_channels * m for m in self.channel_multiplier)
 
     @property
     def patch_size(self) -> int:
@@ -134,7 +155,7 @@ def middle(channels: int, ops: Any) -> nn.Sequential:
 class Encoder(nn.Module):
     def __init__(self, config: VQConfig, ops: Any) -> None:
         super().__init__()
-        widths = [config.base_channels * m for m in config.channel_multiplier]
+        widths = config.encoder_widths
         last = len(widths) - 1
         self.conv_in = ops.Conv2d(3, config.base_channels, 3, padding=1)
         self.conv_blocks = nn.ModuleList()
@@ -157,13 +178,13 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     def __init__(self, config: VQConfig, ops: Any) -> None:
         super().__init__()
-        widths = [config.base_channels * m for m in reversed(config.channel_multiplier)]
+        widths = config.decoder_widths[::-1]
         last = len(widths) - 1
-        self.conv_in = ops.Conv2d(config.z_channels, widths[0], 3, padding=1)
+        self.conv_in = ops.Conv2d(config.decoder_z_channels, widths[0], 3, padding=1)
         self.mid = middle(widths[0], ops)
         self.conv_blocks = nn.ModuleList()
         for i, (a, b) in enumerate(zip([widths[0], *widths], widths, strict=False)):
-            level = Level(a, b, config.num_res_blocks + 1, i == 0, ops)
+            level = Level(a, b, config.decoder_blocks, i == 0, ops)
             if i < last:
                 level.upsample = Upsample(b, ops)
             self.conv_blocks.append(level)
@@ -203,7 +224,7 @@ class VQModel(nn.Module):
         self.decoder = Decoder(config, ops)
         self.quantize = Codebook(config.codebook_size, config.codebook_dim, ops)
         self.quant_conv = ops.Conv2d(config.z_channels, config.codebook_dim, 1)
-        self.post_quant_conv = ops.Conv2d(config.codebook_dim, config.z_channels, 1)
+        self.post_quant_conv = ops.Conv2d(config.codebook_dim, config.decoder_z_channels, 1)
 
     def features(self, images: Tensor) -> Tensor:
         """Continuous patch vectors before quantising, unit length.

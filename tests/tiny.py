@@ -31,6 +31,13 @@ def tiny_config(side: int = 6, kv_heads: int = 4, heads: int = 4, hidden: int = 
     return JanusConfig(llama, VQConfig(32, (1, 1), 1, 32, 64, 8), Grid(side, side))
 
 
+def crooked_config(side: int = 6) -> JanusConfig:
+    """Sizes of which no two are equal: nothing fits by accident."""
+    llama = LlamaConfig(40, 36, 48, 3, 4, 2, max_positions=1024, head_dim=14)
+    vq = VQConfig(32, (2, 5), 1, 42, 50, 10, (128, 192), 4, 46)
+    return JanusConfig(llama, vq, Grid(side, side), (6, 20, 24, 36), 44)
+
+
 def tiny_model(seed: int = 0, config: JanusConfig | None = None) -> JanusPro:
     """A model whose weights are all random, norms and biases too: nothing is an identity."""
     torch.manual_seed(seed)
