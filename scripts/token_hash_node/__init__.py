@@ -1,4 +1,4 @@
-"""A custom node for tests: shows the SHA-256 of drawn tokens, which a picture's pixels only blur."""
+"""A custom node for tests: shows the SHA-256 of the tokens of each drawn picture."""
 
 import hashlib
 

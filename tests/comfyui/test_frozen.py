@@ -6,9 +6,7 @@ import pytest
 
 from scripts.freeze import FROZEN, input_type, node_signatures, workflow_hashes
 
-RELEASES = sorted(
-    path.name for path in FROZEN.iterdir() if path.is_dir() and path.name[0].isdigit()
-)
+RELEASES = sorted(path.parent.name for path in FROZEN.glob("*/nodes.json"))
 WORKFLOWS = [
     pytest.param(release, path.stem, id=f"{release}-{path.stem}")
     for release in RELEASES
