@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from scripts.comfyui import ROOT
+from scripts.recognise import things_on
 
 
 def run_draw(server, *arguments):
@@ -21,21 +22,22 @@ def run_draw(server, *arguments):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "drawn"),
+    ("arguments", "drawn", "thing"),
     [
-        ([], "Drawing 'a flamingo', seed 7"),
-        (["--prompt", "a red car", "--seed", 3], "Drawing 'a red car', seed 3"),
-        (["--prompt", "a guitar", "--only", "guitar"], "Drawing 'a guitar', seed 7"),
+        ([], "Drawing 'a flamingo', seed 7", "flamingo"),
+        (["--prompt", "a red car", "--seed", 3], "Drawing 'a red car', seed 3", "car"),
+        (["--prompt", "a guitar", "--only", "guitar"], "Drawing 'a guitar', seed 7", "guitar"),
     ],
     ids=["the workflow's own", "the model alone", "with pictures of it"],
 )
-def test_draw_saves_a_picture_and_says_where(server, tmp_path, arguments, drawn):
+def test_draw_saves_a_picture_and_says_where(server, tmp_path, arguments, drawn, thing):
     target = tmp_path / "picture.png"
     done = run_draw(server, *arguments, "--out", target)
     assert done.returncode == 0, done.stderr
     assert drawn in done.stdout
     assert f"Saved {target}" in done.stdout
     assert Image.open(io.BytesIO(target.read_bytes())).format == "PNG"
+    assert thing in [found.name for found in things_on(target)]
 
 
 def test_draw_fails_with_one_sentence(server, tmp_path):
