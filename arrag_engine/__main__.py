@@ -12,7 +12,7 @@ NO_TORCH = (
 def main() -> int:
     """Run one command; returns the exit code."""
     if find_spec("torch") is None:
-        print(f"error: {NO_TORCH}", file=sys.stderr)
+        sys.stderr.write(f"error: {NO_TORCH}\n")
         return 2
     from .cli import main as run
 

@@ -1,4 +1,4 @@
-"""The wheel: what is in it, what it says without PyTorch, and that it draws outside the checkout."""
+"""The wheel: its contents, its message without PyTorch, and that it draws outside the checkout."""
 
 import os
 import shutil
