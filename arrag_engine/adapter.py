@@ -98,12 +98,14 @@ def open_adapter(path: Path) -> OpenedAdapter:
     if not path.is_file():
         raise InputError(f"there is no adapter file {path}")
     if path.suffix != ".safetensors":
-        raise InputError(f"{path} is no .safetensors file; choose an adapter made by 'train faid'")
+        raise InputError(
+            f"{path} is not a .safetensors file; choose an adapter made by 'train faid'"
+        )
     weights = open_weights([path])
     header = weights.metadata
     if header.get("format") != FORMAT:
         raise InputError(
-            f"{path} is not an adapter (its header says format {header.get('format')!r}); "
+            f"{path} is not an adapter (the format in its header is {header.get('format')!r}); "
             "make one with 'python -m arrag_engine train faid'"
         )
     if header.get("version") != VERSION:

@@ -112,8 +112,8 @@ def fit(
     for part in sets:
         if len(part.p_model) < MIN_POSITIONS:
             raise InputError(
-                f"{len(part.p_model)} positions with neighbours are too few to calibrate with, "
-                f"{MIN_POSITIONS} are needed; bring more pictures"
+                f"{len(part.p_model)} positions with neighbours are too few for a calibration; "
+                f"{MIN_POSITIONS} are needed; use more pictures"
             )
     fits = []
     for weight in (1.0,) if known is None else KNOWN_WEIGHTS:

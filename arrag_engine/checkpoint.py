@@ -77,7 +77,7 @@ class Checkpoint:
         numbers = {ours: told[name] for name, ours in SAMPLING_NAMES.items() if name in told}
         if wrong := {k: v for k, v in numbers.items() if type(v) not in (int, float)}:
             raise InputError(
-                f"the config of {self.name} recommends {wrong}, which are no numbers; "
+                f"the config of {self.name} recommends {wrong}, which are not numbers; "
                 "set guidance and temperature yourself"
             )
         return Sampling(**numbers)
@@ -157,8 +157,8 @@ def _compare_config(
     meant = blender_config(faid, janus.llama.num_layers) | {"num_hop": list(faid.hops)}
     if any(name in told and told[name] != value for name, value in meant.items()):
         log.warning(
-            "%s: the config tells of other FAiD blenders than the tensors: layers %s with hops %s "
-            "are there and are used",
+            "%s: the config describes other FAiD blenders than the tensors; layers %s with hops "
+            "%s, from the tensors, are used",
             path,
             list(faid.blender_layers),
             list(faid.hops),

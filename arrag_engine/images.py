@@ -71,7 +71,7 @@ def read_bytes(path: Path) -> bytes:
         if not stat.S_ISREG(facts.st_mode):
             raise InputError("not a readable picture (not a file)")
         if facts.st_size > MAX_BYTES:
-            raise InputError(f"{facts.st_size} bytes, the most is {MAX_BYTES}")
+            raise InputError(f"{facts.st_size} bytes, at most {MAX_BYTES} are allowed")
         return path.read_bytes()
     except OSError as error:
         raise InputError(f"not a readable picture ({error.strerror or error})") from error
@@ -90,7 +90,9 @@ def open_picture(file: Path | bytes) -> Image.Image:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
-                raise InputError(f"{image.width}x{image.height} pixels, the most is {MAX_PIXELS}")
+                raise InputError(
+                    f"{image.width}x{image.height} pixels, at most {MAX_PIXELS} are allowed"
+                )
             return _upright_rgb(image)
     except InputError:
         raise

@@ -61,7 +61,7 @@ def our_names(names: list[str]) -> dict[str, str]:
     """
     if any(HALF_TRAINED.search(name) for name in names):
         raise InputError(
-            "this is a half-way checkpoint of a trainer (it has lora or base_model keys); "
+            "this is a unfinished checkpoint of a trainer (it has lora or base_model keys); "
             "merge its LoRA weights first, or use the released checkpoint"
         )
     wanted = [name for name in names if not (UNUSED.search(name) or BLENDER.search(name))]
@@ -157,7 +157,7 @@ def read_config(shapes: Shapes, config: dict[str, Any], grid: Grid | None) -> Ja
     except (KeyError, IndexError) as error:
         raise InputError(f"the checkpoint lacks the tensor {error}; download it again") from error
     except (TypeError, ValueError, ArithmeticError) as error:
-        raise InputError(f"the checkpoint's sizes make no sense: {error}") from error
+        raise InputError(f"the checkpoint's sizes do not fit together: {error}") from error
 
 
 def _section(config: dict[str, Any], *names: str) -> dict[str, Any]:

@@ -53,7 +53,7 @@ class PromptEncoder:
         token_id = self.tokenizer.token_to_id(token)
         if token_id is None:
             raise InputError(
-                f"the tokenizer does not know {token}; it is not the one of a Janus-Pro model"
+                f"the tokenizer has no token {token}; use the tokenizer.json of a Janus-Pro model"
             )
         return token_id
 
@@ -67,15 +67,17 @@ class PromptEncoder:
             raise InputError("the prompt is empty; write what to draw")
         if len(text) > MAX_CHARACTERS:
             raise InputError(
-                f"the prompt has {len(text)} characters, the most is {MAX_CHARACTERS}; shorten it"
+                f"the prompt has {len(text)} characters, at most {MAX_CHARACTERS} are allowed; "
+                f"shorten it"
             )
         if re.search("[\ud800-\udfff]", text):
-            raise InputError("the prompt holds half a character that is no text; type it again")
+            raise InputError("the prompt contains an incomplete character; type it again")
         encoding = self.tokenizer.encode(TEMPLATE.format(text=text), add_special_tokens=False)
         ids = [self.bos_id, *encoding.ids, self.begin_of_image_id]
         if len(ids) > self.max_tokens:
             raise InputError(
-                f"the prompt has {len(ids)} tokens, the most is {self.max_tokens}; shorten it"
+                f"the prompt has {len(ids)} tokens, at most {self.max_tokens} are allowed; "
+                f"shorten it"
             )
         return Prompt(ids, self.pad_id, self._unknown_words(text))
 

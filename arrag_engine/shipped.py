@@ -30,5 +30,5 @@ def resolve(name_or_path: str, folder: Path) -> Path:
     path = Path(name_or_path)
     if not path.exists():
         names = ", ".join(shipped_names(folder)) or "none"
-        raise InputError(f"{name_or_path} is no file or folder, nor a shipped name ({names})")
+        raise InputError(f"{name_or_path} is neither a file or folder nor a shipped name ({names})")
     return path

@@ -52,7 +52,7 @@ def _open_safetensors(path: Path) -> Weights:
         file = safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:
         raise InputError(
-            f"{path} is truncated or no .safetensors file ({error}); download it again"
+            f"{path} is truncated or not a .safetensors file ({error}); download it again"
         ) from error
     shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     readers = {name: (lambda n=name: file.get_tensor(n)) for name in shapes}
@@ -118,9 +118,9 @@ def _shards(folder: Path, index: Path) -> list[Path]:
     names = sorted({str(name) for name in weight_map.values()})
     for name in names:
         if Path(name).name != name or not name.endswith((".safetensors", ".bin")):
-            raise InputError(f"{index} names {name!r}, which is no weight file of its own folder")
+            raise InputError(f"{index} names {name!r}, which is not a weight file in its folder")
         if not (folder / name).is_file():
-            raise InputError(f"{folder} lacks {name}, which {index.name} names; download it too")
+            raise InputError(f"{folder} lacks {name}, which {index.name} lists; download it too")
     return [folder / name for name in names]
 
 

@@ -48,12 +48,11 @@ class BuildPatchIndex(io.ComfyNode):
             node_id="ARRAG_BuildIndex",
             display_name="Build Patch Index",
             category=CATEGORY,
-            description="Makes a patch index of your own pictures, saves it in "
-            "models/arrag/indexes, and hands it on. Takes a batch of images or a subfolder of "
-            "ComfyUI's input folder.",
+            description="Builds a patch index from a batch of images or a subfolder of ComfyUI's "
+            "input folder, and saves it in models/arrag/indexes.",
             inputs=[
                 Model.Input(
-                    "model", tooltip="Whose VQ tokenizer reads the pictures: the one that draws."
+                    "model", tooltip="The model that will draw; its VQ encodes the pictures."
                 ),
                 io.String.Input(
                     "name",
@@ -71,44 +70,45 @@ class BuildPatchIndex(io.ComfyNode):
                     "captions",
                     multiline=True,
                     default="",
-                    tooltip="For the images input: one line for each picture, or none at all.",
+                    tooltip="For the images input: one line for each picture, or empty.",
                 ),
                 io.String.Input(
                     "licence",
                     default="",
-                    tooltip="Noted for every picture whose metadata names none.",
+                    tooltip="Licence of the pictures whose metadata has none.",
                 ),
                 io.String.Input(
                     "source",
                     default="",
-                    tooltip="Where the pictures come from, for those whose metadata does not say.",
+                    tooltip="Source of the pictures whose metadata has none.",
                 ),
                 io.Combo.Input(
                     "crops",
                     options=list(CROPS),
                     default=DEFAULTS.read.crops,
                     tooltip="center: the middle of every picture. cover: several crops of wide or "
-                    "tall pictures, so that all of them gets in.",
+                    "tall pictures, which together show all of it.",
                 ),
                 io.Combo.Input(
                     "neighborhood",
                     options=list(NEIGHBORHOODS),
                     default=DEFAULTS.spec.neighborhood,
-                    tooltip="Which patches around a place it is found by. causal-4 is the paper's.",
+                    tooltip="Which patches around a position form its key. causal-4 is the "
+                    "paper's.",
                 ),
                 io.Combo.Input(
                     "borders",
                     options=list(BORDERS),
                     default=DEFAULTS.spec.borders,
                     tooltip="skip: no retrieval where a neighbour lies outside the picture. zero: "
-                    "such neighbours count as nothing.",
+                    "such a neighbour counts as zeros.",
                 ),
                 io.Combo.Input(
                     "key_space",
                     options=list(KEY_SPACES),
                     default=DEFAULTS.spec.space,
-                    tooltip="encoder: what the VQ saw, exactly. codebook: what its codes stand "
-                    "for; a smaller file.",
+                    tooltip="Vectors that keys consist of. encoder: the VQ's continuous vectors. "
+                    "codebook: the vectors of the codes, for a smaller file.",
                 ),
                 io.Float.Input(
                     "position_weight",
@@ -116,13 +116,14 @@ class BuildPatchIndex(io.ComfyNode):
                     min=0.0,
                     max=100.0,
                     step=0.05,
-                    tooltip="How much it counts where in the picture a patch stood. 0 = nothing.",
+                    tooltip="Weight of the position in the picture when keys are compared. "
+                    "0 = the position is ignored.",
                 ),
                 io.Combo.Input(
                     "structure",
                     options=list(STRUCTURES),
                     default=DEFAULTS.structure,
-                    tooltip="How it is searched. auto: by the number of patches; flat is exact.",
+                    tooltip="Search structure. auto: chosen by the number of patches. flat: exact.",
                 ),
                 io.Float.Input(
                     "recall_target",
@@ -130,18 +131,19 @@ class BuildPatchIndex(io.ComfyNode):
                     min=0.01,
                     max=1.0,
                     step=0.01,
-                    tooltip="The share of the true nearest patches that a search that is not "
-                    "exact must find.",
+                    tooltip="Share of the true nearest patches that an approximate search must "
+                    "find.",
                 ),
                 io.Boolean.Input(
                     "overwrite",
                     default=False,
-                    tooltip="Replace an index of this name. Off: such a name is an error.",
+                    tooltip="On: replaces an index of this name. Off: an existing name is an "
+                    "error.",
                 ),
                 io.Image.Input(
                     "images",
                     optional=True,
-                    tooltip="The pictures. Leave it open to take a folder.",
+                    tooltip="The pictures. Leave it unconnected to use a folder.",
                 ),
             ],
             outputs=[
@@ -149,7 +151,7 @@ class BuildPatchIndex(io.ComfyNode):
                 io.String.Output(
                     "INFO",
                     display_name="info",
-                    tooltip="What the index holds, and what it does not.",
+                    tooltip="Contents of the index, and the pictures that were left out.",
                 ),
             ],
         )
@@ -219,7 +221,7 @@ def check_inputs(
     """
     if (images is None) == (place is None):
         raise InputError(
-            "connect images or choose a folder: exactly one of them says which pictures to take"
+            "connect images or choose a folder: exactly one of them supplies the pictures"
         )
     if images is None and captions.strip():
         raise InputError(

@@ -23,15 +23,15 @@ class LoadFAiDAdapter(io.ComfyNode):
             node_id="ARRAG_LoadAdapter",
             display_name="Load FAiD Adapter",
             category=CATEGORY,
-            description="Puts a trained FAiD adapter from models/arrag/adapters beside a model. "
-            "It is heard in the FAiD Sampler; the model itself stays as it is.",
+            description="Attaches a trained FAiD adapter from models/arrag/adapters to a model. "
+            "The FAiD Sampler uses it; the weights of the model do not change.",
             inputs=[
                 Model.Input("model", tooltip="The model that the adapter was trained on."),
                 io.Combo.Input(
                     "adapter",
                     options=list(folders.choices(folders.ADAPTERS)),
-                    tooltip="Make your own with 'python -m arrag_engine train faid' and put it "
-                    "into models/arrag/adapters.",
+                    tooltip="pocket is included. Train your own with 'python -m arrag_engine train "
+                    "faid' and put the file into models/arrag/adapters.",
                 ),
             ],
             outputs=[Model.Output("MODEL", display_name="model")],
@@ -59,9 +59,10 @@ class FAiDSampler(io.ComfyNode):
             node_id="ARRAG_FAiDSampler",
             display_name="FAiD Sampler",
             category=CATEGORY,
-            description="Draws pictures token by token with a trained adapter that hears, inside "
-            "the model, the patches looked up in an index (FAiD). The weight in Retrieval Options "
-            "mixes DAiD in on top; 0 leaves it out.",
+            description="Draws pictures token by token with a trained adapter that blends "
+            "retrieved patches into the model's hidden states (FAiD). A weight above 0 in "
+            "Retrieval Options "
+            "applies DAiD in addition.",
             inputs=[
                 *drawing_inputs(),
                 io.Float.Input(
@@ -70,34 +71,36 @@ class FAiDSampler(io.ComfyNode):
                     min=0.0,
                     max=MAX_STRENGTH,
                     step=0.05,
-                    tooltip="How much of the adapter. 0 = the model alone, 1 = as trained.",
+                    tooltip="Strength of the adapter. 0 = the model alone, 1 = as trained.",
                 ),
                 io.Int.Input(
                     "candidates",
                     default=0,
                     min=0,
                     max=MAX_CANDIDATES,
-                    tooltip="How many of the nearest patches the adapter hears at each position. "
-                    "0 = as many as it was trained with.",
+                    tooltip="Number of nearest patches that the adapter receives at each position. "
+                    "0 = the number that it was trained with.",
                 ),
                 io.Combo.Input(
                     "semantics",
                     options=list(SEMANTICS),
                     default=SEMANTICS[0],
-                    tooltip="Where nothing is looked up, along the borders, later blenders hear "
-                    "the first one's output (step, the official way to draw) or nothing "
-                    "(stepzero).",
+                    tooltip="Input of later blenders at positions without retrieval, along the "
+                    "borders: the output of the first blender (step, as in the official inference) "
+                    "or zeros (stepzero, as in the official training).",
                 ),
                 Retrieval.Input(
                     "retrieval",
                     optional=True,
-                    tooltip="From Retrieval Options: the index to look patches up in. Left open, "
-                    "the adapter hears nothing.",
+                    tooltip="From Retrieval Options: the index to retrieve patches from. Without "
+                    "it, the adapter receives no patches.",
                 ),
             ],
             outputs=[
                 *drawing_outputs(),
-                Trace.Output("TRACE", display_name="trace", tooltip="What was looked up where."),
+                Trace.Output(
+                    "TRACE", display_name="trace", tooltip="What was retrieved at each position."
+                ),
             ],
             hidden=[io.Hidden.unique_id],
         )
@@ -114,7 +117,7 @@ class FAiDSampler(io.ComfyNode):
         if model.checkpoint.faid is None:
             raise InputError(
                 f"the model {model.checkpoint.name} has no FAiD blenders; "
-                "put a Load FAiD Adapter node in front"
+                "connect it through a Load FAiD Adapter node"
             )
         faid = Faid(model.checkpoint.faid, strength, candidates, semantics)  # type: ignore[arg-type]
         return io.NodeOutput(*draw(cls.hidden.unique_id, model, faid=faid, **settings))

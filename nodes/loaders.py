@@ -28,20 +28,20 @@ class LoadARModel(io.ComfyNode):
             display_name="Load AR Model",
             category=CATEGORY,
             description="Loads an autoregressive image model of the Janus-Pro family from "
-            "models/arrag/models: a folder as downloaded, or one .safetensors file.",
+            "models/arrag/models: a downloaded folder or one .safetensors file.",
             inputs=[
                 io.Combo.Input(
                     "model",
                     options=list(folders.choices(folders.MODELS)),
-                    tooltip="pocket is a tiny model that comes with the extension. "
-                    "Put others into models/arrag/models.",
+                    tooltip="pocket is a tiny model that is included. Put other models into "
+                    "models/arrag/models.",
                 ),
                 io.Combo.Input(
                     "dtype",
                     options=list(DTYPE_CHOICES),
                     default="auto",
-                    tooltip="What the decoder computes in. auto: bf16 where the device has it, "
-                    "else fp16 on a GPU, fp32 on a CPU. 16 bits halve the memory.",
+                    tooltip="Precision of the decoder. auto: bf16 where the device computes in it, "
+                    "otherwise fp16 on a GPU and fp32 on a CPU. 16 bits halve the memory.",
                 ),
             ],
             outputs=[Model.Output("MODEL", display_name="model")],
@@ -69,22 +69,22 @@ class LoadPatchIndex(io.ComfyNode):
             node_id="ARRAG_LoadIndex",
             display_name="Load Patch Index",
             category=CATEGORY,
-            description="Loads a patch index from models/arrag/indexes: the library of real "
-            "patches to look up while drawing.",
+            description="Loads a patch index from models/arrag/indexes: the patches of real "
+            "pictures that a sampler retrieves while it draws.",
             inputs=[
                 io.Combo.Input(
                     "index",
                     options=list(folders.choices(folders.INDEXES)),
-                    tooltip="pocket comes with the extension. Make your own with "
-                    "'python -m arrag_engine build' and put it into models/arrag/indexes.",
+                    tooltip="pocket is included. Make your own with the node Build Patch Index or "
+                    "with 'python -m arrag_engine build'.",
                 ),
                 io.Combo.Input(
                     "neighborhood",
                     options=[AS_BUILT, *NEIGHBORHOODS],
                     default=AS_BUILT,
                     optional=True,
-                    tooltip="Which patches around a position are looked up. The keys of small "
-                    "indexes can be changed here, those of large ones are fixed.",
+                    tooltip="Which patches around a position form its key. The keys of exactly "
+                    "searched indexes can be changed here; those of larger ones are fixed.",
                 ),
                 io.Combo.Input(
                     "borders",
@@ -92,15 +92,15 @@ class LoadPatchIndex(io.ComfyNode):
                     default=AS_BUILT,
                     optional=True,
                     tooltip="skip: no retrieval where a neighbour would lie outside the picture. "
-                    "zero: what is missing counts as zeros.",
+                    "zero: such a neighbour counts as zeros.",
                 ),
                 io.Combo.Input(
                     "key_space",
                     options=[AS_BUILT, *KEY_SPACES],
                     default=AS_BUILT,
                     optional=True,
-                    tooltip="What stored patches are compared by: the encoder's own vectors, or "
-                    "those of their codes.",
+                    tooltip="Vectors that keys consist of: the encoder's continuous vectors, or "
+                    "the codebook vectors of the codes.",
                 ),
                 io.Float.Input(
                     "position_weight",
@@ -109,15 +109,15 @@ class LoadPatchIndex(io.ComfyNode):
                     max=MAX_POSITION_WEIGHT,
                     step=0.05,
                     optional=True,
-                    tooltip="How much it counts where in the picture a patch stood. 0: not at all. "
-                    "-1: as built.",
+                    tooltip="Weight of the position in the picture when keys are compared. 0: the "
+                    "position is ignored. -1: as built.",
                 ),
                 io.String.Input(
                     "only",
                     default="",
                     optional=True,
-                    tooltip="Look up only patches of pictures whose caption, file name or origin "
-                    "contains this. With * ? or [ ] it is a pattern for the whole text.",
+                    tooltip="Retrieve only patches of pictures whose caption, file name or source "
+                    "contains this text. With * ? or [ ], it is a pattern for the whole text.",
                 ),
             ],
             outputs=[

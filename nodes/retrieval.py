@@ -20,10 +20,10 @@ class RetrievalOptionsNode(io.ComfyNode):
             node_id="ARRAG_RetrievalOptions",
             display_name="Retrieval Options",
             category=CATEGORY,
-            description="How much the patches of an index weigh while drawing, and how many are "
-            "asked.",
+            description="Settings of retrieval: the index, its weight λ, and how neighbours become "
+            "a distribution.",
             inputs=[
-                Index.Input("index", tooltip="Where to look patches up."),
+                Index.Input("index", tooltip="The index to retrieve patches from."),
                 io.Float.Input(
                     "weight",
                     default=DEFAULTS.weight,
@@ -39,33 +39,34 @@ class RetrievalOptionsNode(io.ComfyNode):
                     min=0.001,
                     max=1000.0,
                     step=0.01,
-                    tooltip="τ: low trusts the nearest patches, high asks all of them alike.",
+                    tooltip="τ: a low value prefers the nearest patches, a high value weights all "
+                    "neighbours alike.",
                 ),
                 io.Int.Input(
                     "neighbours",
                     default=DEFAULTS.neighbours,
                     min=1,
                     max=1_000_000,
-                    tooltip="K: how many patches each look-up brings back. More than the index "
-                    "holds means all of them.",
+                    tooltip="K: number of patches that each query returns. Values above the size "
+                    "of the index return all patches.",
                 ),
                 io.Combo.Input(
                     "settings_from",
                     options=[FIXED, CALIBRATED],
                     default=FIXED,
                     optional=True,
-                    tooltip="With the index's calibration, none of the numbers and choices here "
-                    "count: each position gets a weight of its own, high where the patches "
-                    "found are near and agree and the prompt has words that the model does not "
-                    "know. Only for calibrated indexes.",
+                    tooltip="these settings: the values of this node. the index's calibration: a "
+                    "weight for each position, high where neighbours are near and agree and the "
+                    "prompt has words that the model does not know; all other values of this node "
+                    "are ignored. Only for calibrated indexes.",
                 ),
                 io.Combo.Input(
                     "duplicates",
                     options=list(DUPLICATES),
                     default=DEFAULTS.duplicates,
                     optional=True,
-                    tooltip="Several of the patches found propose the same token: first counts the "
-                    "nearest of them only, sum adds them up, so that what comes often weighs more.",
+                    tooltip="Neighbours that propose the same token. first: only the nearest of "
+                    "them counts. sum: their weights add up, so that frequent tokens weigh more.",
                 ),
                 io.Float.Input(
                     "top_p",
@@ -74,7 +75,8 @@ class RetrievalOptionsNode(io.ComfyNode):
                     max=1.0,
                     step=0.01,
                     optional=True,
-                    tooltip="Use the most probable proposals up to this mass only. 1 = all.",
+                    tooltip="Keeps only the most probable proposals up to this total probability. "
+                    "1 = all.",
                 ),
             ],
             outputs=[Retrieval.Output("RETRIEVAL", display_name="retrieval")],

@@ -30,7 +30,7 @@ def drawing_inputs() -> list[io.Input]:
             "prompt",
             multiline=True,
             default="a red car",
-            tooltip="What to draw. Words the model does not know are named under the node.",
+            tooltip="What to draw. A warning lists words that the model does not know.",
         ),
         io.Int.Input(
             "seed",
@@ -38,17 +38,17 @@ def drawing_inputs() -> list[io.Input]:
             min=0,
             max=0xFFFFFFFFFFFFFFFF,
             control_after_generate=True,
-            tooltip="Picture i of a batch has seed + i and can be made again alone with it.",
+            tooltip="Picture i of a batch is the picture of seed + i drawn alone.",
         ),
-        io.Int.Input("batch", default=1, min=1, max=64, tooltip="How many pictures to draw."),
+        io.Int.Input("batch", default=1, min=1, max=64, tooltip="Number of pictures."),
         io.Float.Input(
             "cfg",
             default=DEFAULTS.cfg,
             min=0.0,
             max=100.0,
             step=0.1,
-            tooltip="Guidance: how strictly the prompt is followed. 1 = none, twice as fast. "
-            "Janus-Pro wants 5, pocket 1.5.",
+            tooltip="Guidance: how strictly the picture follows the prompt. 1 = none, twice as "
+            "fast. Janus-Pro: 5, pocket: 1.5.",
         ),
         io.Float.Input(
             "temperature",
@@ -56,15 +56,15 @@ def drawing_inputs() -> list[io.Input]:
             min=0.0,
             max=100.0,
             step=0.05,
-            tooltip="Below 1 safer, above 1 wilder, 0 = always the most probable token. "
-            "Janus-Pro wants 1, pocket 0.3.",
+            tooltip="Below 1: safer. Above 1: more varied. 0: always the most probable token. "
+            "Janus-Pro: 1, pocket: 0.3.",
         ),
         io.Int.Input(
             "top_k",
             default=DEFAULTS.top_k,
             min=0,
             max=1_000_000,
-            tooltip="Draw from the k most probable tokens only. 0 = all.",
+            tooltip="Draws only from the k most probable tokens. 0 = all.",
         ),
         io.Float.Input(
             "top_p",
@@ -72,22 +72,23 @@ def drawing_inputs() -> list[io.Input]:
             min=0.01,
             max=1.0,
             step=0.01,
-            tooltip="Draw from the most probable tokens up to this mass only. 1 = all.",
+            tooltip="Draws only from the most probable tokens up to this total probability. "
+            "1 = all.",
         ),
         io.Int.Input(
             "window",
             default=1,
             min=1,
             max=64,
-            tooltip="Patches worked out per pass. The picture stays the same; 8 to 32 saves "
-            "passes, which pays on a GPU and rarely on a CPU.",
+            tooltip="Tokens computed in one pass of the model. The picture stays the same. 8 to 32 "
+            "saves passes, which is faster on a GPU and rarely on a CPU.",
         ),
         io.Int.Input(
             "preview_every",
             default=2,
             min=0,
             max=256,
-            tooltip="Show the rows drawn so far every so many rows. 0 = no preview.",
+            tooltip="Shows a preview after every so many rows. 0 = no preview.",
         ),
     ]
 
@@ -160,7 +161,7 @@ class ARSampler(io.ComfyNode):
             node_id="ARRAG_Sampler",
             display_name="AR Sampler",
             category=CATEGORY,
-            description="Draws pictures token by token with the model alone: the baseline.",
+            description="Draws pictures token by token with the model alone, without retrieval.",
             inputs=drawing_inputs(),
             outputs=drawing_outputs(),
             hidden=[io.Hidden.unique_id],
@@ -179,20 +180,22 @@ class DAiDSampler(io.ComfyNode):
             node_id="ARRAG_DAiDSampler",
             display_name="DAiD Sampler",
             category=CATEGORY,
-            description="Draws pictures token by token, mixing the model's distribution with one "
-            "made from patches looked up in an index (DAiD). Without retrieval it is the AR "
+            description="Draws pictures token by token from a mixture of the model's distribution "
+            "and the distribution of retrieved patches (DAiD). Without retrieval it equals the AR "
             "Sampler.",
             inputs=[
                 *drawing_inputs(),
                 Retrieval.Input(
                     "retrieval",
                     optional=True,
-                    tooltip="From Retrieval Options. Left open, the model draws alone.",
+                    tooltip="From Retrieval Options. Without it, the model draws alone.",
                 ),
             ],
             outputs=[
                 *drawing_outputs(),
-                Trace.Output("TRACE", display_name="trace", tooltip="What was looked up where."),
+                Trace.Output(
+                    "TRACE", display_name="trace", tooltip="What was retrieved at each position."
+                ),
             ],
             hidden=[io.Hidden.unique_id],
         )

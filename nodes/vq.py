@@ -29,10 +29,10 @@ class VQEncode(io.ComfyNode):
             node_id="ARRAG_VQEncode",
             display_name="VQ Encode",
             category=CATEGORY,
-            description="Turns pictures into the model's image tokens. They are resized and "
-            "centre-cropped to the size the model draws; transparency is laid on white.",
+            description="Encodes pictures as the model's image tokens. Pictures are resized and "
+            "centre-cropped to the size that the model draws; transparent areas become white.",
             inputs=[
-                Model.Input("model", tooltip="Whose VQ tokenizer to use."),
+                Model.Input("model", tooltip="The model whose VQ tokenizer encodes."),
                 io.Image.Input("image", tooltip="Pictures of any size."),
             ],
             outputs=[Tokens.Output("TOKENS", display_name="tokens")],
@@ -55,9 +55,11 @@ class VQDecode(io.ComfyNode):
             node_id="ARRAG_VQDecode",
             display_name="VQ Decode",
             category=CATEGORY,
-            description="Turns image tokens back into pictures.",
+            description="Decodes image tokens to pictures.",
             inputs=[
-                Model.Input("model", tooltip="Whose VQ tokenizer to use: the one that made them."),
+                Model.Input(
+                    "model", tooltip="The model that made the tokens, or one with the same VQ."
+                ),
                 Tokens.Input("tokens", tooltip="From a sampler or VQ Encode."),
             ],
             outputs=[io.Image.Output("IMAGE", display_name="image")],

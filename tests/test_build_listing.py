@@ -84,13 +84,13 @@ def test_the_nearest_word_about_a_picture_is_the_last(folder):
     [
         ('{"file_name": "a.png"', "no JSON"),
         ("[" * 100_000, "recursion"),
-        ("17", "no object with a file_name"),
-        ({"text": "x"}, "no object with a file_name"),
-        ({"file_name": 5, "text": "x"}, "no object with a file_name"),
+        ("17", "not an object with a file_name"),
+        ({"text": "x"}, "not an object with a file_name"),
+        ({"file_name": 5, "text": "x"}, "not an object with a file_name"),
         ({"file_name": "none.png", "text": "x"}, "'none.png' is not among the pictures"),
         ({"file_name": "../a.png", "text": "x"}, "'../a.png' is not among the pictures"),
         ({"file_name": "/etc/passwd", "text": "x"}, "'/etc/passwd' is not among the pictures"),
-        ({"file_name": "a.png", "text": ["x"]}, "text is no text"),
+        ({"file_name": "a.png", "text": ["x"]}, "text is not text"),
         ({"file_name": "a.png", "text": "x" * (MAX_CAPTION + 1)}, "65537 characters, the most is"),
     ],
 )
@@ -121,7 +121,7 @@ def test_a_caption_that_is_none_is_reported(folder):
     (folder / "a.txt").write_bytes(b"x" * (MAX_CAPTION + 1))
     facts, [note] = told(folder)
     assert facts["a.png"][0] == ""
-    assert note == "a.txt: 65537 bytes are no caption, the most is 65536; it is ignored"
+    assert note == "a.txt: 65537 bytes are too long for a caption; at most 65536; it is ignored"
 
 
 def test_a_folder_that_cannot_be_looked_into_is_reported(folder, monkeypatch):

@@ -65,7 +65,7 @@ def test_everything_that_did_not_get_in_is_named(run, folder, tmp_path):
     assert err.splitlines() == [
         "skipped c.png: the same file as a.png",
         "skipped bad.png: not a readable picture (neither PNG, JPEG nor WebP)",
-        "note: metadata.jsonl line 2: no JSON (Expecting property name enclosed in double quotes: "
+        "note: metadata.jsonl line 2: not JSON (Expecting property name enclosed in double quotes: "
         "line 1 column 2 (char 1)); the line is ignored",
     ]
     assert load_index(tmp_path / "i.safetensors").sources[1].caption == "two"

@@ -151,7 +151,7 @@ def test_a_shipped_index_can_be_merged_but_not_changed(run, tmp_path, monkeypatc
     assert run("merge small --out {tmp}/m.safetensors")[0] == 0
     code, _, err = run("remove small --source 1.png")
     assert code == 2
-    assert "small comes with the program and is not changed; name an --out file" in err
+    assert "small is part of the program and cannot be changed; pass an --out file" in err
     assert run("remove small --source 1.png --out {tmp}/m.safetensors")[0] == 0
     assert len(load_index(tmp_path / "m.safetensors").tokens) == 4
 

@@ -44,7 +44,7 @@ BAD_INPUT = {
     "device without memory": (f"{DRAW} --device meta", "--device meta is not usable here"),
     "model missing": (
         "generate --model {tmp}/none --prompt red --out {tmp}/a.png",
-        "none is no file or folder, nor a shipped name (",
+        "none is neither a file or folder nor a shipped name (",
     ),
     "model cut": (
         "generate --model {files}/cut-model.safetensors --prompt red --out {tmp}/a.png",

@@ -120,7 +120,7 @@ def read_prompts(path: Path) -> list[BenchPrompt]:
             prompts.append(from_record(json.loads(line)))
         except (ValueError, TypeError) as error:
             raise InputError(
-                f"line {number} of {path} is no prompt ({error}); write it as GenEval's metadata"
+                f"line {number} of {path} is not a prompt ({error}); write it as GenEval's metadata"
             ) from error
     return prompts
 

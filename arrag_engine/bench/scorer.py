@@ -182,6 +182,6 @@ def load_scorer(path: Path) -> Scorer:
     except (OSError, SafetensorError, RuntimeError, ValueError, KeyError, TypeError) as error:
         reason = str(error).splitlines()[0][:120]
         raise InputError(
-            f"{path} is no scorer ({reason}); train one with scripts/pocket/train_scorer.py"
+            f"{path} is not a scorer ({reason}); train one with scripts/pocket/train_scorer.py"
         ) from error
     return scorer.eval().requires_grad_(False)

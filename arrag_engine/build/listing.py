@@ -101,7 +101,7 @@ def _sidecar(path: Path) -> str:
     if not path.is_file():
         return ""
     if (size := path.stat().st_size) > MAX_CAPTION:
-        raise InputError(f"{size} bytes are no caption, the most is {MAX_CAPTION}")
+        raise InputError(f"{size} bytes are too long for a caption; at most {MAX_CAPTION}")
     return path.read_text(encoding="utf-8-sig", errors="replace").strip()
 
 
@@ -138,9 +138,9 @@ def _read_line(line: str) -> tuple[str, dict[str, str]]:
     try:
         entry: Any = json.loads(line)
     except ValueError as error:
-        raise ValueError(f"no JSON ({error})") from error
+        raise ValueError(f"not JSON ({error})") from error
     if not isinstance(entry, dict) or not isinstance(entry.get("file_name"), str):
-        raise ValueError("no object with a file_name")
+        raise ValueError("not an object with a file_name")
     facts = {}
     for field, names in FIELDS.items():
         for name in names:
@@ -148,9 +148,11 @@ def _read_line(line: str) -> tuple[str, dict[str, str]]:
             if value is None:
                 continue
             if not isinstance(value, str):
-                raise ValueError(f"{name} is no text")
+                raise ValueError(f"{name} is not text")
             if len(value) > MAX_CAPTION:
-                raise ValueError(f"{name} has {len(value)} characters, the most is {MAX_CAPTION}")
+                raise ValueError(
+                    f"{name} has {len(value)} characters, at most {MAX_CAPTION} are allowed"
+                )
             facts.setdefault(field, printable(value.strip()))
     return entry["file_name"], facts
 

@@ -110,7 +110,7 @@ def read_ahead(
                 if any(isinstance(p, Unreadable) for p in batch) and _gone(folder):
                     raise InputError(
                         f"the folder {folder} has disappeared after {done} of {len(pictures)} "
-                        "pictures; bring it back and build again"
+                        "pictures; restore it and build again"
                     )
                 yield batch
                 done += len(batch)

@@ -34,13 +34,13 @@ def add_commands(command: Command) -> None:
     add_reading_flags(sub)
     add_key_flags(sub, KeySpec())
     add_search_flags(sub)
-    add("--fresh", action="store_true", help="do not go on with what a stopped build has done")
+    add("--fresh", action="store_true", help="ignore the finished part of an interrupted build")
 
 
 def add_reading_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--licence", default="", help="of pictures whose metadata names none")
-    add("--source", default="", help="where pictures come from whose metadata does not say it")
+    add("--licence", default="", help="licence of pictures whose metadata has none")
+    add("--source", default="", help="source of pictures whose metadata has none")
     add("--crops", choices=CROPS, default="center", help="the middle only, or all of the picture")
 
 

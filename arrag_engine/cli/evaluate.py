@@ -234,7 +234,7 @@ def _observed(
         encoded = encode_folder(model, folder, None, known, False, progress=follow(bar))
     pictures = [(t, s.caption) for t, s in zip(encoded.tokens, encoded.sources, strict=True)]
     if not pictures:
-        raise InputError(f"{folder} holds no readable picture that the index lacks; bring others")
+        raise InputError(f"{folder} holds no readable picture that the index lacks; use others")
     if limit is not None and limit < len(pictures):
         rows = np.linspace(0, len(pictures) - 1, max(1, limit)).round().astype(int)
         pictures = [pictures[row] for row in rows]

@@ -50,12 +50,17 @@ def add_commands(command: Command) -> None:
     add("--prompt", required=True, help="what to draw")
     add("--out", required=True, type=Path, help="PNG to write; a batch adds -0, -1, …")
     add("--index", help="path or shipped name (pocket)")
-    add("--only", default="", metavar="PATTERN", help="pictures of the index: a caption or source")
+    add(
+        "--only",
+        default="",
+        metavar="PATTERN",
+        help="use only pictures of the index whose caption or source matches",
+    )
     add_key_flags(parser)
     add(
         "--decoding",
         choices=("plain", "daid", "faid"),
-        help="faid when there is an adapter, else daid when there is an index",
+        help="default: faid with an adapter, otherwise daid with an index",
     )
     add("--seed", type=int, default=0, help="picture i of a batch has seed + i")
     add("--batch", type=int, default=1, help="pictures to draw")
@@ -79,12 +84,12 @@ def add_commands(command: Command) -> None:
     add(
         "--duplicates",
         choices=DUPLICATES,
-        help=f"of neighbours with one code the first counts, or their sum ({options.duplicates})",
+        help=f"neighbours with one code: the first counts, or the sum ({options.duplicates})",
     )
-    add("--retrieval-top-p", type=float, help=f"of the proposals ({options.top_p:g})")
+    add("--retrieval-top-p", type=float, help=f"top-p of the proposals ({options.top_p:g})")
     add("--adapter", help="FAiD adapter: path or shipped name; else the model's own blenders")
-    add("--strength", type=float, default=1.0, help="of the adapter: 0 = the base, at most 2")
-    add("--candidates", type=int, default=0, help="retrieved codes they hear; 0 = as trained")
+    add("--strength", type=float, default=1.0, help="strength of the adapter: 0 to 2, 0 = the base")
+    add("--candidates", type=int, default=0, help="retrieved patches per position; 0 = as trained")
     add("--semantics", choices=SEMANTICS, default=SEMANTICS[0], help="stepzero = as in training")
     add("--window", type=int, default=1, help="tokens per pass; the picture stays the same")
     add("--json", type=Path, help="also write settings, timings and retrieval facts there")
@@ -156,9 +161,11 @@ def _checked_settings(a: argparse.Namespace) -> tuple[Sampling, dict[str, Any], 
     loaded."""
     decoding = a.decoding or ("faid" if a.adapter else "daid" if a.index else "plain")
     if decoding == "daid" and a.index is None:
-        raise InputError("--decoding daid needs --index; name an index, such as 'pocket'")
+        raise InputError("--decoding daid needs --index; pass an index, such as 'pocket'")
     if a.adapter is not None and decoding != "faid":
-        raise InputError(f"--decoding {decoding} uses no --adapter; choose faid, or leave it away")
+        raise InputError(
+            f"--decoding {decoding} does not use --adapter; choose faid, or omit --adapter"
+        )
     if a.weight is None:
         a.weight = 0.0 if decoding == "faid" else RetrievalOptions().weight
     if not 1 <= a.batch <= 64:
@@ -202,7 +209,7 @@ def load_adapter_flag(checkpoint: Checkpoint, name: str | None) -> FaidAdapter:
             adapter = load_adapter(path, checkpoint, checkpoint.model.dtype, progress=follow(bar))
     if adapter is None:
         raise InputError(
-            f"{checkpoint.name} has no FAiD blenders of its own; name an --adapter for it"
+            f"{checkpoint.name} has no FAiD blenders of its own; pass an --adapter for it"
         )
     device = checkpoint.model.device
     adapter.to(device)

@@ -101,7 +101,7 @@ def remove(a: argparse.Namespace) -> int:
     path, out = _edited(a)
     patterns = {("name", "origin"): a.source, ("licence",): a.licence, ("caption",): a.caption}
     if not any(patterns.values()):
-        raise InputError("nothing says what to remove; give --source, --licence or --caption")
+        raise InputError("no pattern is given; pass --source, --licence or --caption")
 
     def rest() -> PatchIndex:
         index = load_index(path)
@@ -164,7 +164,9 @@ def _edited(a: argparse.Namespace) -> tuple[Path, Path]:
     """(index to read, file to write)."""
     path = shipped.resolve(a.index, shipped.INDEXES)
     if a.out is None and path.parent == shipped.INDEXES:
-        raise InputError(f"{a.index} comes with the program and is not changed; name an --out file")
+        raise InputError(
+            f"{a.index} is part of the program and cannot be changed; pass an --out file"
+        )
     return path, check_writable(a.out or path, ".safetensors")
 
 

@@ -32,7 +32,7 @@ def inspect(a: argparse.Namespace) -> int:
         path = shipped.resolve(a.file, shipped.MODELS)
     indexed = path.is_file() and is_index(path)
     if a.sheet and not indexed:
-        raise InputError(f"{path} is no index, and only an index has pictures for --sheet")
+        raise InputError(f"{path} is not an index; --sheet needs the pictures of an index")
     if a.sheet:
         check_writable(a.sheet, ".png")
     facts = _index_facts(path) if indexed else _model_facts(path)

@@ -36,7 +36,7 @@ def add_search_flags(parser: argparse.ArgumentParser) -> None:
         "--recall-target",
         type=float,
         default=default.recall_target,
-        help="share of the true 64 nearest that a search finds",
+        help="share of the true 64 nearest patches that a search must find",
     )
 
 
@@ -50,20 +50,18 @@ def add_key_flags(parser: argparse.ArgumentParser, new: KeySpec | None = None) -
     add(
         "--neighborhood",
         choices=NEIGHBORHOODS,
-        help=f"patches around a place that it is found by ({default('neighborhood')})",
+        help=f"positions around a patch that form its key ({default('neighborhood')})",
     )
     add(
         "--borders",
         choices=BORDERS,
-        help=f"where some are missing: skip the place, or count zeros ({default('borders')})",
+        help=f"missing neighbours: skip the position, or zeros ({default('borders')})",
     )
-    add(
-        "--key-space", choices=KEY_SPACES, help=f"what patches are compared by ({default('space')})"
-    )
+    add("--key-space", choices=KEY_SPACES, help=f"vectors of the keys ({default('space')})")
     add(
         "--position-weight",
         type=float,
-        help=f"0 = places are alike ({default('position_weight')})",
+        help=f"weight of the position; 0 = ignored ({default('position_weight')})",
     )
 
 
@@ -121,7 +119,7 @@ def check_writable(out: Path, suffix: str) -> Path:
     if out.suffix.lower() != suffix:
         raise InputError(f"{out} must end in {suffix}")
     if out.is_dir():
-        raise InputError(f"{out} is a folder; name a file")
+        raise InputError(f"{out} is a folder; choose a file name")
     if not out.parent.is_dir():
         raise InputError(f"there is no folder {out.parent} to write {out.name} to; create it first")
     return out

@@ -62,7 +62,7 @@ NUMBERS = {
     "blender_every": "stride of the layers with a blender; 0 = one only",
     "blender_from": "the first of these layers",
     "gain": "factor on what the blenders put out at first",
-    "candidates": "retrieved codes that the blenders hear at each position",
+    "candidates": "retrieved codes at each position",
     "pool": "draw them anew from this many nearest; 0 = only shuffle them",
     "caption_dropout": "share of pictures whose caption is blanked, for guidance",
     "blend_dropout": "share of these whose blenders are silent too",
@@ -89,7 +89,7 @@ def _data_flags(parser: argparse.ArgumentParser) -> None:
     add_model_flags(parser)
     add = parser.add_argument
     add("--images", required=True, type=Path, nargs="+", help="folders of pictures with captions")
-    add("--index", help="where to look patches up: path or shipped name (pocket)")
+    add("--index", help="index to retrieve from: path or shipped name (pocket)")
 
 
 def _faid_flags(parser: argparse.ArgumentParser) -> None:
@@ -115,7 +115,7 @@ def _faid_flags(parser: argparse.ArgumentParser) -> None:
     add(
         "--without-retrieval",
         action="store_true",
-        help="train the same without blenders and look-ups: a control",
+        help="the control: the same training without blenders",
     )
     add("--checkpointing", action="store_true", help="less memory, slower")
 

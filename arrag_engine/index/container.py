@@ -107,7 +107,7 @@ def _write_tensor(file: BinaryIO, name: str, tensor: Tensor) -> str:
         file.write(data)
         written += len(data)
     if written != _bytes(tensor):
-        raise ValueError(f"{name} promised {_bytes(tensor)} bytes, it gave {written}")
+        raise ValueError(f"{name} announced {_bytes(tensor)} bytes and wrote {written}")
     return digest.hexdigest()
 
 
@@ -156,7 +156,7 @@ class TensorFile:
         except (AttributeError, TypeError, RuntimeError, SafetensorError) as error:
             raise ValueError(f"{told} has a type that NumPy lacks") from error
         if array.dtype.name not in DTYPES:
-            raise ValueError(f"{told} is {array.dtype}, which no part of an index is")
+            raise ValueError(f"{told} is {array.dtype}, which no part of an index has")
         array.flags.writeable = False
         return array
 

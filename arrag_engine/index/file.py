@@ -93,7 +93,7 @@ def open_index(path: Path) -> TensorFile:
     found, version = (header.get(name, "")[:20] for name in ("format", "version"))
     if found != FORMAT:
         raise InputError(
-            f"{path} is not a patch index (its header says format {found!r}); "
+            f"{path} is not a patch index (the format in its header is {found!r}); "
             "make one with 'python -m arrag_engine build'"
         )
     if version != VERSION:
@@ -174,13 +174,13 @@ def _read_index(file: TensorFile) -> PatchIndex:
 def _check_names(file: TensorFile, known: set[str]) -> None:
     for name in file.names:
         if name not in known and not name.startswith((SOURCES, SEARCH)):
-            raise ValueError(f"it holds {ascii(name)[:40]}, which is no part of such an index")
+            raise ValueError(f"it holds {ascii(name)[:40]}, which is not part of such an index")
 
 
 def _check_counts(header: dict[str, str], images: int, patches: int) -> None:
     if (header["images"], header["patches"]) != (str(images), str(patches)):
         raise ValueError(
-            f"its header promises {header['images'][:20]} pictures and {header['patches'][:20]} "
+            f"its header announces {header['images'][:20]} pictures and {header['patches'][:20]} "
             f"patches, it holds {images} and {patches}"
         )
 
@@ -197,7 +197,7 @@ def _grid(text: str) -> Grid:
     try:
         return Grid.parse(text)
     except ValueError as error:
-        raise ValueError(f"its header says {error}") from error
+        raise ValueError(f"its header has {error}") from error
 
 
 def _number(name: str, header: dict[str, str]) -> float:
@@ -205,7 +205,7 @@ def _number(name: str, header: dict[str, str]) -> float:
     try:
         return float(text)
     except ValueError as error:
-        raise ValueError(f"its header says {name} {text[:20]!r}") from error
+        raise ValueError(f"its header has {name} {text[:20]!r}") from error
 
 
 def _check_tokens(path: Path, tokens: np.ndarray, codebook: np.ndarray, grid: Grid) -> None:

@@ -62,8 +62,8 @@ class KeySpec:
         """
         if not len(self.active(grid)):
             raise InputError(
-                f"no place of a {grid} grid has the neighbours of {self.neighborhood} with borders "
-                f"{self.borders}; choose borders zero, or a neighborhood that sees less far"
+                f"no position of a {grid} grid has the neighbours of {self.neighborhood} with "
+                f"borders {self.borders}; choose borders zero, or a smaller neighborhood"
             )
 
     def places(self, grid: Grid) -> np.ndarray:

@@ -108,7 +108,7 @@ class PatchIndex:
             InputError: No picture is left.
         """
         if len(images) == 0:
-            raise InputError("no picture of the index is left to look patches up in")
+            raise InputError("no picture of the index is left to retrieve from")
         return replace(self, images=np.unique(images))
 
     def matching(self, pattern: str) -> PatchIndex:

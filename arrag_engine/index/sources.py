@@ -202,7 +202,7 @@ class SourceTable(Sequence[Source]):
         try:
             names = [name.decode() for name in blobs.pop("licence_names")]
         except UnicodeDecodeError as error:
-            raise ValueError("the name of a licence is no UTF-8") from error
+            raise ValueError("the name of a licence is not UTF-8") from error
         if images and licences.max() >= len(names):
             raise ValueError(f"a picture has licence {licences.max()} of {len(names)}")
         if (sizes < 0).any():

@@ -61,7 +61,7 @@ class Examples:
         if len(self) - count < 1:
             raise InputError(
                 f"{len(self)} pictures are too few to train on with {count} held out; "
-                "bring more pictures"
+                "use more pictures"
             )
         return self.take(np.array(sorted(order[count:]))), self.take(np.array(order[:count], int))
 
@@ -130,7 +130,7 @@ def _check_sources(places: Sequence[Path], sources: list[Source], skipped: list[
             f"{missing[0]}; write what it shows into {Path(missing[0]).with_suffix('.txt')}"
         )
     if not all(s.sha256 for s in sources):
-        raise InputError(f"an index in {where} does not say the sha256 of its pictures; rebuild it")
+        raise InputError(f"an index in {where} lacks the SHA-256 of its pictures; build it again")
 
 
 def retrieve_codes(
@@ -147,14 +147,14 @@ def retrieve_codes(
         digests: sha256 of the pictures [M, 32]; index rows of the same are left out.
 
     Raises:
-        InputError: The index does not tell which pictures it is made of.
+        InputError: The index lacks the hashes of its pictures.
     """
     index = retriever.index
     hashes = np.asarray(index.sources.sha256)
     if not hashes.any(axis=1).all():
         raise InputError(
-            "the index does not say the sha256 of its pictures, so a picture cannot be kept from "
-            "finding itself; build the index again from the pictures"
+            "the index lacks the SHA-256 of its pictures, so a picture could retrieve its own "
+            "patches; build the index again from the pictures"
         )
     rows: dict[bytes, list[int]] = {}
     for image, digest in enumerate(hashes):

@@ -55,7 +55,7 @@ class RunFolder:
                 if former.get(name) != facts.get(name):
                     raise InputError(
                         f"the run in {self.folder} was begun with {name} {former.get(name)!r}, not "
-                        f"{facts.get(name)!r}; go on with the same, or choose another --work folder"
+                        f"{facts.get(name)!r}; use the same value, or choose another --work folder"
                     )
             return
         with atomic_write(path) as temporary:

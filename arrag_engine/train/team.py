@@ -53,7 +53,7 @@ def join_team(device: torch.device) -> Iterator[Team]:
     try:
         rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     except ValueError as error:
-        raise InputError("RANK and WORLD_SIZE are no numbers; start with torchrun") from error
+        raise InputError("RANK and WORLD_SIZE are not numbers; start with torchrun") from error
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", rank=rank, world_size=size)
     try:
         yield Team(rank, size)

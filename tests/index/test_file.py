@@ -138,7 +138,7 @@ def test_no_pickle_is_needed_to_read_an_index(index_file):
     [
         ({"format": "other"}, "not a patch index .*'other'"),
         ({"version": "3"}, "version '3', this program reads 2"),
-        ({"structure": "tree"}, "'vectors', which is no part of such an index"),
+        ({"structure": "tree"}, "'vectors', which is not part of such an index"),
         ({"structure": "tree", "key_space": "codebook"}, "'vectors', which is no part"),
         ({"position_weight": "much"}, "position_weight 'much'"),
         ({"position_weight": "nan"}, "position weight is nan"),

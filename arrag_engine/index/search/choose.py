@@ -158,8 +158,8 @@ def _check_lists(centroids: np.ndarray, numbers: np.ndarray, keys: Keys) -> None
     if not 1 <= len(centroids) <= min(MAX_LISTS, keys.size):
         raise ValueError(f"{len(centroids)} lists for {keys.size} patches")
     if not np.abs(centroids).max() < LARGEST:  # also false for NaN
-        raise ValueError("a centroid is no point near the keys")
+        raise ValueError("a centroid is not near the keys")
     if numbers.dtype != np.uint16 or numbers.shape != (keys.size,):
         raise ValueError(f"lists are {numbers.dtype} {numbers.shape} for {keys.size} patches")
     if numbers.max() >= len(centroids):
-        raise ValueError(f"a patch stands in list {numbers.max()} of {len(centroids)}")
+        raise ValueError(f"a patch is in list {numbers.max()} of {len(centroids)}")

@@ -102,4 +102,4 @@ class Subset:
         return self._index.reconstruct_batch(np.searchsorted(self.ids, ids))
 
     def arrays(self) -> dict[str, np.ndarray]:
-        raise ValueError("a few pictures of an index are no index to keep")
+        raise ValueError("a restricted view of an index cannot be saved")

@@ -31,7 +31,7 @@ def _check_ranges(ranges: np.ndarray, dim: int) -> None:
     if ranges.dtype != np.float32 or ranges.shape != (2, dim):
         raise ValueError(f"ranges are {ranges.dtype} {ranges.shape} for {dim} numbers")
     if not (np.abs(ranges).max() < LARGEST and ranges[1].min() > 0):  # also false for NaN
-        raise ValueError("a range of the codes is no range")
+        raise ValueError("a range of the codes is not valid")
 
 
 class ScalarCodec:
