@@ -67,10 +67,7 @@ def calibrated_options(index: PatchIndex) -> RetrievalOptions:
     """
     known = index.calibration
     if known is None:
-        raise InputError(
-            "the index is not calibrated, so the weight cannot be auto; choose a number, or run "
-            "'python -m arrag_engine calibrate'"
-        )
+        raise InputError(f"the index cannot be used with the weight auto: {index.uncalibrated}")
     return RetrievalOptions(
         "auto", known.temperature, known.neighbours, known.duplicates, known.top_p
     )

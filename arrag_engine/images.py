@@ -144,8 +144,8 @@ def crop_boxes(size: tuple[int, int], height: int, width: int, crops: str = "cen
     count = max(math.ceil(across / w - 1e-9), math.ceil(down / h - 1e-9))
     if count > MAX_CROPS:
         raise InputError(
-            f"{across}x{down} pixels need {count} crops, the most is {MAX_CROPS}; cut it yourself "
-            "or take the centre only"
+            f"{across}x{down} pixels need {count} crops, at most {MAX_CROPS} are allowed; crop the "
+            "picture yourself, or take the centre only"
         )
     steps = [i / (count - 1) if count > 1 else 0.0 for i in range(count)]
     corners = [((across - w) * s, (down - h) * s) for s in steps]

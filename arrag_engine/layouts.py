@@ -61,7 +61,7 @@ def our_names(names: list[str]) -> dict[str, str]:
     """
     if any(HALF_TRAINED.search(name) for name in names):
         raise InputError(
-            "this is a unfinished checkpoint of a trainer (it has lora or base_model keys); "
+            "this is an unfinished checkpoint of a trainer (it has lora or base_model keys); "
             "merge its LoRA weights first, or use the released checkpoint"
         )
     wanted = [name for name in names if not (UNUSED.search(name) or BLENDER.search(name))]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cached_property
 
 from tokenizers import Tokenizer
 
@@ -15,6 +16,9 @@ BEGIN_OF_IMAGE = "<begin_of_image>"
 UNKNOWN = "<unk>"
 TEMPLATE = "<|User|>: {text}\n\n<|Assistant|>:"
 
+NO_WORD = "\ue000"
+"""A character for private use, which no caption of a training set has."""
+
 MAX_CHARACTERS = 20_000
 MAX_TOKENS = 1024
 """Far beyond the captions such models were trained on; every token costs memory in each layer."""
@@ -24,6 +28,7 @@ MAX_TOKENS = 1024
 class Prompt:
     """An encoded caption."""
 
+    text: str
     ids: list[int]
     pad_id: int
     unknown: list[str]
@@ -79,12 +84,17 @@ class PromptEncoder:
                 f"the prompt has {len(ids)} tokens, at most {self.max_tokens} are allowed; "
                 f"shorten it"
             )
-        return Prompt(ids, self.pad_id, self._unknown_words(text))
+        return Prompt(text, ids, self.pad_id, self._unknown_words(text))
+
+    @cached_property
+    def has_unknown(self) -> bool:
+        """Whether there are words that the tokenizer does not know; byte-level ones know all."""
+        return bool(self._unknown_words(NO_WORD))
 
     def blank(self) -> Prompt:
         """The prompt that says nothing: the unconditional stream of a one-word caption."""
         ids = self.encode("a").ids
-        return Prompt([ids[0], *[self.pad_id] * (len(ids) - 2), ids[-1]], self.pad_id, [])
+        return Prompt("", [ids[0], *[self.pad_id] * (len(ids) - 2), ids[-1]], self.pad_id, [])
 
     def _unknown_words(self, text: str) -> list[str]:
         unknown_id = self.tokenizer.token_to_id(UNKNOWN)

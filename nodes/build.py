@@ -26,11 +26,13 @@ from ..arrag_engine.grid import BORDERS, NEIGHBORHOODS
 from ..arrag_engine.images import CROPS, from_floats
 from ..arrag_engine.index import KEY_SPACES, KeySpec
 from ..arrag_engine.index.search import STRUCTURES
+from ..arrag_engine.recommended import recommended
+from ..arrag_engine.session import AS_BUILT_KEYS, RECOMMENDED, KeyChoice
 from . import folders
 from .loaders import describe
 from .memory import ManagedModel
 from .progress import Progress
-from .types import CATEGORY, Index, Model
+from .types import CATEGORY, RECOMMENDED_NUMBER, Index, IndexChoice, Model, chosen
 
 NO_FOLDER = "(the images input)"
 DEFAULTS = BuildOptions()
@@ -91,33 +93,33 @@ class BuildPatchIndex(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "neighborhood",
-                    options=list(NEIGHBORHOODS),
-                    default=DEFAULTS.spec.neighborhood,
+                    options=[*NEIGHBORHOODS, RECOMMENDED],
+                    default=RECOMMENDED,
                     tooltip="Which patches around a position form its key. causal-4 is the "
                     "paper's.",
                 ),
                 io.Combo.Input(
                     "borders",
-                    options=list(BORDERS),
-                    default=DEFAULTS.spec.borders,
+                    options=[*BORDERS, RECOMMENDED],
+                    default=RECOMMENDED,
                     tooltip="skip: no retrieval where a neighbour lies outside the picture. zero: "
                     "such a neighbour counts as zeros.",
                 ),
                 io.Combo.Input(
                     "key_space",
-                    options=list(KEY_SPACES),
-                    default=DEFAULTS.spec.space,
+                    options=[*KEY_SPACES, RECOMMENDED],
+                    default=RECOMMENDED,
                     tooltip="Vectors that keys consist of. encoder: the VQ's continuous vectors. "
                     "codebook: the vectors of the codes, for a smaller file.",
                 ),
                 io.Float.Input(
                     "position_weight",
-                    default=DEFAULTS.spec.position_weight,
-                    min=0.0,
+                    default=RECOMMENDED_NUMBER,
+                    min=RECOMMENDED_NUMBER,
                     max=100.0,
                     step=0.05,
                     tooltip="Weight of the position in the picture when keys are compared. "
-                    "0 = the position is ignored.",
+                    "0 = the position is ignored, -1 = recommended.",
                 ),
                 io.Combo.Input(
                     "structure",
@@ -144,6 +146,14 @@ class BuildPatchIndex(io.ComfyNode):
                     "images",
                     optional=True,
                     tooltip="The pictures. Leave it unconnected to use a folder.",
+                ),
+                io.String.Input(
+                    "only",
+                    default="",
+                    optional=True,
+                    tooltip="Which pictures to retrieve from. {prompt}: those whose captions share "
+                    "the prompt's rare words. Other text: those whose caption, file name or source "
+                    "contains it. Empty: all.",
                 ),
             ],
             outputs=[
@@ -189,10 +199,12 @@ class BuildPatchIndex(io.ComfyNode):
         recall_target: float,
         overwrite: bool,
         images: Tensor | None = None,
+        only: str = "",
     ) -> io.NodeOutput:
         out, place = index_path(name), picture_folder(folder)
         check_inputs(out, overwrite, place, images, captions)
-        spec = KeySpec(neighborhood, borders, key_space, position_weight)
+        keys = KeyChoice(neighborhood, borders, key_space, chosen(position_weight))
+        spec = keys.spec(KeySpec(), recommended(model.checkpoint).keys)
         read = ReadSettings(licence, source, crops)
         options = BuildOptions(spec, read, structure, recall_target)
         device = model.to_device(model.model.picture_bytes(BATCH))
@@ -208,7 +220,7 @@ class BuildPatchIndex(io.ComfyNode):
                 model.model, place, out, options, device, progress=Progress(), say=logging.info
             )
         BUILT.note(out)
-        return io.NodeOutput(built.index, tell(out, built))
+        return io.NodeOutput(IndexChoice(built.index, AS_BUILT_KEYS, only), tell(out, built))
 
 
 def check_inputs(

@@ -12,7 +12,7 @@ from ..arrag_engine.errors import InputError
 from ..arrag_engine.faid import MAX_CANDIDATES, MAX_STRENGTH, Faid
 from . import folders
 from .memory import ManagedModel, load_managed_adapter
-from .samplers import draw, drawing_inputs, drawing_outputs
+from .samplers import draw, drawing_inputs, drawing_outputs, notes_output
 from .types import CATEGORY, Model, Retrieval, Trace
 
 
@@ -101,6 +101,7 @@ class FAiDSampler(io.ComfyNode):
                 Trace.Output(
                     "TRACE", display_name="trace", tooltip="What was retrieved at each position."
                 ),
+                notes_output(),
             ],
             hidden=[io.Hidden.unique_id],
         )

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import comfy.utils
 from comfy_api.latest import io
 
 from ..arrag_engine.checkpoint import DTYPE_CHOICES
 from ..arrag_engine.grid import BORDERS, NEIGHBORHOODS
-from ..arrag_engine.index import KEY_SPACES, MAX_POSITION_WEIGHT, KeySpec, PatchIndex, load_index
+from ..arrag_engine.index import KEY_SPACES, MAX_POSITION_WEIGHT, PatchIndex, load_index
+from ..arrag_engine.session import AS_BUILT, AS_BUILT_KEYS, PROMPT, RECOMMENDED, KeyChoice
 from . import folders
 from .memory import load_managed
-from .types import CATEGORY, Index, Model
+from .types import CATEGORY, RECOMMENDED_NUMBER, Index, IndexChoice, Model, chosen
 
-AS_BUILT = "as built"
-AS_BUILT_WEIGHT = -1.0
 LICENCES = 5
 """How many of an index's licences are named."""
 
@@ -80,44 +77,47 @@ class LoadPatchIndex(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "neighborhood",
-                    options=[AS_BUILT, *NEIGHBORHOODS],
-                    default=AS_BUILT,
+                    options=[AS_BUILT, *NEIGHBORHOODS, RECOMMENDED],
+                    default=RECOMMENDED,
                     optional=True,
                     tooltip="Which patches around a position form its key. The keys of exactly "
-                    "searched indexes can be changed here; those of larger ones are fixed.",
+                    "searched indexes can be changed here; those of larger ones are fixed. "
+                    "recommended: the keys that draw best with the model.",
                 ),
                 io.Combo.Input(
                     "borders",
-                    options=[AS_BUILT, *BORDERS],
-                    default=AS_BUILT,
+                    options=[AS_BUILT, *BORDERS, RECOMMENDED],
+                    default=RECOMMENDED,
                     optional=True,
                     tooltip="skip: no retrieval where a neighbour would lie outside the picture. "
                     "zero: such a neighbour counts as zeros.",
                 ),
                 io.Combo.Input(
                     "key_space",
-                    options=[AS_BUILT, *KEY_SPACES],
-                    default=AS_BUILT,
+                    options=[AS_BUILT, *KEY_SPACES, RECOMMENDED],
+                    default=RECOMMENDED,
                     optional=True,
                     tooltip="Vectors that keys consist of: the encoder's continuous vectors, or "
                     "the codebook vectors of the codes.",
                 ),
                 io.Float.Input(
                     "position_weight",
-                    default=AS_BUILT_WEIGHT,
-                    min=AS_BUILT_WEIGHT,
+                    default=RECOMMENDED_NUMBER,
+                    min=RECOMMENDED_NUMBER,
                     max=MAX_POSITION_WEIGHT,
                     step=0.05,
                     optional=True,
                     tooltip="Weight of the position in the picture when keys are compared. 0: the "
-                    "position is ignored. -1: as built.",
+                    "position is ignored. -1: as the choice of neighborhood, as built or "
+                    "recommended.",
                 ),
                 io.String.Input(
                     "only",
-                    default="",
+                    default=PROMPT,
                     optional=True,
-                    tooltip="Retrieve only patches of pictures whose caption, file name or source "
-                    "contains this text. With * ? or [ ], it is a pattern for the whole text.",
+                    tooltip="Which pictures to retrieve from. {prompt}: those whose captions share "
+                    "the prompt's rare words. Other text: those whose caption, file name or source "
+                    "contains it; with * ? or [ ] it is a pattern. Empty: all.",
                 ),
             ],
             outputs=[
@@ -141,27 +141,21 @@ class LoadPatchIndex(io.ComfyNode):
         neighborhood: str = AS_BUILT,
         borders: str = AS_BUILT,
         key_space: str = AS_BUILT,
-        position_weight: float = AS_BUILT_WEIGHT,
+        position_weight: float = RECOMMENDED_NUMBER,
         only: str = "",
     ) -> io.NodeOutput:
         path = folders.resolve(folders.INDEXES, index)
         loaded = load_index(path)
-        spec = changed_keys(loaded.spec, neighborhood, borders, key_space, position_weight)
-        loaded = loaded.rekeyed(spec)
-        if only.strip():
-            loaded = loaded.matching(only.strip())
-        return io.NodeOutput(loaded, describe(index, loaded, path.stat().st_size))
-
-
-def changed_keys(
-    spec: KeySpec, neighborhood: str, borders: str, key_space: str, position_weight: float
-) -> KeySpec:
-    """The way keys are made, but for what was chosen otherwise."""
-    chosen = {"neighborhood": neighborhood, "borders": borders, "space": key_space}
-    changes: dict = {name: value for name, value in chosen.items() if value != AS_BUILT}
-    if position_weight != AS_BUILT_WEIGHT:
-        changes["position_weight"] = position_weight
-    return replace(spec, **changes)
+        keys = KeyChoice(neighborhood, borders, key_space, chosen(position_weight))
+        shown = loaded
+        if keys == AS_BUILT_KEYS or RECOMMENDED not in (neighborhood, borders, key_space):
+            loaded = shown = loaded.rekeyed(keys.spec(loaded.spec, loaded.spec))
+            keys = AS_BUILT_KEYS
+        if only.strip() and PROMPT not in only:
+            loaded = shown = loaded.matching(only.strip())
+            only = ""
+        choice = IndexChoice(loaded, keys, only)
+        return io.NodeOutput(choice, describe(index, shown, path.stat().st_size))
 
 
 def describe(name: str, index: PatchIndex, size: int) -> str:

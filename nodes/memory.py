@@ -30,8 +30,13 @@ class Holder(nn.Module):
 
 
 def manage(module: nn.Module) -> comfy.model_patcher.ModelPatcher:
-    """Leave it to ComfyUI where a module's weights lie."""
-    return comfy.model_patcher.ModelPatcher(
+    """Leave it to ComfyUI where a module's weights lie.
+
+    ComfyUI 0.16 and newer rebind CoreModelPatcher at their start, so it is looked up at every call.
+    """
+    patchers = comfy.model_patcher
+    patcher = getattr(patchers, "CoreModelPatcher", patchers.ModelPatcher)
+    return patcher(
         Holder(module),
         load_device=comfy.model_management.get_torch_device(),
         offload_device=comfy.model_management.unet_offload_device(),

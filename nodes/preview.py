@@ -2,42 +2,45 @@
 
 from __future__ import annotations
 
+import sys
+
 import comfy.model_management
 import comfy.utils
 import numpy as np
 import torch
+from comfy.cli_args import LatentPreviewMethod, args
 from PIL import Image
 
 from ..arrag_engine.images import tile
 from ..arrag_engine.janus import JanusPro
 from ..arrag_engine.vq import to_uint8
 
-PREVIEW_SIZE = 512
-"""Longest side in pixels of what is sent to the browser."""
 UNDRAWN = "#303030"
 
 
 class Preview:
-    """The engine's progress callback: one tick per token, one picture per `every` rows."""
+    """The engine's progress callback: one tick per token, one picture per `every` rows and, at the
+    end, the whole picture."""
 
     def __init__(self, model: JanusPro, device: torch.device, every: int) -> None:
         self.model = model
         self.device = device
-        self.every = every
+        self.every = 0 if switched_off() else every
         self.shown = 0
         self.bar = comfy.utils.ProgressBar(model.config.grid.size)
 
     def __call__(self, decided: int, tokens: np.ndarray) -> None:
         comfy.model_management.throw_exception_if_processing_interrupted()
-        rows = decided // self.model.config.grid.width
+        rows, height = decided // self.model.config.grid.width, self.model.config.grid.height
         image = None
-        if self.every and self.shown + self.every <= rows < self.model.config.grid.height:
+        if self.every and (self.shown + self.every <= rows or self.shown < rows == height):
             self.shown = rows
-            image = ("JPEG", self.picture(tokens, rows), PREVIEW_SIZE)
+            picture = self.picture(tokens, rows)
+            image = ("JPEG", picture, max(picture.size))
         self.bar.update_absolute(decided, preview=image)
 
     def picture(self, tokens: np.ndarray, rows: int) -> Image.Image:
-        """All pictures of the batch side by side, as far as `rows` reach."""
+        """All pictures of the batch side by side in their real size, as far as `rows` reach."""
         grid = self.model.config.grid
         codes = torch.from_numpy(tokens).view(-1, grid.height, grid.width)[:, :rows]
         height, width = self.model.config.image_size
@@ -47,10 +50,14 @@ class Preview:
             canvas = Image.new("RGB", (width, height), UNDRAWN)
             canvas.paste(Image.fromarray(pixels))
             canvases.append(canvas)
-        return enlarge(tile(canvases))
+        return tile(canvases)
 
 
-def enlarge(image: Image.Image) -> Image.Image:
-    """Small pictures by a whole factor, so that the browser does not show a stamp."""
-    factor = max(1, PREVIEW_SIZE // max(image.size))
-    return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+def switched_off() -> bool:
+    """Whether the person who started ComfyUI chose `--preview-method none`.
+
+    It is also 0.3.75's default, which nobody chose.
+    """
+    none = LatentPreviewMethod.NoPreviews
+    given = any(word.startswith("--preview-method") for word in sys.argv)
+    return given and args.preview_method == none

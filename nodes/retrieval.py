@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..arrag_engine.daid import DUPLICATES, Duplicates, RetrievalOptions, calibrated_options
-from ..arrag_engine.index import PatchIndex
-from .types import CATEGORY, Index, Retrieval, RetrievalChoice
+from ..arrag_engine.daid import DUPLICATES
+from ..arrag_engine.session import RECOMMENDED, Layer
+from .types import CATEGORY, RECOMMENDED_NUMBER, Index, IndexChoice, Retrieval, chosen
 
-DEFAULTS = RetrievalOptions()
+RECOMMENDED_NEIGHBOURS = 0
 FIXED, CALIBRATED = "these settings", "the index's calibration"
 """Where the settings come from."""
 
@@ -26,29 +26,29 @@ class RetrievalOptionsNode(io.ComfyNode):
                 Index.Input("index", tooltip="The index to retrieve patches from."),
                 io.Float.Input(
                     "weight",
-                    default=DEFAULTS.weight,
-                    min=0.0,
+                    default=RECOMMENDED_NUMBER,
+                    min=RECOMMENDED_NUMBER,
                     max=1.0,
                     step=0.01,
                     tooltip="λ: the share of the next token's distribution that comes from the "
-                    "retrieved patches. 0 = the model alone.",
+                    "retrieved patches. 0 = the model alone, -1 = recommended.",
                 ),
                 io.Float.Input(
                     "temperature",
-                    default=DEFAULTS.temperature,
-                    min=0.001,
+                    default=RECOMMENDED_NUMBER,
+                    min=RECOMMENDED_NUMBER,
                     max=1000.0,
                     step=0.01,
-                    tooltip="τ: a low value prefers the nearest patches, a high value weights all "
-                    "neighbours alike.",
+                    tooltip="τ: a low value prefers the nearest patches and copies more, a high "
+                    "value weights all neighbours alike. -1 = recommended.",
                 ),
                 io.Int.Input(
                     "neighbours",
-                    default=DEFAULTS.neighbours,
-                    min=1,
+                    default=RECOMMENDED_NEIGHBOURS,
+                    min=RECOMMENDED_NEIGHBOURS,
                     max=1_000_000,
                     tooltip="K: number of patches that each query returns. Values above the size "
-                    "of the index return all patches.",
+                    "of the index return all patches. 0 = recommended.",
                 ),
                 io.Combo.Input(
                     "settings_from",
@@ -62,21 +62,21 @@ class RetrievalOptionsNode(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "duplicates",
-                    options=list(DUPLICATES),
-                    default=DEFAULTS.duplicates,
+                    options=[*DUPLICATES, RECOMMENDED],
+                    default=RECOMMENDED,
                     optional=True,
                     tooltip="Neighbours that propose the same token. first: only the nearest of "
                     "them counts. sum: their weights add up, so that frequent tokens weigh more.",
                 ),
                 io.Float.Input(
                     "top_p",
-                    default=DEFAULTS.top_p,
-                    min=0.01,
+                    default=RECOMMENDED_NUMBER,
+                    min=RECOMMENDED_NUMBER,
                     max=1.0,
                     step=0.01,
                     optional=True,
                     tooltip="Keeps only the most probable proposals up to this total probability. "
-                    "1 = all.",
+                    "1 = all, -1 = recommended.",
                 ),
             ],
             outputs=[Retrieval.Output("RETRIEVAL", display_name="retrieval")],
@@ -85,15 +85,24 @@ class RetrievalOptionsNode(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        index: PatchIndex,
+        index: IndexChoice,
         weight: float,
         temperature: float,
         neighbours: int,
         settings_from: str = FIXED,
-        duplicates: Duplicates = DEFAULTS.duplicates,
-        top_p: float = DEFAULTS.top_p,
+        duplicates: str = DUPLICATES[0],
+        top_p: float = 1.0,
     ) -> io.NodeOutput:
         if settings_from == CALIBRATED:
-            return io.NodeOutput(RetrievalChoice(index, calibrated_options(index)))
-        options = RetrievalOptions(weight, temperature, neighbours, duplicates, top_p)
-        return io.NodeOutput(RetrievalChoice(index, options))
+            return io.NodeOutput(Layer(index.index, index.only, index.keys, "auto"))
+        layer = Layer(
+            index.index,
+            index.only,
+            index.keys,
+            chosen(weight),
+            chosen(temperature),
+            None if neighbours == RECOMMENDED_NEIGHBOURS else neighbours,
+            None if duplicates == RECOMMENDED else duplicates,  # type: ignore[arg-type]
+            chosen(top_p),
+        )
+        return io.NodeOutput(layer)

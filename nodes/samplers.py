@@ -8,18 +8,25 @@ from typing import Any
 from comfy_api.latest import io
 from server import PromptServer
 
-from ..arrag_engine.daid import Retrieval as EngineRetrieval
-from ..arrag_engine.decode import Drawing, draw_pictures
+from ..arrag_engine import session
+from ..arrag_engine.decode import Drawing
 from ..arrag_engine.faid import Faid
-from ..arrag_engine.prompt import Prompt
-from ..arrag_engine.retriever import Retriever
-from ..arrag_engine.sampling import Sampling
+from ..arrag_engine.session import Layer, SamplingChoice
 from .memory import ManagedModel
 from .preview import Preview
-from .types import CATEGORY, Model, Retrieval, RetrievalChoice, TokenGrids, Tokens, Trace
+from .types import (
+    CATEGORY,
+    RECOMMENDED_NUMBER,
+    Model,
+    Retrieval,
+    TokenGrids,
+    Tokens,
+    Trace,
+    chosen,
+)
 from .vq import decode_pixels
 
-DEFAULTS = Sampling()
+OTHER_SAMPLER = "The adapter of the model is not used: only the FAiD Sampler uses adapters."
 
 
 def drawing_inputs() -> list[io.Input]:
@@ -43,37 +50,37 @@ def drawing_inputs() -> list[io.Input]:
         io.Int.Input("batch", default=1, min=1, max=64, tooltip="Number of pictures."),
         io.Float.Input(
             "cfg",
-            default=DEFAULTS.cfg,
-            min=0.0,
+            default=RECOMMENDED_NUMBER,
+            min=RECOMMENDED_NUMBER,
             max=100.0,
             step=0.1,
             tooltip="Guidance: how strictly the picture follows the prompt. 1 = none, twice as "
-            "fast. Janus-Pro: 5, pocket: 1.5.",
+            "fast. -1 = the model's own value.",
         ),
         io.Float.Input(
             "temperature",
-            default=DEFAULTS.temperature,
-            min=0.0,
+            default=RECOMMENDED_NUMBER,
+            min=RECOMMENDED_NUMBER,
             max=100.0,
             step=0.05,
             tooltip="Below 1: safer. Above 1: more varied. 0: always the most probable token. "
-            "Janus-Pro: 1, pocket: 0.3.",
+            "-1: the model's own value.",
         ),
         io.Int.Input(
             "top_k",
-            default=DEFAULTS.top_k,
+            default=0,
             min=0,
             max=1_000_000,
             tooltip="Draws only from the k most probable tokens. 0 = all.",
         ),
         io.Float.Input(
             "top_p",
-            default=DEFAULTS.top_p,
-            min=0.01,
+            default=RECOMMENDED_NUMBER,
+            min=RECOMMENDED_NUMBER,
             max=1.0,
             step=0.01,
             tooltip="Draws only from the most probable tokens up to this total probability. "
-            "1 = all.",
+            "1 = all, -1 = the model's own value.",
         ),
         io.Int.Input(
             "window",
@@ -100,6 +107,16 @@ def drawing_outputs() -> list[io.Output]:
     ]
 
 
+def notes_output() -> io.Output:
+    """The last output of every sampler's own list."""
+    return io.String.Output(
+        "NOTES",
+        display_name="notes",
+        tooltip="The values used and where they come from, the subject found in the index, unknown "
+        "words, and what was skipped.",
+    )
+
+
 def draw(
     node_id: str | None,
     managed: ManagedModel,
@@ -112,46 +129,33 @@ def draw(
     top_p: float,
     window: int,
     preview_every: int,
-    retrieval: RetrievalChoice | None = None,
+    retrieval: Layer | None = None,
     faid: Faid | None = None,
-) -> tuple[Any, TokenGrids, Drawing]:
-    """(image, tokens, drawing) by the engine, under ComfyUI's memory and progress."""
-    sampling = Sampling(cfg, temperature, top_k, top_p)
-    encoded = managed.checkpoint.prompt_encoder.encode(prompt)
-    warn_unknown(node_id, encoded)
-    engine_retrieval = None
-    if retrieval is not None:
-        retriever = Retriever(retrieval.index, managed.model.config.grid, managed.codebook)
-        engine_retrieval = EngineRetrieval(
-            retriever, retrieval.options, unknown_words=bool(encoded.unknown)
-        )
-    length = len(encoded.ids) + managed.model.config.grid.size
+) -> tuple[Any, TokenGrids, Drawing, str]:
+    """(image, tokens, drawing, notes) by the engine, under ComfyUI's memory and progress."""
+    sampling = SamplingChoice(chosen(cfg), chosen(temperature), top_k, chosen(top_p))
+    checkpoint = managed.checkpoint
+    planned = session.plan(checkpoint, prompt, sampling, retrieval, faid, managed.codebook)
+    unused = [OTHER_SAMPLER] if faid is None and checkpoint.faid is not None else []
+    notes = show_notes(node_id, [*planned.notes, *unused])
+    length = len(planned.prompt.ids) + managed.model.config.grid.size
     working = managed.model.drawing_bytes(2 * batch, length, window)
     device = managed.to_device(working, with_adapter=faid is not None)
-    drawing = draw_pictures(
-        managed.model,
-        encoded.ids,
-        encoded.pad_id,
-        sampling,
-        [seed + i for i in range(batch)],
-        engine_retrieval,
-        window,
-        Preview(managed.model, device, preview_every),
-        device,
-        faid,
-    )
+    preview = Preview(managed.model, device, preview_every)
+    seeds = [seed + i for i in range(batch)]
+    drawing = session.draw(checkpoint, planned, seeds, window, preview, device)
     tokens = TokenGrids(drawing.tokens, managed.codebook)
-    return decode_pixels(managed, tokens), tokens, drawing
+    return decode_pixels(managed, tokens), tokens, drawing, notes
 
 
-def warn_unknown(node_id: str | None, prompt: Prompt) -> None:
-    """Name the words the model cannot know, in the log and under the node."""
-    if not prompt.unknown:
-        return
-    text = f"The model does not know: {', '.join(prompt.unknown)}"
-    logging.warning(text)
+def show_notes(node_id: str | None, notes: list[str]) -> str:
+    """Say the notes in the log and, in the classic renderer, under the node; one for each line."""
+    for note in notes:
+        logging.info(note)
+    text = "\n".join(notes)
     if node_id is not None:
         PromptServer.instance.send_progress_text(text, node_id)
+    return text
 
 
 class ARSampler(io.ComfyNode):
@@ -163,14 +167,14 @@ class ARSampler(io.ComfyNode):
             category=CATEGORY,
             description="Draws pictures token by token with the model alone, without retrieval.",
             inputs=drawing_inputs(),
-            outputs=drawing_outputs(),
+            outputs=[*drawing_outputs(), notes_output()],
             hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
     def execute(cls, model: ManagedModel, **settings: Any) -> io.NodeOutput:
-        image, tokens, _ = draw(cls.hidden.unique_id, model, **settings)
-        return io.NodeOutput(image, tokens)
+        image, tokens, _, notes = draw(cls.hidden.unique_id, model, **settings)
+        return io.NodeOutput(image, tokens, notes)
 
 
 class DAiDSampler(io.ComfyNode):
@@ -196,6 +200,7 @@ class DAiDSampler(io.ComfyNode):
                 Trace.Output(
                     "TRACE", display_name="trace", tooltip="What was retrieved at each position."
                 ),
+                notes_output(),
             ],
             hidden=[io.Hidden.unique_id],
         )

@@ -8,8 +8,8 @@ import numpy as np
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..arrag_engine.daid import RetrievalOptions
 from ..arrag_engine.index import PatchIndex
+from ..arrag_engine.session import KeyChoice
 
 CATEGORY = "AR-RAG"
 
@@ -21,12 +21,23 @@ Trace = io.Custom("ARRAG_TRACE")
 """An engine's Drawing: its `traces` cost a search, so they are made when a node asks for them."""
 
 
+RECOMMENDED_NUMBER = -1.0
+"""In a number widget: the recommended value. No version accepted it as a value."""
+
+
 @dataclass(frozen=True)
-class RetrievalChoice:
-    """An index and how to use it; a sampler joins it with its model."""
+class IndexChoice:
+    """An index, and which of its pictures and what keys are meant; the sampler's prompt and model
+    decide."""
 
     index: PatchIndex
-    options: RetrievalOptions
+    keys: KeyChoice
+    only: str
+
+
+def chosen(value: float | None) -> float | None:
+    """The value of a number widget; None where the recommended one is meant."""
+    return None if value == RECOMMENDED_NUMBER else value
 
 
 @dataclass(frozen=True)

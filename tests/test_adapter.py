@@ -178,7 +178,9 @@ def test_a_damaged_adapter_is_refused(tmp_path, base, adapter_file, changes, mes
 def test_what_is_no_safetensors_file_is_refused(tmp_path, base, content):
     path = tmp_path / "a.safetensors"
     path.write_bytes(content)
-    with pytest.raises(InputError, match=r"a\.safetensors is truncated or no \.safetensors file"):
+    with pytest.raises(
+        InputError, match=r"a\.safetensors is truncated or not a \.safetensors file"
+    ):
         load_adapter(path, base, FP32)
 
 

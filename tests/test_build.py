@@ -119,9 +119,11 @@ def test_the_file_holds_what_is_returned(model, folder, out, spec):
 
 def test_a_grid_without_a_place_for_the_neighbourhood_is_refused_at_once(model, tmp_path, out):
     options = BuildOptions(KeySpec("causal-24"))
-    with pytest.raises(InputError, match=r"no place of a 6x6 grid .* causal-24 .* choose borders"):
+    with pytest.raises(
+        InputError, match=r"no position of a 6x6 grid .* causal-24 .* choose borders"
+    ):
         build_index(model, tmp_path / "nowhere", out, options)
-    with pytest.raises(InputError, match="no place of a 6x6 grid"):
+    with pytest.raises(InputError, match="no position of a 6x6 grid"):
         build_from_images(model, [], [], out, options)
     assert not out.exists()
 
@@ -185,7 +187,7 @@ def test_a_bomb_is_reported_and_the_rest_is_built(model, folder, out, monkeypatc
     picture(folder / "bomb.png", 9, size=(90, 90))
     monkeypatch.setattr(images, "MAX_PIXELS", 90 * 90 - 1)
     built = build_index(model, folder, out)
-    assert ("bomb.png", "90x90 pixels, the most is 8099") in built.report.unreadable
+    assert ("bomb.png", "90x90 pixels, at most 8099 are allowed") in built.report.unreadable
     assert built.report.pictures == len(READABLE)
 
 
@@ -244,7 +246,7 @@ def test_a_picture_that_needs_too_many_crops_is_reported(model, tmp_path, out):
     built = build_index(model, tmp_path, out, COVER)
     [(name, reason)] = built.report.unreadable
     assert name == "strip.png"
-    assert reason.startswith("900x2 pixels need 450 crops, the most is 64")
+    assert reason.startswith("900x2 pixels need 450 crops, at most 64")
 
 
 def test_pictures_to_add_leave_out_what_is_known(model, folder):

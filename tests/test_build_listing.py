@@ -82,7 +82,7 @@ def test_the_nearest_word_about_a_picture_is_the_last(folder):
 @pytest.mark.parametrize(
     ("line", "why"),
     [
-        ('{"file_name": "a.png"', "no JSON"),
+        ('{"file_name": "a.png"', "not JSON"),
         ("[" * 100_000, "recursion"),
         ("17", "not an object with a file_name"),
         ({"text": "x"}, "not an object with a file_name"),
@@ -91,7 +91,7 @@ def test_the_nearest_word_about_a_picture_is_the_last(folder):
         ({"file_name": "../a.png", "text": "x"}, "'../a.png' is not among the pictures"),
         ({"file_name": "/etc/passwd", "text": "x"}, "'/etc/passwd' is not among the pictures"),
         ({"file_name": "a.png", "text": ["x"]}, "text is not text"),
-        ({"file_name": "a.png", "text": "x" * (MAX_CAPTION + 1)}, "65537 characters, the most is"),
+        ({"file_name": "a.png", "text": "x" * (MAX_CAPTION + 1)}, "65537 characters, at most"),
     ],
 )
 def test_a_malformed_line_is_reported_with_its_number(folder, line, why):

@@ -143,7 +143,7 @@ def test_a_config_that_tells_of_other_blenders_is_only_a_warning(
     with caplog.at_level(logging.WARNING):
         assert load_checkpoint(tmp_path, FP32).faid.config == AdapterConfig((0,), (1, 2))
     assert bool(caplog.records) == warned
-    assert not warned or "layers [0] with hops [1, 2] are there" in caplog.text
+    assert not warned or "layers [0] with hops [1, 2], from the tensors" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -316,8 +316,8 @@ def test_the_sampling_that_suits_a_model_travels_with_it(tmp_path, square):
 @pytest.mark.parametrize(
     ("told", "message"),
     [
-        ({"guidance_scale": "5"}, "recommends {'cfg': '5'}, which are no numbers"),
-        ({"temperature": True}, "which are no numbers"),
+        ({"guidance_scale": "5"}, "recommends {'cfg': '5'}, which are not numbers"),
+        ({"temperature": True}, "which are not numbers"),
         ({"guidance_scale": -1}, "cfg is -1"),
         ({"temperature": float("nan")}, "temperature is nan"),
     ],

@@ -242,8 +242,8 @@ REFUSED = {
         "add {own} --images {files}/no-pictures --model {model}",
         "holds no picture that",
     ),
-    "remove nothing named": ("remove {own}", "give --source, --licence or --caption"),
-    "remove an empty pattern": ("remove {own} --source=", "give --source, --licence or --caption"),
+    "remove nothing named": ("remove {own}", "pass --source, --licence or --caption"),
+    "remove an empty pattern": ("remove {own} --source=", "pass --source, --licence or --caption"),
     "remove what is not there": ("remove {own} --caption cat", "none of the 5 pictures of"),
     "remove everything": ("remove {own} --licence cc0", "that would remove all 5 pictures"),
     "merge another VQ": (
@@ -270,8 +270,8 @@ REFUSED = {
     "export a model": ("export-sources {model} --out {tmp}/s.csv", "is not a patch index"),
     "export no csv": ("export-sources {own} --out {tmp}/s.txt", "must end in .csv"),
     "check a cut file": ("check {files}/cut-index.safetensors", "not a readable"),
-    "check nothing": ("check {tmp}/none", "is no file or folder"),
-    "sheet of a model": ("inspect {model} --sheet {tmp}/s.png", "is no index"),
+    "check nothing": ("check {tmp}/none", "is neither a file or folder"),
+    "sheet of a model": ("inspect {model} --sheet {tmp}/s.png", "is not an index"),
     "sheet no png": ("inspect {own} --sheet {tmp}/s.jpg", "must end in .png"),
 }
 

@@ -72,7 +72,7 @@ def test_a_run_goes_on_and_other_settings_are_refused(train, tmp_path):
     assert same(load_file(tmp_path / "a.safetensors"), before)
     code, _, err = train("--lr 0.5")
     assert code == 2
-    assert "was begun with lr 0.0002, not 0.5; go on with the same, or choose another" in err
+    assert "was begun with lr 0.0002, not 0.5; use the same value, or choose another" in err
     (tmp_path / "pictures" / "0.txt").write_text("another caption")
     code, _, err = train("")
     assert code == 2

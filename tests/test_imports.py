@@ -9,7 +9,7 @@ import arrag_engine
 
 ROOT = Path(arrag_engine.__file__).parent
 LAYERS = [
-    {"errors"},
+    {"errors", "threads"},
     {"grid"},
     {"files", "sampling", "ops"},
     {"blend"},
@@ -24,7 +24,8 @@ LAYERS = [
     {"weights"},
     {"layouts", "prompt", "images"},
     {"checkpoint"},
-    {"adapter"},
+    {"adapter", "recommended"},
+    {"session"},
     {"build", "golden", "shipped"},
     {"verify_faid", "train"},
     {"verify"},

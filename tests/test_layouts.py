@@ -72,7 +72,7 @@ def test_what_drawing_does_not_need_is_left_out_in_transformers_layout_too(offic
     ],
 )
 def test_half_trained_checkpoints_are_refused_and_told_why(official, name):
-    with pytest.raises(InputError, match=r"half-way checkpoint.*merge its LoRA"):
+    with pytest.raises(InputError, match=r"unfinished checkpoint.*merge its LoRA"):
         our_names([*official, name])
 
 
@@ -160,7 +160,7 @@ def test_the_grid_is_transformers_but_never_the_understanding_towers(config, gri
     ids=str,
 )
 def test_a_config_that_makes_no_sense_is_refused(section):
-    with pytest.raises(InputError, match="make no sense"):
+    with pytest.raises(InputError, match="do not fit together"):
         read_config(shapes_of(tiny_config()), {"language_config": section}, None)
 
 
@@ -179,7 +179,7 @@ def test_a_config_that_makes_no_sense_is_refused(section):
 )
 def test_a_grid_that_makes_no_sense_is_refused(vision):
     config = {"text_config": HEADS, "vision_config": vision}
-    with pytest.raises(InputError, match="make no sense"):
+    with pytest.raises(InputError, match="do not fit together"):
         read_config(shapes_of(tiny_config()), config, None)
 
 

@@ -157,7 +157,7 @@ def test_an_index_cannot_name_files_elsewhere(tmp_path, name):
     touch(tmp_path, "x.safetensors")
     touch(folder / "sub", "x.safetensors")
     with_index(folder, {"a": name})
-    with pytest.raises(InputError, match="is no weight file of its own folder"):
+    with pytest.raises(InputError, match="is not a weight file in its folder"):
         find_weight_files(folder)
 
 

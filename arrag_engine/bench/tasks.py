@@ -152,7 +152,7 @@ class Library:
         options = use.options
         if method == "auto":
             options = calibrated_options(self.index)
-            use = replace(use, spec=None)
+            use = replace(use, spec=None, parts=("",), by_word=False)  # as it was calibrated
         if method == "faid":
             options = replace(options, weight=0.0)
         return Retrieval(self.retriever(use, method == "control", word), options)

@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,8 +17,8 @@ from .. import shipped
 from ..adapter import load_adapter
 from ..blend import SEMANTICS
 from ..checkpoint import Checkpoint
-from ..daid import DUPLICATES, Retrieval, RetrievalOptions, calibrated_options
-from ..decode import Drawing, draw_pictures
+from ..daid import DUPLICATES, RetrievalOptions
+from ..decode import Drawing
 from ..errors import InputError
 from ..faid import Faid, FaidAdapter
 from ..files import atomic_write
@@ -26,9 +26,7 @@ from ..images import save_png
 from ..index import load_index
 from ..janus import JanusPro
 from ..ops import pack_linears
-from ..prompt import Prompt
-from ..retriever import Retriever
-from ..sampling import Sampling
+from ..session import PROMPT, RECOMMENDED, KeyChoice, Layer, Plan, SamplingChoice, draw, plan
 from ..vq import to_uint8
 from .shared import (
     Command,
@@ -36,7 +34,6 @@ from .shared import (
     add_model_flags,
     check_writable,
     follow,
-    key_spec,
     load_model,
     progress_bar,
 )
@@ -46,15 +43,15 @@ def add_commands(command: Command) -> None:
     parser = command(generate)
     add_model_flags(parser)
     add = parser.add_argument
-    sampling, options = Sampling(), RetrievalOptions()
     add("--prompt", required=True, help="what to draw")
     add("--out", required=True, type=Path, help="PNG to write; a batch adds -0, -1, …")
     add("--index", help="path or shipped name (pocket)")
     add(
         "--only",
-        default="",
+        default=PROMPT,
         metavar="PATTERN",
-        help="use only pictures of the index whose caption or source matches",
+        help="pictures of the index to use: {prompt} = those about the prompt's rare words (the "
+        "default), '' = all, otherwise those whose caption, name or source matches",
     )
     add_key_flags(parser)
     add(
@@ -64,29 +61,23 @@ def add_commands(command: Command) -> None:
     )
     add("--seed", type=int, default=0, help="picture i of a batch has seed + i")
     add("--batch", type=int, default=1, help="pictures to draw")
-    add("--cfg", type=float, help=f"guidance (default: what suits the model, else {sampling.cfg})")
-    add(
-        "--temperature",
-        type=float,
-        help="0 = most probable token (default: what suits the model, else "
-        f"{sampling.temperature})",
-    )
-    add("--top-k", type=int, default=sampling.top_k, help="0 = all tokens")
-    add("--top-p", type=float, default=sampling.top_p)
+    add("--cfg", type=float, help="guidance (default: the model's own)")
+    add("--temperature", type=float, help="0 = most probable token (default: the model's own)")
+    add("--top-k", type=int, default=0, help="0 = all tokens")
+    add("--top-p", type=float, help="1 = all tokens (default: the model's own)")
     add(
         "--weight",
         type=weight_of,
-        help=f"retrieval weight λ, or auto: as calibrated, with the settings that it was "
-        f"calibrated for ({options.weight}; with faid 0)",
+        help="retrieval weight λ, or auto: as calibrated (default: recommended for the model)",
     )
-    add("--retrieval-temperature", type=float, help=f"τ ({options.temperature})")
-    add("--neighbours", type=int, help=f"K patches per query ({options.neighbours})")
+    add("--retrieval-temperature", type=float, help="τ (default: recommended for the model)")
+    add("--neighbours", type=int, help="K patches per query (default: recommended for the model)")
     add(
         "--duplicates",
         choices=DUPLICATES,
-        help=f"neighbours with one code: the first counts, or the sum ({options.duplicates})",
+        help="neighbours with one code: the first counts, or the sum (default: recommended)",
     )
-    add("--retrieval-top-p", type=float, help=f"top-p of the proposals ({options.top_p:g})")
+    add("--retrieval-top-p", type=float, help="top-p of the proposals (default: recommended)")
     add("--adapter", help="FAiD adapter: path or shipped name; else the model's own blenders")
     add("--strength", type=float, default=1.0, help="strength of the adapter: 0 to 2, 0 = the base")
     add("--candidates", type=int, default=0, help="retrieved patches per position; 0 = as trained")
@@ -101,50 +92,22 @@ def weight_of(text: str) -> float | Literal["auto"]:
 
 def generate(a: argparse.Namespace) -> int:
     """Draw pictures for a prompt and save them as PNG."""
-    sampling, told, decoding = _checked_settings(a)
+    sampling, decoding = _checked_settings(a)
     started = time.perf_counter()
     checkpoint = load_model(a)
-    if None in (a.cfg, a.temperature):
-        sampling = _fill(sampling, a, checkpoint.sampling)
     faid = _faid(checkpoint, a) if decoding == "faid" else None
-    retrieval = None
-    prompt = checkpoint.prompt_encoder.encode(a.prompt)
-    if a.index is not None and decoding != "plain":
-        retrieval = _retrieval(checkpoint, a, told, prompt)
-    if prompt.unknown:
-        print(f"warning: the model does not know: {', '.join(prompt.unknown)}", file=sys.stderr)
+    layer = _layer(a) if a.index is not None and decoding != "plain" else None
+    planned = plan(checkpoint, a.prompt, sampling, layer, faid)
+    for note in planned.notes:
+        print(note, file=sys.stderr)
     loaded = time.perf_counter()
     size = checkpoint.model.config.grid.size
     with progress_bar("token") as bar:
         tick = follow(bar)
-        drawing = draw_pictures(
-            checkpoint.model,
-            prompt.ids,
-            prompt.pad_id,
-            sampling,
-            [a.seed + i for i in range(a.batch)],
-            retrieval,
-            a.window,
-            lambda done, _: tick(done, size),
-            faid=faid,
-        )
+        seeds = [a.seed + i for i in range(a.batch)]
+        drawing = draw(checkpoint, planned, seeds, a.window, lambda done, _: tick(done, size))
     drawn = time.perf_counter()
-    settings = {
-        "model": a.model,
-        "prompt": a.prompt,
-        "decoding": decoding,
-        "seed": a.seed,
-        "window": a.window,
-        "dtype": str(checkpoint.model.dtype).removeprefix("torch."),
-        **asdict(sampling),
-    }
-    if faid is not None:
-        settings |= {name: getattr(a, name) for name in ("adapter", "strength", "semantics")}
-        settings["candidates"] = faid.heard
-    if retrieval is not None:
-        settings |= {"index": a.index, "only": a.only}
-        settings |= {f"keys_{k}": v for k, v in asdict(retrieval.retriever.index.spec).items()}
-        settings |= {f"retrieval_{k}": v for k, v in asdict(retrieval.options).items()}
+    settings = _settings(a, checkpoint, planned, decoding)
     files = _save_pictures(checkpoint.model, drawing, a.out, settings)
     if a.json:
         timings = {
@@ -152,13 +115,35 @@ def generate(a: argparse.Namespace) -> int:
             "draw_s": round(drawn - loaded, 3),
             "decode_s": round(time.perf_counter() - drawn, 3),
         }
-        _write_report(a.json, settings, timings, files, drawing, prompt.unknown)
+        _write_report(a.json, settings, timings, files, drawing, planned)
     return 0
 
 
-def _checked_settings(a: argparse.Namespace) -> tuple[Sampling, dict[str, Any], str]:
-    """(sampling, what is told of retrieval, decoding) of `generate`, refused before anything is
-    loaded."""
+def _settings(
+    a: argparse.Namespace, checkpoint: Checkpoint, planned: Plan, decoding: str
+) -> dict[str, Any]:
+    """What a picture was drawn with, as it is written into its file."""
+    settings = {
+        "model": a.model,
+        "prompt": a.prompt,
+        "decoding": decoding,
+        "seed": a.seed,
+        "window": a.window,
+        "dtype": str(checkpoint.model.dtype).removeprefix("torch."),
+        **asdict(planned.sampling),
+    }
+    if planned.faid is not None:
+        settings |= {name: getattr(a, name) for name in ("adapter", "strength", "semantics")}
+        settings["candidates"] = planned.faid.heard
+    if (retrieval := planned.retrieval) is not None:
+        settings |= {"index": a.index, "only": a.only}
+        settings |= {f"keys_{k}": v for k, v in asdict(retrieval.retriever.index.spec).items()}
+        settings |= {f"retrieval_{k}": v for k, v in asdict(retrieval.options).items()}
+    return settings
+
+
+def _checked_settings(a: argparse.Namespace) -> tuple[SamplingChoice, str]:
+    """(sampling, decoding) of `generate`, refused before anything is loaded."""
     decoding = a.decoding or ("faid" if a.adapter else "daid" if a.index else "plain")
     if decoding == "daid" and a.index is None:
         raise InputError("--decoding daid needs --index; pass an index, such as 'pocket'")
@@ -166,33 +151,32 @@ def _checked_settings(a: argparse.Namespace) -> tuple[Sampling, dict[str, Any], 
         raise InputError(
             f"--decoding {decoding} does not use --adapter; choose faid, or omit --adapter"
         )
-    if a.weight is None:
-        a.weight = 0.0 if decoding == "faid" else RetrievalOptions().weight
     if not 1 <= a.batch <= 64:
         raise InputError(f"--batch is {a.batch}; choose 1 to 64")
     check_writable(a.out, ".png")
     if a.json:
         check_writable(a.json, ".json")
-    told = {
+    RetrievalOptions(**_chosen_options(a))
+    return SamplingChoice(a.cfg, a.temperature, a.top_k, a.top_p), decoding
+
+
+def _chosen_options(a: argparse.Namespace) -> dict[str, Any]:
+    """The retrieval options that are not left to the recommendation."""
+    options = {
         "weight": a.weight,
         "temperature": a.retrieval_temperature,
         "neighbours": a.neighbours,
         "duplicates": a.duplicates,
         "top_p": a.retrieval_top_p,
     }
-    told = {name: value for name, value in told.items() if value is not None}
-    RetrievalOptions(**told)
-    sampling = _fill(Sampling(top_k=a.top_k, top_p=a.top_p), a, Sampling())
-    return sampling, told, decoding
+    return {name: value for name, value in options.items() if value is not None}
 
 
-def _fill(sampling: Sampling, a: argparse.Namespace, suits: Sampling) -> Sampling:
-    """Guidance and temperature as told, else those that suit the model."""
-    return replace(
-        sampling,
-        cfg=suits.cfg if a.cfg is None else a.cfg,
-        temperature=suits.temperature if a.temperature is None else a.temperature,
-    )
+def _layer(a: argparse.Namespace) -> Layer:
+    index = load_index(shipped.resolve(a.index, shipped.INDEXES))
+    names = (a.neighborhood, a.borders, a.key_space)
+    keys = KeyChoice(*(name or RECOMMENDED for name in names), a.position_weight)
+    return Layer(index, a.only, keys, **_chosen_options(a))
 
 
 def _faid(checkpoint: Checkpoint, a: argparse.Namespace) -> Faid:
@@ -216,21 +200,6 @@ def load_adapter_flag(checkpoint: Checkpoint, name: str | None) -> FaidAdapter:
     if device.type == "cpu":
         pack_linears(adapter)
     return adapter
-
-
-def _retrieval(
-    checkpoint: Checkpoint, a: argparse.Namespace, told: dict[str, Any], prompt: Prompt
-) -> Retrieval:
-    model = checkpoint.model
-    codebook = model.vq.codebook(model.device)
-    patches = load_index(shipped.resolve(a.index, shipped.INDEXES))
-    patches = patches.rekeyed(key_spec(a, patches.spec))
-    if a.only:
-        patches = patches.matching(a.only)
-    suits = calibrated_options(patches) if told["weight"] == "auto" else RetrievalOptions()
-    retriever = Retriever(patches, model.config.grid, codebook)
-    options = replace(suits, **told)
-    return Retrieval(retriever, options, unknown_words=bool(prompt.unknown))
 
 
 @torch.inference_mode()
@@ -258,11 +227,12 @@ def _write_report(
     timings: dict[str, float],
     files: list[Path],
     drawing: Drawing,
-    unknown: list[str],
+    planned: Plan,
 ) -> None:
     report = {
         "settings": settings,
-        "unknown_words": unknown,
+        "unknown_words": planned.prompt.unknown,
+        "notes": planned.notes,
         "timings": timings,
         "passes": drawing.passes,
         "images": [

@@ -41,6 +41,12 @@ class KeySpec:
         if not (math.isfinite(weight) and 0 <= weight <= MAX_POSITION_WEIGHT):
             raise InputError(f"position weight is {weight}; choose 0 to {MAX_POSITION_WEIGHT:g}")
 
+    def __str__(self) -> str:
+        return (
+            f"{self.neighborhood}, {self.borders}, {self.space}, position weight "
+            f"{self.position_weight:g}"
+        )
+
     @property
     def offsets(self) -> int:
         """Neighbours in a key."""

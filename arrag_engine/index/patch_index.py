@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -65,7 +65,9 @@ class PatchIndex:
     images: np.ndarray | None = None
     """Numbers of the pictures whose patches can be found; None for all."""
     calibration: Calibration | None = None
-    """When to trust it, for the weight "auto"; other keys or pictures need another one."""
+    """λ for each position, for the weight "auto"; fitted to these keys and all pictures."""
+    uncalibrated: str = "it is not calibrated; run 'python -m arrag_engine calibrate'"
+    """Why there is no calibration, and what to do."""
 
     @property
     def size(self) -> int:
@@ -109,7 +111,19 @@ class PatchIndex:
         """
         if len(images) == 0:
             raise InputError("no picture of the index is left to retrieve from")
-        return replace(self, images=np.unique(images))
+        images = np.unique(images)
+        if self.images is None and len(images) == len(self.tokens):
+            return self
+        why = (
+            f"it was calibrated with all of its {len(self.tokens)} pictures, not with "
+            f"{len(images)}; use all pictures, or choose a number"
+        )
+        return self._without_calibration(why, images=images)
+
+    def _without_calibration(self, why: str, **changes: Any) -> PatchIndex:
+        """A changed index, which no calibration fits any longer; `why` if it had one."""
+        reason = self.uncalibrated if self.calibration is None else why
+        return replace(self, calibration=None, uncalibrated=reason, **changes)
 
     def matching(self, pattern: str) -> PatchIndex:
         """A view that finds only patches of pictures whose caption, name or origin matches.
@@ -147,7 +161,13 @@ class PatchIndex:
         other = create_index(
             self.grid, self.tokens, self.vectors, self.codebook, self.sources, spec, "flat"
         )
-        return replace(other, images=self.images)
+        why = (
+            f"it was calibrated with the keys {self.spec}, not with {spec}; choose the keys as "
+            "built, or choose a number"
+        )
+        return self._without_calibration(
+            why, vectors=other.vectors, spec=spec, searcher=other.searcher
+        )
 
     def check_fits(self, grid: Grid, codebook: np.ndarray) -> None:
         """Refuse a model whose tokens mean something else than the index's.

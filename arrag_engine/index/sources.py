@@ -6,16 +6,19 @@ from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import cached_property
 from typing import overload
 
 import numpy as np
 
 from .blobs import Blobs, BlobWriter
 from .container import Tensor, check_array
+from .subject import Subject, find_subject
 
 SEARCHED = ("caption", "name", "origin")
 """Fields that a pattern is looked for in, unless others are named."""
 DIGEST = 32
+KEPT_SUBJECTS = 64
 
 
 @dataclass(frozen=True)
@@ -228,6 +231,24 @@ class SourceTable(Sequence[Source]):
         counts = np.bincount(self.licences, minlength=len(self.licence_names)).tolist()
         pairs = zip(self.licence_names, counts, strict=True)
         return dict(sorted(((n, c) for n, c in pairs if c), key=lambda p: -p[1]))
+
+    @property
+    def captioned(self) -> bool:
+        """Whether any picture has a caption."""
+        return bool(self.captions.lengths.any())
+
+    def about(self, words: Iterable[str]) -> Subject:
+        """The pictures whose captions share the rarest of some words; kept for the next drawing."""
+        asked = frozenset(words)
+        if asked not in self._subjects:
+            if len(self._subjects) >= KEPT_SUBJECTS:
+                self._subjects.clear()
+            self._subjects[asked] = find_subject(map(_text, self.captions), asked)
+        return self._subjects[asked]
+
+    @cached_property
+    def _subjects(self) -> dict[frozenset[str], Subject]:
+        return {}
 
     def matching(self, pattern: str, fields: Sequence[str] = SEARCHED) -> np.ndarray:
         """Numbers of the pictures with a field that matches, whatever the case of its letters.

@@ -87,7 +87,7 @@ def test_geneval_records_are_read_as_they_are():
 )
 def test_other_lines_are_refused(tmp_path, line):
     (tmp_path / "p.jsonl").write_text(line + "\n")
-    with pytest.raises(InputError, match=r"line 1 of .* is no prompt"):
+    with pytest.raises(InputError, match=r"line 1 of .* is not a prompt"):
         read_prompts(tmp_path / "p.jsonl")
 
 

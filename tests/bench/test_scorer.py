@@ -99,9 +99,9 @@ def test_damaged_weights_are_refused(tmp_path):
     data = SCORER.read_bytes()
     for name, bad in (("cut", data[:-100]), ("text", b"hello"), ("empty", b"")):
         (tmp_path / name).write_bytes(bad)
-        with pytest.raises(InputError, match="is no scorer"):
+        with pytest.raises(InputError, match="is not a scorer"):
             load_scorer(tmp_path / name)
-    with pytest.raises(InputError, match="is no scorer"):
+    with pytest.raises(InputError, match="is not a scorer"):
         load_scorer(tmp_path / "missing")
 
 

@@ -63,7 +63,7 @@ def test_what_is_read_cannot_be_written_to(tmp_path):
 @pytest.mark.parametrize("count", [2, 4])
 def test_a_stream_that_breaks_its_promise_leaves_nothing(tmp_path, count):
     stream = Stream(np.uint8, (3,), [np.zeros(count, np.uint8)])
-    with pytest.raises(ValueError, match=f"x promised 3 bytes, it gave {count}"):
+    with pytest.raises(ValueError, match=f"x announced 3 bytes and wrote {count}"):
         write_tensors(tmp_path / "a", {"x": stream}, {})
     assert not list(tmp_path.iterdir())
 

@@ -139,7 +139,7 @@ def test_no_pickle_is_needed_to_read_an_index(index_file):
         ({"format": "other"}, "not a patch index .*'other'"),
         ({"version": "3"}, "version '3', this program reads 2"),
         ({"structure": "tree"}, "'vectors', which is not part of such an index"),
-        ({"structure": "tree", "key_space": "codebook"}, "'vectors', which is no part"),
+        ({"structure": "tree", "key_space": "codebook"}, "'vectors', which is not part"),
         ({"position_weight": "much"}, "position_weight 'much'"),
         ({"position_weight": "nan"}, "position weight is nan"),
         ({"position_weight": "-1"}, "position weight is -1.0"),
@@ -147,13 +147,13 @@ def test_no_pickle_is_needed_to_read_an_index(index_file):
         ({"grid": "0x6"}, "grid '0x6'"),
         ({"grid": "six"}, "grid 'six'"),
         ({"grid": "6x6" * 9999}, "grid '6x66x6"),
-        ({"images": "6"}, "promises 6 pictures"),
-        ({"images": "9" * 5000}, "promises 99999"),
-        ({"patches": "-1"}, "promises 5 pictures and -1 patches"),
+        ({"images": "6"}, "announces 6 pictures"),
+        ({"images": "9" * 5000}, "announces 99999"),
+        ({"patches": "-1"}, "announces 5 pictures and -1 patches"),
         ({"neighborhood": "ring"}, "neighborhood is 'ring'"),
         ({"borders": ""}, "borders is ''"),
         ({"key_space": "pixels"}, "key space is 'pixels'"),
-        ({"neighborhood": "causal-8"}, "promises 5 pictures and 100 patches"),
+        ({"neighborhood": "causal-8"}, "announces 5 pictures and 100 patches"),
     ],
     ids=str,
 )
@@ -196,7 +196,7 @@ def broken_arrays():
     yield "tokens", tokens[:0], "empty"
     yield "tokens", tokens.reshape(5, 36), "tokens is uint16 5x36"
     yield "tokens", tokens[:, :5], "tokens is uint16 5x5x6"
-    yield "tokens", tokens[:4], "promises 5 pictures and 100 patches, it holds 4 and 80"
+    yield "tokens", tokens[:4], "announces 5 pictures and 100 patches, it holds 4 and 80"
     yield "vectors", vectors[:4], "vectors is float32 4x6x6x8, expected float32 5x6x6x8"
     yield "tokens", np.zeros((), np.uint16), "tokens is uint16"
     yield "codebook", unit.astype(np.float64), "codebook is float64"
@@ -220,7 +220,7 @@ def broken_arrays():
             yield f"{name}.ends", np.array(ends), f"lengths of {name} do not add up"
         yield f"{name}.ends", np.arange(6), f"{name}.ends is int64 6"
         yield f"{name}.ends", np.arange(5, dtype=np.int32), f"{name}.ends is int32"
-    yield "sources.licence_names", np.array([67, 67, 255], np.uint8), "licence is no UTF-8"
+    yield "sources.licence_names", np.array([67, 67, 255], np.uint8), "licence is not UTF-8"
     yield "sources.licence_names.ends", np.array([1]), "licence_names do not add up"
     yield "sources.licences", np.full(5, 1, np.uint32), "has licence 1 of 1"
     yield "sources.licences", np.zeros(4, np.uint32), "sources.licences is uint32 4"
@@ -254,7 +254,7 @@ def test_an_index_without_findable_patches_is_refused(tmp_path, index_file):
 
 def test_an_index_without_findable_patches_is_not_made(model):
     narrow = tiny_model(config=replace(model.config, grid=Grid(6, 2)))
-    with pytest.raises(InputError, match=r"no place of a 6x2 grid .* causal-4 .* borders zero"):
+    with pytest.raises(InputError, match=r"no position of a 6x2 grid .* causal-4 .* borders zero"):
         tiny_index(narrow)
 
 

@@ -114,7 +114,7 @@ def test_a_finished_run_is_not_trained_again(base, tmp_path, monkeypatch):
 def test_a_run_goes_on_only_with_what_it_was_begun_with(tmp_path):
     RunFolder(tmp_path / "run").begin({"lr": 1.0, "steps": 3})
     RunFolder(tmp_path / "run").begin({"lr": 1.0, "steps": 3})
-    with pytest.raises(InputError, match=r"begun with lr 1\.0, not 2\.0; go on with the same"):
+    with pytest.raises(InputError, match=r"begun with lr 1\.0, not 2\.0; use the same"):
         RunFolder(tmp_path / "run").begin({"lr": 2.0, "steps": 3})
 
 

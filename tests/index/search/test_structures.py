@@ -159,5 +159,5 @@ def test_restricted_it_finds_what_brute_force_finds_there(spec, kind, images, op
 def test_a_few_pictures_are_not_kept_in_a_file():
     part = make_searcher(make_keys(), "flat").restrict(np.array([1]))
     assert part.settings == {}
-    with pytest.raises(ValueError, match="no index to keep"):
+    with pytest.raises(ValueError, match="cannot be saved"):
         part.arrays()

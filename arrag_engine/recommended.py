@@ -1,0 +1,62 @@
+"""Recommended values for each model: the one table that untouched settings come from.
+
+`pocket` has values that were measured by drawing (docs/pocket.md). Other models of the Janus-Pro
+family have the values of their own configuration, the paper's neighbours and temperature, and a
+small weight, until somebody measures them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from .checkpoint import Checkpoint
+from .daid import RetrievalOptions
+from .index import KeySpec
+from .sampling import Sampling
+
+
+@dataclass(frozen=True)
+class Recommended:
+    """What to draw with when nobody chose anything."""
+
+    source: str
+    """Where the values come from, for people."""
+    sampling: Sampling
+    keys: KeySpec
+    retrieval: RetrievalOptions
+    """For pictures chosen by the prompt's words."""
+    faid_weight: float
+    """λ of DAiD beside a FAiD adapter."""
+    visible_weight: float
+    """The least λ at which a subject that the model does not know is recognised."""
+
+
+POCKET = Recommended(
+    "measured with pocket",
+    Sampling(cfg=1.5, temperature=0.8, top_p=0.95),
+    KeySpec("causal-24", "zero", "encoder", 2.0),
+    RetrievalOptions(weight=1.0, temperature=0.1, neighbours=16),
+    faid_weight=1.0,
+    visible_weight=0.8,
+)
+JANUS_PRO = Recommended(
+    "the paper's K and τ with a small λ, not measured with this model",
+    Sampling(),
+    KeySpec(),
+    RetrievalOptions(weight=0.1, temperature=1.0, neighbours=2048),
+    faid_weight=0.0,
+    visible_weight=0.0,
+)
+MEASURED = {"64a77eb5ff6868c4": POCKET}
+"""By the fingerprint of the weights, which every precision and layout of a model shares."""
+
+
+def recommended(checkpoint: Checkpoint) -> Recommended:
+    """The table's entry for a model; its configuration's own sampling where nothing was measured.
+
+    Raises:
+        InputError: The configuration recommends values that are not numbers.
+    """
+    if checkpoint.fingerprint in MEASURED:
+        return MEASURED[checkpoint.fingerprint]
+    return replace(JANUS_PRO, sampling=checkpoint.sampling)

@@ -1,0 +1,297 @@
+"""The wiring of a drawing: model, prompt, settings, index and adapter become tokens.
+
+Whatever is not chosen takes its recommended value here, and the index is restricted to the pictures
+that the prompt is about. `plan` does all of it before the work starts; `draw` draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from .checkpoint import Checkpoint
+from .daid import Retrieval, RetrievalOptions, calibrated_options
+from .decode import Drawing, Progress, draw_pictures
+from .faid import Faid
+from .index import KeySpec, PatchIndex
+from .prompt import Prompt
+from .recommended import Recommended, recommended
+from .retriever import Retriever
+from .sampling import Sampling
+from .threads import few_threads
+
+PROMPT = "{prompt}"
+"""Stands for the prompt's words in a layer's `only`."""
+AS_BUILT, RECOMMENDED = "as built", "recommended"
+LISTED = 5
+"""How many words a note lists."""
+
+
+@dataclass(frozen=True)
+class KeyChoice:
+    """How patches are found, each field chosen by itself."""
+
+    neighborhood: str = RECOMMENDED
+    borders: str = RECOMMENDED
+    space: str = RECOMMENDED
+    position_weight: float | None = None
+    """None goes with the neighbourhood: as built, or else recommended."""
+
+    def spec(self, built: KeySpec, advised: KeySpec) -> KeySpec:
+        """The keys that are meant.
+
+        Raises:
+            InputError: A choice that does not exist.
+        """
+        bases = {AS_BUILT: built, RECOMMENDED: advised}
+        chosen: dict[str, Any] = {}
+        for name in ("neighborhood", "borders", "space"):
+            choice = getattr(self, name)
+            chosen[name] = getattr(bases[choice], name) if choice in bases else choice
+        weight = self.position_weight
+        if weight is None:
+            weight = bases.get(self.neighborhood, advised).position_weight
+        return KeySpec(position_weight=weight, **chosen)
+
+
+AS_BUILT_KEYS = KeyChoice(AS_BUILT, AS_BUILT, AS_BUILT)
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """An index at work in a drawing. What is None takes the recommended value."""
+
+    index: PatchIndex
+    only: str = PROMPT
+    """Which pictures: a pattern of captions, names and sources, with `{prompt}` for the words of
+    the prompt; empty for all."""
+    keys: KeyChoice = field(default_factory=KeyChoice)
+    weight: float | Literal["auto"] | None = None
+    temperature: float | None = None
+    neighbours: int | None = None
+    duplicates: Literal["first", "sum"] | None = None
+    top_p: float | None = None
+
+    def __post_init__(self) -> None:
+        RetrievalOptions(**self.chosen())
+
+    def chosen(self) -> dict[str, Any]:
+        """The options that are not left to the recommendation."""
+        names = ("weight", "temperature", "neighbours", "duplicates", "top_p")
+        options = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in options.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class SamplingChoice:
+    """`Sampling` in which None takes the model's own value."""
+
+    cfg: float | None = None
+    temperature: float | None = None
+    top_k: int = 0
+    top_p: float | None = None
+
+    def __post_init__(self) -> None:
+        self.over(Sampling())
+
+    def over(self, own: Sampling) -> Sampling:
+        """The values that are meant.
+
+        Raises:
+            InputError: A value out of range.
+        """
+        chosen = {name: value for name, value in asdict(self).items() if value is not None}
+        return replace(own, **chosen)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that is known before the first token."""
+
+    prompt: Prompt
+    sampling: Sampling
+    retrieval: Retrieval | None
+    faid: Faid | None
+    notes: tuple[str, ...]
+    """Sentences for the person: the values used, the subject, what was skipped and why."""
+
+
+def plan(
+    checkpoint: Checkpoint,
+    text: str,
+    sampling: SamplingChoice | None = None,
+    layer: Layer | None = None,
+    faid: Faid | None = None,
+    codebook: np.ndarray | None = None,
+) -> Plan:
+    """Work out what a drawing will use.
+
+    Args:
+        text: The prompt.
+        layer: The index to retrieve from, if any.
+        codebook: The model's unit rows [codes, dim]; computed when absent.
+
+    Raises:
+        InputError: The prompt, a value or the index cannot be used.
+    """
+    prompt = checkpoint.prompt_encoder.encode(text)
+    advised = recommended(checkpoint)
+    chosen = (sampling or SamplingChoice()).over(advised.sampling)
+    notes = [*_unknown_note(prompt), _sampling_note(chosen, advised, sampling)]
+    retrieval = None
+    if layer is not None:
+        if codebook is None:
+            codebook = checkpoint.model.vq.codebook(checkpoint.model.device)
+        retrieval, said = _retrieval(checkpoint, prompt, layer, advised, faid, codebook)
+        notes += said
+    return Plan(prompt, chosen, retrieval, faid, tuple(notes))
+
+
+def draw(
+    checkpoint: Checkpoint,
+    planned: Plan,
+    seeds: Sequence[int],
+    window: int = 1,
+    progress: Progress | None = None,
+    device: torch.device | None = None,
+) -> Drawing:
+    """Draw one picture per seed; see `decode.draw_pictures`."""
+    prompt = planned.prompt
+    with few_threads(checkpoint.model, device or checkpoint.model.device):
+        return draw_pictures(
+            checkpoint.model,
+            prompt.ids,
+            prompt.pad_id,
+            planned.sampling,
+            seeds,
+            planned.retrieval,
+            window,
+            progress,
+            device,
+            planned.faid,
+        )
+
+
+def _unknown_note(prompt: Prompt) -> list[str]:
+    if not prompt.unknown:
+        return []
+    return [f"The model does not know: {', '.join(prompt.unknown)}."]
+
+
+def _sampling_note(used: Sampling, advised: Recommended, choice: SamplingChoice | None) -> str:
+    own = [
+        name
+        for name in ("cfg", "temperature", "top_p")
+        if choice is None or getattr(choice, name) is None
+    ]
+    values = f"cfg {used.cfg:g}, temperature {used.temperature:g}, top_p {used.top_p:g}"
+    if not own:
+        return f"Sampling: {values}."
+    return f"Sampling: {values} ({', '.join(own)}: {advised.source})."
+
+
+def _retrieval(
+    checkpoint: Checkpoint,
+    prompt: Prompt,
+    layer: Layer,
+    advised: Recommended,
+    faid: Faid | None,
+    codebook: np.ndarray,
+) -> tuple[Retrieval | None, list[str]]:
+    """(how patches are retrieved, what to say of it); None where nothing is to be retrieved."""
+    grid = checkpoint.model.config.grid
+    layer.index.check_fits(grid, codebook)
+    auto = layer.weight == "auto"
+    index, notes = select(layer, prompt, checkpoint.prompt_encoder.has_unknown)
+    if index is None:
+        return None, notes
+    keys = AS_BUILT_KEYS if auto and layer.keys == KeyChoice() else layer.keys
+    index, said = _keyed(index, keys, advised.keys)
+    base = calibrated_options(index) if auto else advised.retrieval
+    if faid is not None and not auto:
+        base = replace(base, weight=advised.faid_weight)
+    options = replace(base, **layer.chosen())
+    retriever = Retriever(index, grid, codebook)
+    notes += [*said, _retrieval_note(index.spec, options, layer, advised)]
+    notes += _weight_hint(layer, prompt, options, advised)
+    return Retrieval(retriever, options, unknown_words=bool(prompt.unknown)), notes
+
+
+def select(layer: Layer, prompt: Prompt, has_unknown: bool) -> tuple[PatchIndex | None, list[str]]:
+    """(the part of the index to retrieve from, what to say of it); None where there is nothing.
+
+    A model that has unknown words needs retrieval for these alone: what it knows it draws better
+    without.
+
+    Args:
+        has_unknown: Whether there are words that the model's tokenizer does not know.
+
+    Raises:
+        InputError: A pattern without `{prompt}` matches no picture.
+    """
+    index, pattern = layer.index, layer.only.strip()
+    if not pattern or (layer.weight == "auto" and pattern == PROMPT):
+        return index, []
+    if PROMPT not in pattern:
+        found = index.matching(pattern)
+        assert found.images is not None
+        return found, [f"Subject: {len(found.images)} pictures match {pattern!r}."]
+    if not index.sources.captioned:
+        return index, ["The index has no captions: retrieval uses all of its pictures."]
+    beside = pattern.replace(PROMPT, " ").split()
+    words = [*(prompt.unknown if has_unknown else [prompt.text]), *beside]
+    if not words:
+        return None, ["The model knows every word of the prompt: nothing is retrieved."]
+    subject = index.sources.about(words)
+    if len(subject.images) == 0:
+        return None, [f"No caption of the index has {_listed(words)}: nothing is retrieved."]
+    count = len(subject.images)
+    note = f"Subject: {_listed(subject.words)}; {count} picture{'s' * (count > 1)} of the index."
+    return index.restricted(subject.images), [note]
+
+
+def _listed(words: Sequence[str]) -> str:
+    more = f" and {len(words) - LISTED} more" if len(words) > LISTED else ""
+    return ", ".join(repr(word) for word in words[:LISTED]) + more
+
+
+def _keyed(index: PatchIndex, keys: KeyChoice, advised: KeySpec) -> tuple[PatchIndex, list[str]]:
+    """The index with the chosen keys; recommended ones only where the index can have them."""
+    if keys == KeyChoice():
+        if index.searcher.kind != "flat":
+            return index, ["Keys: as built; those of an index with a search structure are fixed."]
+        if index.vectors is None:
+            advised = replace(advised, space="codebook")
+    return index.rekeyed(keys.spec(index.spec, advised)), []
+
+
+def _retrieval_note(
+    spec: KeySpec, options: RetrievalOptions, layer: Layer, advised: Recommended
+) -> str:
+    weight = options.weight if options.weight == "auto" else f"{options.weight:g}"
+    own = [name for name in ("weight", "temperature", "neighbours") if getattr(layer, name) is None]
+    source = f" ({', '.join(own)}: {advised.source})" if own and weight != "auto" else ""
+    return (
+        f"Retrieval: weight {weight}, temperature {options.temperature:g}, {options.neighbours} "
+        f"neighbours, keys {spec}{source}."
+    )
+
+
+def _weight_hint(
+    layer: Layer, prompt: Prompt, options: RetrievalOptions, advised: Recommended
+) -> list[str]:
+    """A hint where the index has a subject that the model does not know, and λ hides it."""
+    weight = options.weight
+    if weight == "auto" or weight >= advised.visible_weight or not prompt.unknown:
+        return []
+    subject = layer.index.sources.about(prompt.unknown)
+    if len(subject.images) == 0:
+        return []
+    return [
+        f"The index has {len(subject.images)} pictures of {_listed(subject.words)}, but a weight "
+        f"of {weight:g} is too low to show it; {advised.retrieval.weight:g} is recommended."
+    ]

@@ -1,0 +1,252 @@
+"""What a drawing uses when something, or nothing, is chosen."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from arrag_engine import recommended as table
+from arrag_engine import threads
+from arrag_engine.checkpoint import load_checkpoint
+from arrag_engine.daid import RetrievalOptions
+from arrag_engine.errors import InputError
+from arrag_engine.faid import Faid
+from arrag_engine.index import Calibration, KeySpec, SourceTable
+from arrag_engine.recommended import JANUS_PRO, MEASURED, POCKET, recommended
+from arrag_engine.sampling import Sampling
+from arrag_engine.session import (
+    AS_BUILT,
+    PROMPT,
+    KeyChoice,
+    Layer,
+    SamplingChoice,
+    draw,
+    plan,
+    select,
+)
+from arrag_engine.shipped import MODELS
+from tests.tiny import tiny_adapter, tiny_index, tiny_source
+
+CAPTIONS = ["a red car", "a panda", "two pandas on a car", "apples", "a lamp"]
+CALIBRATION = Calibration((0.0,) * 6, 0.5, 0.2, 8, "first", 1.0)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(model_file):
+    return load_checkpoint(model_file, torch.float32)
+
+
+@pytest.fixture
+def measured(checkpoint, monkeypatch):
+    """The tiny model as if somebody had measured it."""
+    values = replace(POCKET, sampling=Sampling(2.0, 0.5, 0, 0.9), faid_weight=0.25)
+    monkeypatch.setitem(table.MEASURED, checkpoint.fingerprint, values)
+    return values
+
+
+def captioned(index, captions=CAPTIONS):
+    sources = [replace(tiny_source(i), caption=text) for i, text in enumerate(captions)]
+    return replace(index, sources=SourceTable.from_sources(sources))
+
+
+@pytest.fixture
+def pandas(index):
+    return captioned(index)
+
+
+def images_of(planned):
+    return planned.retrieval.retriever.index.images.tolist()
+
+
+def test_the_shipped_model_has_measured_values():
+    shipped = load_checkpoint(MODELS / "pocket.safetensors", torch.float32)
+    assert recommended(shipped) is POCKET
+    half = load_checkpoint(MODELS / "pocket.safetensors", torch.bfloat16)
+    assert half.fingerprint in MEASURED
+
+
+def test_other_models_have_their_own_sampling_and_the_papers_retrieval(checkpoint):
+    own = replace(checkpoint, config={"generation_config": {"guidance_scale": 3}})
+    assert recommended(own) == replace(JANUS_PRO, sampling=Sampling(cfg=3))
+    assert (JANUS_PRO.retrieval.neighbours, JANUS_PRO.retrieval.temperature) == (2048, 1.0)
+
+
+def test_untouched_means_recommended(checkpoint, measured, pandas):
+    planned = plan(checkpoint, "a panda", layer=Layer(pandas))
+    assert planned.sampling == measured.sampling
+    assert planned.retrieval.options == measured.retrieval
+    assert planned.retrieval.retriever.index.spec == measured.keys
+    assert images_of(planned) == [1, 2]
+    text = "\n".join(planned.notes)
+    assert "does not know: panda" in text
+    assert "cfg 2, temperature 0.5, top_p 0.9 (cfg, temperature, top_p: measured" in text
+    assert "'panda'; 2 pictures" in text
+    assert "weight 1, temperature 0.1, 16 neighbours, keys causal-24" in text
+
+
+def test_what_is_chosen_counts(checkpoint, measured, pandas):
+    layer = Layer(
+        pandas, "a*", KeyChoice("causal-8", "zero", AS_BUILT, 0.5), 0.3, 0.7, 5, "sum", 0.9
+    )
+    planned = plan(checkpoint, "a panda", SamplingChoice(1.0, 0.0, 4, 0.8), layer)
+    assert planned.sampling == Sampling(1.0, 0.0, 4, 0.8)
+    assert planned.retrieval.options == RetrievalOptions(0.3, 0.7, 5, "sum", 0.9)
+    assert planned.retrieval.retriever.index.spec == KeySpec("causal-8", "zero", "encoder", 0.5)
+    assert images_of(planned) == [0, 1, 3, 4]
+    assert "Sampling: cfg 1, temperature 0, top_p 0.8." in planned.notes
+
+
+def test_an_adapter_has_a_weight_of_its_own(checkpoint, measured, model, pandas):
+    faid = Faid(tiny_adapter(model))
+    assert (
+        plan(checkpoint, "panda", layer=Layer(pandas), faid=faid).retrieval.options.weight == 0.25
+    )
+    layer = Layer(pandas, weight=0.5)
+    assert plan(checkpoint, "panda", layer=layer, faid=faid).retrieval.options.weight == 0.5
+
+
+@pytest.mark.parametrize(
+    ("prompt", "only", "images", "note"),
+    [
+        ("a panda", PROMPT, [1, 2], "'panda'; 2 pictures"),
+        ("a red car", PROMPT, None, "knows every word"),
+        ("a zebra", PROMPT, None, "No caption of the index has 'zebra'"),
+        ("a red car", f"{PROMPT} lamp", [4], "'lamp'; 1 picture of"),
+        ("a panda", f"{PROMPT} car", [2], "1 picture of the index"),
+        ("a panda", "*car*", [0, 2], "2 pictures match '*car*'"),
+        ("a red car", "car", [0, 2], "2 pictures match 'car'"),
+        ("a panda", "", [0, 1, 2, 3, 4], None),
+        ("a red car", "  ", [0, 1, 2, 3, 4], None),
+    ],
+)
+def test_the_prompt_chooses_the_pictures(checkpoint, pandas, prompt, only, images, note):
+    encoded = checkpoint.prompt_encoder.encode(prompt)
+    index, notes = select(Layer(pandas, only), encoded, has_unknown=True)
+    assert (note is None) == (notes == [])
+    assert note is None or note in notes[0]
+    found = index if index is None else index.images
+    if images is None:
+        assert index is None
+    else:
+        assert (list(range(5)) if found is None else found.tolist()) == images
+
+
+def test_a_model_that_knows_every_word_is_asked_with_all_words(checkpoint, pandas):
+    prompt = checkpoint.prompt_encoder.encode("two red pandas on a car")
+    index, _ = select(Layer(pandas), replace(prompt, unknown=[]), has_unknown=False)
+    assert index.images.tolist() == [2]
+
+
+def test_an_index_without_captions_is_used_as_a_whole(checkpoint, index):
+    bare = captioned(index, [""] * 5)
+    planned = plan(checkpoint, "a panda", layer=Layer(bare))
+    assert planned.retrieval.retriever.index.images is None
+    assert any("no captions" in note for note in planned.notes)
+
+
+def test_the_subject_is_found_once(checkpoint, pandas, monkeypatch):
+    plan(checkpoint, "a panda", layer=Layer(pandas))
+    monkeypatch.setattr("arrag_engine.index.sources.find_subject", None)
+    assert images_of(plan(checkpoint, "a panda", layer=Layer(pandas))) == [1, 2]
+
+
+@pytest.mark.parametrize("structure", ["ivf", "compact"])
+def test_recommended_keys_stay_as_built_where_they_are_fixed(model, checkpoint, structure):
+    spec = KeySpec(space="codebook" if structure == "compact" else "encoder")
+    fixed = tiny_index(model, 30, spec=spec, structure=structure)
+    planned = plan(checkpoint, "car", layer=Layer(fixed, only=""))
+    assert planned.retrieval.retriever.index.spec == spec
+    assert any("as built" in note for note in planned.notes)
+    with pytest.raises(InputError, match="are fixed"):
+        plan(checkpoint, "car", layer=Layer(fixed, "", KeyChoice("causal-8")))
+
+
+def test_an_index_of_codes_has_the_recommended_keys_of_codes(model, checkpoint, measured):
+    codes = tiny_index(model, spec=KeySpec(space="codebook"))
+    planned = plan(checkpoint, "car", layer=Layer(codes, only=""))
+    assert planned.retrieval.retriever.index.spec == replace(measured.keys, space="codebook")
+
+
+def test_auto_takes_the_index_as_it_was_calibrated(checkpoint, measured, pandas):
+    calibrated = replace(pandas, calibration=CALIBRATION)
+    planned = plan(checkpoint, "a panda", layer=Layer(calibrated, weight="auto"))
+    used = planned.retrieval.retriever.index
+    assert (used.spec, used.images) == (pandas.spec, None)
+    assert planned.retrieval.options == RetrievalOptions("auto", 0.2, 8)
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        ({"only": "panda"}, "with all of its 5 pictures, not with 2"),
+        ({"keys": KeyChoice("causal-8", AS_BUILT, AS_BUILT)}, "with the keys causal-4"),
+    ],
+)
+def test_auto_names_the_true_reason(checkpoint, pandas, layer, message):
+    calibrated = replace(pandas, calibration=CALIBRATION)
+    with pytest.raises(InputError, match=message):
+        plan(checkpoint, "a panda", layer=Layer(calibrated, weight="auto", **layer))
+    with pytest.raises(InputError, match="it is not calibrated; run"):
+        plan(checkpoint, "a panda", layer=Layer(pandas, weight="auto", **layer))
+
+
+def test_a_weight_that_hides_an_unknown_subject_is_named(checkpoint, measured, pandas):
+    notes = plan(checkpoint, "a panda", layer=Layer(pandas, weight=0.1)).notes
+    assert "2 pictures of 'panda', but a weight of 0.1 is too low to show it; 1 is" in notes[-1]
+    assert "too low" not in plan(checkpoint, "a panda", layer=Layer(pandas, weight=0.9)).notes[-1]
+    assert "too low" not in plan(checkpoint, "a car", layer=Layer(pandas, "", weight=0.1)).notes[-1]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda index: Layer(index, weight=1.5),
+        lambda index: Layer(index, neighbours=0),
+        lambda _: SamplingChoice(cfg=-1.0),
+        lambda _: SamplingChoice(top_p=0.0),
+    ],
+)
+def test_values_out_of_range_are_refused_at_once(index, wrong):
+    with pytest.raises(InputError, match="choose"):
+        wrong(index)
+
+
+def test_nothing_to_retrieve_draws_what_the_model_draws(checkpoint, pandas):
+    alone = plan(checkpoint, "a red car")
+    nothing = plan(checkpoint, "a red car", layer=Layer(pandas))
+    assert nothing.retrieval is None
+    pictures = [draw(checkpoint, planned, [3]).tokens for planned in (alone, nothing)]
+    assert torch.equal(*pictures)
+
+
+def test_a_small_model_draws_on_one_thread_and_gives_the_others_back(checkpoint, monkeypatch):
+    before = torch.get_num_threads()
+    seen = []
+    torch.set_num_threads(2)
+    try:
+        planned = plan(checkpoint, "a red car")
+        draw(checkpoint, planned, [3], progress=lambda *_: seen.append(torch.get_num_threads()))
+        assert set(seen) == {1}
+        assert torch.get_num_threads() == 2
+        seen.clear()
+        monkeypatch.setattr(threads, "SMALL", 10)
+        draw(checkpoint, planned, [3], progress=lambda *_: seen.append(torch.get_num_threads()))
+        assert set(seen) == {2}
+
+        def stop(*_):
+            raise KeyboardInterrupt
+
+        monkeypatch.undo()
+        with pytest.raises(KeyboardInterrupt):
+            draw(checkpoint, planned, [3], progress=stop)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_images_are_numbers_of_the_whole_index(pandas):
+    """A view of all pictures is the index itself, with its calibration."""
+    calibrated = replace(pandas, calibration=CALIBRATION)
+    assert calibrated.restricted(np.arange(5)) is calibrated
+    assert calibrated.restricted(np.arange(4)).calibration is None
