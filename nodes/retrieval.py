@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..arrag_engine.daid import DUPLICATES, Duplicates, RetrievalOptions, calibrated_options
+from ..arrag_engine.daid import calibrated_options
 from ..arrag_engine.index import PatchIndex
+from ..arrag_engine.settings import DUPLICATES, Duplicates, RetrievalOptions
 from .types import CATEGORY, Index, Retrieval, RetrievalChoice
 
 DEFAULTS = RetrievalOptions()

@@ -8,38 +8,30 @@ import sys
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
-
-import torch
-from PIL import Image
+from typing import TYPE_CHECKING, Any, Literal
 
 from .. import shipped
-from ..adapter import load_adapter
-from ..blend import SEMANTICS
-from ..checkpoint import Checkpoint
-from ..daid import DUPLICATES, Retrieval, RetrievalOptions, calibrated_options
-from ..decode import Drawing, draw_pictures
 from ..errors import InputError
-from ..faid import Faid, FaidAdapter
 from ..files import atomic_write
-from ..images import save_png
 from ..index import load_index
-from ..janus import JanusPro
-from ..ops import pack_linears
-from ..prompt import Prompt
-from ..retriever import Retriever
-from ..sampling import Sampling
-from ..vq import to_uint8
+from ..settings import DUPLICATES, MAX_STRENGTH, SEMANTICS, RetrievalOptions, Sampling
+from .progress import follow, progress_bar
 from .shared import (
     Command,
     add_key_flags,
     add_model_flags,
     check_writable,
-    follow,
     key_spec,
     load_model,
-    progress_bar,
 )
+
+if TYPE_CHECKING:
+    from ..checkpoint import Checkpoint
+    from ..daid import Retrieval
+    from ..decode import Drawing
+    from ..faid import Faid, FaidAdapter
+    from ..janus import JanusPro
+    from ..prompt import Prompt
 
 
 def add_commands(command: Command) -> None:
@@ -49,18 +41,21 @@ def add_commands(command: Command) -> None:
     sampling, options = Sampling(), RetrievalOptions()
     add("--prompt", required=True, help="what to draw")
     add("--out", required=True, type=Path, help="PNG to write; a batch adds -0, -1, …")
-    add("--index", help="path or shipped name (pocket)")
+    add(
+        "--index",
+        help="index to look patches up in: path or shipped name, such as pocket (default: none)",
+    )
     add(
         "--only",
         default="",
         metavar="PATTERN",
-        help="use only pictures of the index whose caption or source matches",
+        help="use only pictures of the index whose caption or source matches (default: all)",
     )
     add_key_flags(parser)
     add(
         "--decoding",
         choices=("plain", "daid", "faid"),
-        help="default: faid with an adapter, otherwise daid with an index",
+        help="method (default: faid with an adapter, daid with an index, otherwise plain)",
     )
     add("--seed", type=int, default=0, help="picture i of a batch has seed + i")
     add("--batch", type=int, default=1, help="pictures to draw")
@@ -71,28 +66,61 @@ def add_commands(command: Command) -> None:
         help="0 = most probable token (default: what suits the model, else "
         f"{sampling.temperature})",
     )
-    add("--top-k", type=int, default=sampling.top_k, help="0 = all tokens")
-    add("--top-p", type=float, default=sampling.top_p)
+    add("--top-k", type=int, default=sampling.top_k, help="most probable tokens to keep; 0 = all")
+    add(
+        "--top-p",
+        type=float,
+        default=sampling.top_p,
+        help="keep the most probable tokens up to this mass",
+    )
     add(
         "--weight",
         type=weight_of,
         help=f"retrieval weight λ, or auto: as calibrated, with the settings that it was "
-        f"calibrated for ({options.weight}; with faid 0)",
+        f"calibrated for (default: {options.weight}; with faid 0)",
     )
-    add("--retrieval-temperature", type=float, help=f"τ ({options.temperature})")
-    add("--neighbours", type=int, help=f"K patches per query ({options.neighbours})")
+    add(
+        "--retrieval-temperature",
+        type=float,
+        help=f"τ: a lower one prefers nearer patches (default: {options.temperature})",
+    )
+    add("--neighbours", type=int, help=f"K patches per query (default: {options.neighbours})")
     add(
         "--duplicates",
         choices=DUPLICATES,
-        help=f"neighbours with one code: the first counts, or the sum ({options.duplicates})",
+        help="neighbours with one code: the first counts, or the sum "
+        f"(default: {options.duplicates})",
     )
-    add("--retrieval-top-p", type=float, help=f"top-p of the proposals ({options.top_p:g})")
-    add("--adapter", help="FAiD adapter: path or shipped name; else the model's own blenders")
-    add("--strength", type=float, default=1.0, help="strength of the adapter: 0 to 2, 0 = the base")
+    add(
+        "--retrieval-top-p",
+        type=float,
+        help=f"top-p of the proposals (default: {options.top_p:g})",
+    )
+    add(
+        "--adapter",
+        help="FAiD adapter: path or shipped name (pocket); default: the model's own blenders, "
+        "with --decoding faid",
+    )
+    add(
+        "--strength",
+        type=float,
+        default=1.0,
+        help=f"strength of the adapter: 0 to {MAX_STRENGTH:g}, 0 = the base",
+    )
     add("--candidates", type=int, default=0, help="retrieved patches per position; 0 = as trained")
-    add("--semantics", choices=SEMANTICS, default=SEMANTICS[0], help="stepzero = as in training")
+    add(
+        "--semantics",
+        choices=SEMANTICS,
+        default=SEMANTICS[0],
+        help="candidates of a later blender where retrieval does not run: what the former one put "
+        "out (step), or none (stepzero: as in the official training)",
+    )
     add("--window", type=int, default=1, help="tokens per pass; the picture stays the same")
-    add("--json", type=Path, help="also write settings, timings and retrieval facts there")
+    add(
+        "--json",
+        type=Path,
+        help="report to write: settings, timings, retrieval facts (default: none)",
+    )
 
 
 def weight_of(text: str) -> float | Literal["auto"]:
@@ -104,6 +132,8 @@ def generate(a: argparse.Namespace) -> int:
     sampling, told, decoding = _checked_settings(a)
     started = time.perf_counter()
     checkpoint = load_model(a)
+    from ..decode import draw_pictures
+
     if None in (a.cfg, a.temperature):
         sampling = _fill(sampling, a, checkpoint.sampling)
     faid = _faid(checkpoint, a) if decoding == "faid" else None
@@ -196,12 +226,17 @@ def _fill(sampling: Sampling, a: argparse.Namespace, suits: Sampling) -> Samplin
 
 
 def _faid(checkpoint: Checkpoint, a: argparse.Namespace) -> Faid:
+    from ..faid import Faid
+
     adapter = load_adapter_flag(checkpoint, a.adapter)
     return Faid(adapter, a.strength, a.candidates, a.semantics)
 
 
 def load_adapter_flag(checkpoint: Checkpoint, name: str | None) -> FaidAdapter:
     """The adapter that --adapter names, else the one that came with the model, ready to use."""
+    from ..adapter import load_adapter
+    from ..ops import pack_linears
+
     adapter = checkpoint.faid
     if name is not None:
         path = shipped.resolve(name, shipped.ADAPTERS)
@@ -221,6 +256,9 @@ def load_adapter_flag(checkpoint: Checkpoint, name: str | None) -> FaidAdapter:
 def _retrieval(
     checkpoint: Checkpoint, a: argparse.Namespace, told: dict[str, Any], prompt: Prompt
 ) -> Retrieval:
+    from ..daid import Retrieval, calibrated_options
+    from ..retriever import Retriever
+
     model = checkpoint.model
     codebook = model.vq.codebook(model.device)
     patches = load_index(shipped.resolve(a.index, shipped.INDEXES))
@@ -233,15 +271,21 @@ def _retrieval(
     return Retrieval(retriever, options, unknown_words=bool(prompt.unknown))
 
 
-@torch.inference_mode()
 def _save_pictures(
     model: JanusPro, drawing: Drawing, out: Path, settings: dict[str, Any]
 ) -> list[Path]:
     """Decode one picture after the other and save it with its settings inside."""
+    import torch
+    from PIL import Image
+
+    from ..images import save_png
+    from ..vq import to_uint8
+
     batch = len(drawing.tokens)
     files = [out] if batch == 1 else [_numbered(out, i) for i in range(batch)]
     for i, (file, codes) in enumerate(zip(files, drawing.tokens, strict=True)):
-        pixels = to_uint8(model.vq.decode(codes[None].to(model.device)))[0].cpu().numpy()
+        with torch.inference_mode():
+            pixels = to_uint8(model.vq.decode(codes[None].to(model.device)))[0].cpu().numpy()
         facts = json.dumps(settings | {"seed": settings["seed"] + i}, ensure_ascii=False)
         save_png(Image.fromarray(pixels), file, {"arrag": facts})
         print(file)
