@@ -1,7 +1,10 @@
 """`python -m arrag_engine`, and the command `arrag` of the installed package."""
 
+import os
+import signal
 import sys
 from importlib.util import find_spec
+from types import FrameType
 
 NO_TORCH = (
     "arrag needs PyTorch, which is not installed; run `pip install 'arrag[torch]'`, or install the "
@@ -11,12 +14,25 @@ NO_TORCH = (
 
 def main() -> int:
     """Run one command; returns the exit code."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, interrupt)
     if find_spec("torch") is None:
         sys.stderr.write(f"error: {NO_TORCH}\n")
         return 2
     from .cli import main as run
 
     return run()
+
+
+def interrupt(_signal: int, frame: FrameType | None) -> None:
+    """Ctrl-C as everywhere, but during an import the program ends at once: there an exception may
+    be swallowed, or printed as one of the module that is being imported."""
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            os.write(2, b"stopped\n")
+            os._exit(1)
+        frame = frame.f_back
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from . import ops as default_ops
-from .blend import HOPS
 from .checkpoint import (
     Checkpoint,
     check_shapes,
@@ -27,10 +26,11 @@ from .checkpoint import (
     write_checkpoint,
 )
 from .errors import InputError
-from .faid import MAX_CANDIDATES, AdapterConfig, FaidAdapter, assemble
+from .faid import FaidAdapter, assemble
 from .files import atomic_write
 from .index import PatchIndex
 from .layouts import blender_config, official_name
+from .settings import HOPS, MAX_CANDIDATES, AdapterConfig
 from .weights import Weights, open_weights
 
 FORMAT = "arrag-adapter"
@@ -86,6 +86,16 @@ def save_adapter(
     }
     with atomic_write(path) as temporary:
         save_file(tensors, temporary, header)
+
+
+def is_adapter(path: Path) -> bool:
+    """Whether the file calls itself an adapter, readable or not."""
+    if not (path.is_file() and path.suffix == ".safetensors"):
+        return False
+    try:
+        return open_weights([path]).metadata.get("format") == FORMAT
+    except InputError:
+        return False
 
 
 def open_adapter(path: Path) -> OpenedAdapter:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,14 +24,7 @@ from . import ops as default_ops
 from .errors import InputError
 from .grid import Grid, Offset, offset_table
 from .ops import rowwise
-
-HOPS = ((1,), (2,), (1, 2))
-"""Sets of windows that a blender may have: hop 1 sees 3x3 positions, hop 2 sees 5x5."""
-
-Semantics = Literal["step", "stepzero"]
-"""What a later blender has for candidates where retrieval does not run: the former blender's output
-(`step`: the official inference) or nothing (`stepzero`: the official training)."""
-SEMANTICS: tuple[Semantics, ...] = ("step", "stepzero")
+from .settings import HOPS, Semantics
 
 
 def causal_offsets(hops: tuple[int, ...]) -> tuple[Offset, ...]:

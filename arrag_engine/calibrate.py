@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from .daid import RetrievalOptions
 from .errors import InputError
 from .index import EVIDENCE, Calibration
 from .janus import JanusPro
 from .likelihood import model_probabilities, retrieve_truth
 from .prompt import PromptEncoder
 from .retriever import Retriever
+from .settings import HARM, RetrievalOptions
 
 STEPS = 200
 START = -2.0
@@ -22,9 +22,6 @@ START = -2.0
 DECAY = 1e-4
 """Of squared weights, on evidence of unit spread: keeps them finite on few pictures."""
 MIN_POSITIONS = 200
-HARM = 5e-5
-"""Share of their tokens that retrieval may spoil in pictures that the model knows. It looks small,
-but a picture has hundreds of tokens, and one that contradicts its caption can ruin it."""
 FLOOR = 0.02
 """No λ between 0 and this: it would hardly ever choose a token, yet cost a search at every position
 and, since all prompts share the noise of a seed, now and then spoil the pictures of all of them."""

@@ -31,13 +31,12 @@ from .layouts import (
     read_config,
 )
 from .prompt import MAX_TOKENS, PromptEncoder
-from .sampling import Sampling
+from .settings import DTYPE_CHOICES, Sampling
 from .weights import Weights, find_weight_files, open_weights, read_json
 
 FORMAT = "arrag-model"
 VERSION = "1"
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-DTYPE_CHOICES = ("auto", *DTYPES)
 
 SAMPLING_NAMES = {"guidance_scale": "cfg", "temperature": "temperature"}
 """What a config's `generation_config` calls the settings that suit the model."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -14,49 +13,8 @@ from torch import Tensor
 from .errors import InputError
 from .index import Neighbors, PatchIndex
 from .retriever import Retriever
-from .sampling import MIN_TEMPERATURE, truncate
-
-Duplicates = Literal["first", "sum"]
-DUPLICATES: tuple[Duplicates, ...] = get_args(Duplicates)
-
-
-@dataclass(frozen=True)
-class RetrievalOptions:
-    """How retrieved patches are turned into proposals and how much they weigh."""
-
-    weight: float | Literal["auto"] = 0.1
-    """λ: p = (1 - λ) p_model + λ p_retrieval; auto: at each position what the index's calibration
-    makes of the neighbours."""
-    temperature: float = 0.05
-    """τ: p_retrieval = softmax(-distance / τ)."""
-    neighbours: int = 64
-    """K: how many patches a query brings back; more than the index holds means all of them."""
-    duplicates: Duplicates = "first"
-    """Several neighbours with one code: the nearest counts (reference), or they add up (kNN-LM)."""
-    top_p: float = 1.0
-    """Keep the most probable proposals up to this mass."""
-
-    def __post_init__(self) -> None:
-        if isinstance(self.weight, str):
-            if self.weight != "auto":
-                raise InputError(f"retrieval weight is {self.weight!r}; choose 0 to 1, or auto")
-        elif not 0 <= self.weight <= 1:
-            raise InputError(f"retrieval weight is {self.weight}; choose 0 to 1, or auto")
-        if not MIN_TEMPERATURE <= self.temperature <= 1000:
-            raise InputError(
-                f"retrieval temperature is {self.temperature}; choose {MIN_TEMPERATURE} to 1000"
-            )
-        if self.neighbours < 1:
-            raise InputError(f"neighbours is {self.neighbours}; choose 1 or more")
-        if self.duplicates not in DUPLICATES:
-            raise InputError(f"duplicates is {self.duplicates!r}; choose first or sum")
-        if not 0 < self.top_p <= 1:
-            raise InputError(f"retrieval top_p is {self.top_p}; choose more than 0, at most 1")
-
-    @property
-    def weighs(self) -> bool:
-        """Whether retrieval has any say."""
-        return self.weight == "auto" or self.weight > 0
+from .sampling import truncate
+from .settings import RetrievalOptions
 
 
 def calibrated_options(index: PatchIndex) -> RetrievalOptions:

@@ -15,39 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from . import ops as default_ops
-from .blend import (
-    SEMANTICS,
-    BlendPass,
-    FeatureMaps,
-    PatchBlender,
-    Semantics,
-    folded,
-    slot_table,
-)
+from .blend import BlendPass, FeatureMaps, PatchBlender, folded, slot_table
 from .errors import InputError
 from .janus import GenHead, JanusConfig, JanusPro
 from .llama import Augmentation, LayerAdapter, LowRank
-
-MAX_STRENGTH = 2.0
-MAX_CANDIDATES = 1000
-
-
-@dataclass(frozen=True)
-class AdapterConfig:
-    """What an adapter consists of."""
-
-    blender_layers: tuple[int, ...]
-    """Decoder layers with a blender."""
-    hops: tuple[int, ...] = (1, 2)
-    rank: int = 0
-    """Of the low-rank changes of every layer's q and v; 0 = none."""
-    alpha: float = 0.0
-    dropout: float = 0.0
-    """In front of the low-rank changes while training."""
-    head: bool = False
-    """Whether it has a prediction head of its own."""
-    candidates: int = 10
-    """Retrieved codes that its blenders were trained to hear at each position."""
+from .settings import MAX_CANDIDATES, MAX_STRENGTH, SEMANTICS, AdapterConfig, Semantics
 
 
 class FaidAdapter(nn.Module):

@@ -25,8 +25,6 @@ MAX_PIXELS = 100_000_000
 """A larger picture is taken for a decompression bomb."""
 MAX_BYTES = 2**30
 MAX_CROPS = 64
-CROPS = ("center", "cover")
-"""The middle of a picture as the reference takes it, or as many crops as it takes to see it all."""
 THUMBNAIL = 64
 ORIENTATION = 0x0112
 """Exif's tag for how the camera was held."""

@@ -6,12 +6,11 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from .blend import HOPS
 from .errors import InputError
-from .faid import AdapterConfig
 from .grid import Grid
 from .janus import JanusConfig
 from .llama import LlamaConfig
+from .settings import HOPS, AdapterConfig
 from .vq import VQConfig
 
 Shapes = dict[str, tuple[int, ...]]

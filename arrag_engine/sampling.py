@@ -12,44 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import InputError
+from .settings import Sampling
 
 SEEDS = 2**64
-MIN_TEMPERATURE = 1e-4
-"""A smaller one overflows float32; 0 says the same exactly."""
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How a token is drawn from the model's logits."""
-
-    cfg: float = 5.0
-    """Guidance weight w: logits = uncond + w (cond - uncond)."""
-    temperature: float = 1.0
-    """0 = always the most probable token."""
-    top_k: int = 0
-    """Keep only this many tokens; 0 = all."""
-    top_p: float = 1.0
-    """Keep the most probable tokens up to this mass; the one that crosses it stays."""
-    argmax: bool = False
-    """Shape the distribution at `temperature`, then take its most probable token."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.cfg <= 100:
-            raise InputError(f"cfg is {self.cfg}; choose 0 to 100")
-        if self.temperature != 0 and not MIN_TEMPERATURE <= self.temperature <= 100:
-            raise InputError(
-                f"temperature is {self.temperature}; choose 0, or {MIN_TEMPERATURE} to 100"
-            )
-        if self.top_k < 0:
-            raise InputError(f"top_k is {self.top_k}; choose 0 (all tokens) or more")
-        if not 0 < self.top_p <= 1:
-            raise InputError(f"top_p is {self.top_p}; choose more than 0, at most 1")
-
-    @property
-    def greedy(self) -> bool:
-        """Whether tokens are taken without noise."""
-        return self.argmax or self.temperature == 0
 
 
 @dataclass(frozen=True)

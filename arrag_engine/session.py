@@ -7,26 +7,30 @@ that the prompt is about. `plan` does all of it before the work starts; `draw` d
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from .checkpoint import Checkpoint
-from .daid import Retrieval, RetrievalOptions, calibrated_options
+from .daid import Retrieval, calibrated_options
 from .decode import Drawing, Progress, draw_pictures
 from .faid import Faid
 from .index import KeySpec, PatchIndex
 from .prompt import Prompt
 from .recommended import Recommended, recommended
 from .retriever import Retriever
-from .sampling import Sampling
+from .settings import (
+    AS_BUILT,
+    PROMPT,
+    RECOMMENDED,
+    RetrievalOptions,
+    Sampling,
+    SamplingChoice,
+)
 from .threads import few_threads
 
-PROMPT = "{prompt}"
-"""Stands for the prompt's words in a layer's `only`."""
-AS_BUILT, RECOMMENDED = "as built", "recommended"
 LISTED = 5
 """How many words a note lists."""
 
@@ -84,28 +88,6 @@ class Layer:
         names = ("weight", "temperature", "neighbours", "duplicates", "top_p")
         options = {name: getattr(self, name) for name in names}
         return {name: value for name, value in options.items() if value is not None}
-
-
-@dataclass(frozen=True)
-class SamplingChoice:
-    """`Sampling` in which None takes the model's own value."""
-
-    cfg: float | None = None
-    temperature: float | None = None
-    top_k: int = 0
-    top_p: float | None = None
-
-    def __post_init__(self) -> None:
-        self.over(Sampling())
-
-    def over(self, own: Sampling) -> Sampling:
-        """The values that are meant.
-
-        Raises:
-            InputError: A value out of range.
-        """
-        chosen = {name: value for name, value in asdict(self).items() if value is not None}
-        return replace(own, **chosen)
 
 
 @dataclass(frozen=True)

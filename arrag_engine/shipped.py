@@ -19,6 +19,18 @@ def shipped_names(folder: Path) -> list[str]:
     return sorted(path.stem for path in folder.glob("*.safetensors"))
 
 
+def named(name: str) -> dict[str, Path]:
+    """Everything shipped under a name, by its full name: `pocket` may be a model, an index and an
+    adapter, `indexes/pocket` is one of them."""
+    found = {}
+    for folder in (MODELS, INDEXES, ADAPTERS):
+        for stem in shipped_names(folder):
+            full = f"{folder.name}/{stem}"
+            if name in (stem, full):
+                found[full] = folder / f"{stem}.safetensors"
+    return found
+
+
 def resolve(name_or_path: str, folder: Path) -> Path:
     """A shipped name's file, or the path itself.
 

@@ -263,34 +263,3 @@ class VQModel(nn.Module):
 def to_uint8(images: Tensor) -> Tensor:
     """Pixels [B, H, W, 3] uint8 of images [B, 3, H, W] in [-1, 1]; truncated, not rounded."""
     return ((images.float() + 1) / 2 * 255).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
-
-
-MIN_COSINE = 0.999
-"""Codebook rows at least this alike are the same VQ in another dtype or layout."""
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """How alike two codebooks are."""
-
-    shapes: tuple[tuple[int, ...], tuple[int, ...]]
-    cosine: float
-    """Of the pair of rows that agrees least; NaN when the shapes differ."""
-
-    @property
-    def same(self) -> bool:
-        """Whether a code means the same patch in both."""
-        return self.cosine >= MIN_COSINE
-
-    def __str__(self) -> str:
-        (codes_a, dim_a), (codes_b, dim_b) = self.shapes
-        if self.shapes[0] != self.shapes[1]:
-            return f"{codes_b} codes of {dim_b} numbers, the model has {codes_a} of {dim_a}"
-        return f"a code agrees only to cosine {self.cosine:.3f}, needed {MIN_COSINE}"
-
-
-def codebook_agreement(a: np.ndarray, b: np.ndarray) -> Agreement:
-    """Compare unit rows [codes, dim] of the model (a) and of something made with a VQ (b)."""
-    same_shape = a.shape == b.shape
-    cosine = float((a * b).sum(axis=1).min()) if same_shape else float("nan")
-    return Agreement((a.shape, b.shape), cosine)

@@ -23,11 +23,12 @@ from ..arrag_engine.build.listing import list_folder, listing_state
 from ..arrag_engine.build.reading import BATCH
 from ..arrag_engine.errors import InputError
 from ..arrag_engine.grid import BORDERS, NEIGHBORHOODS
-from ..arrag_engine.images import CROPS, from_floats
+from ..arrag_engine.images import from_floats
 from ..arrag_engine.index import KEY_SPACES, KeySpec
 from ..arrag_engine.index.search import STRUCTURES
 from ..arrag_engine.recommended import recommended
 from ..arrag_engine.session import AS_BUILT_KEYS, RECOMMENDED, KeyChoice
+from ..arrag_engine.settings import CROPS
 from . import folders
 from .loaders import describe
 from .memory import ManagedModel

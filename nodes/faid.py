@@ -7,9 +7,9 @@ from typing import Any
 import comfy.utils
 from comfy_api.latest import io
 
-from ..arrag_engine.blend import SEMANTICS
 from ..arrag_engine.errors import InputError
-from ..arrag_engine.faid import MAX_CANDIDATES, MAX_STRENGTH, Faid
+from ..arrag_engine.faid import Faid
+from ..arrag_engine.settings import MAX_CANDIDATES, MAX_STRENGTH, SEMANTICS
 from . import folders
 from .memory import ManagedModel, load_managed_adapter
 from .samplers import draw, drawing_inputs, drawing_outputs, notes_output

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..arrag_engine.daid import DUPLICATES
 from ..arrag_engine.session import RECOMMENDED, Layer
+from ..arrag_engine.settings import DUPLICATES
 from .types import CATEGORY, RECOMMENDED_NUMBER, Index, IndexChoice, Retrieval, chosen
 
 RECOMMENDED_NEIGHBOURS = 0

@@ -6,9 +6,9 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..arrag_engine.codebook import codebook_agreement
 from ..arrag_engine.errors import InputError
 from ..arrag_engine.images import fit, from_floats, to_tensor
-from ..arrag_engine.vq import codebook_agreement
 from .memory import ManagedModel
 from .progress import watched
 from .types import CATEGORY, Model, TokenGrids, Tokens

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
 
+from arrag_engine import decode
 from arrag_engine.adapter import load_adapter
 from arrag_engine.checkpoint import load_checkpoint
-from arrag_engine.cli import generate
 from arrag_engine.daid import Retrieval, RetrievalOptions
 from arrag_engine.decode import draw_pictures
 from arrag_engine.faid import Faid
@@ -177,6 +178,50 @@ def test_inspect_tells_the_sizes_of_a_model(run, model, model_file):
     assert int(facts["bytes"]) == model_file.stat().st_size
 
 
+def test_inspect_tells_what_an_adapter_holds(run, files):
+    code, out, _ = run("inspect {files}/adapter.safetensors")
+    facts = dict(line.split("  ", 1) for line in out.splitlines())
+    facts = {name: value.strip() for name, value in facts.items()}
+    assert code == 0
+    assert (facts["kind"], facts["rank"], facts["blender layers"]) == ("FAiD adapter", "4", "(0,)")
+    assert facts["base"].startswith("tiny (")
+    assert facts["index"] == "tiny-index (abc)"
+    with safe_open(files / "adapter.safetensors", "pt") as file:
+        sizes = [file.get_tensor(name).numel() for name in file.keys()]  # noqa: SIM118
+    assert int(facts["weights"]) == sum(sizes)
+    assert int(facts["bytes"]) == (files / "adapter.safetensors").stat().st_size
+
+
+@pytest.mark.skipif(not shipped_names(MODELS), reason="no model is shipped")
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("pocket", {"models/pocket": "model", "indexes/pocket": "patch index"}),
+        ("indexes/pocket", {"indexes/pocket": "patch index"}),
+        ("adapters/pocket", {"adapters/pocket": "FAiD adapter"}),
+    ],
+)
+def test_inspect_shows_everything_shipped_under_a_name(run, name, shown):
+    if name == "pocket":
+        shown |= {"adapters/pocket": "FAiD adapter"}
+    code, out, _ = run(f"inspect {name}")
+    blocks = [
+        {line.split("  ")[0]: line.split("  ")[-1].strip() for line in block.splitlines()}
+        for block in out.split("\n\n")
+    ]
+    assert code == 0
+    assert {block["name"]: block["kind"] for block in blocks} == shown
+
+
+@pytest.mark.skipif(not shipped_names(MODELS), reason="no model is shipped")
+def test_the_sheet_of_a_name_is_that_of_its_index(run, tmp_path):
+    assert run("inspect pocket --sheet {tmp}/sheet.png")[0] == 0
+    assert (tmp_path / "sheet.png").is_file()
+    code, _, err = run("inspect models/pocket --sheet {tmp}/other.png")
+    assert code == 2
+    assert "models/pocket is not an index" in err
+
+
 def test_convert_draws_the_same(run, tmp_path):
     code, out, _ = run("convert {model} --out {tmp}/m.safetensors")
     assert (code, out) == (0, f"{tmp_path / 'm.safetensors'}\n")
@@ -190,7 +235,7 @@ def test_a_stop_by_the_user_is_no_traceback_and_leaves_nothing(run, tmp_path, mo
     def stopped(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(generate, "draw_pictures", stopped)
+    monkeypatch.setattr(decode, "draw_pictures", stopped)
     assert run(DRAW) == (1, "", "stopped\n")
     assert not list(tmp_path.iterdir())
 
@@ -199,7 +244,7 @@ def test_an_error_of_the_program_is_not_blamed_on_the_person(run, monkeypatch):
     def broken(*_, **__):
         raise RuntimeError("bug")
 
-    monkeypatch.setattr(generate, "draw_pictures", broken)
+    monkeypatch.setattr(decode, "draw_pictures", broken)
     with pytest.raises(RuntimeError, match="bug"):
         run(DRAW)
 
@@ -208,7 +253,8 @@ def test_the_program_ends_with_2_and_no_traceback(tmp_path):
     command = [sys.executable, "-m", "arrag_engine", "verify", str(tmp_path / "none")]
     ended = subprocess.run(command, capture_output=True, text=True)
     assert ended.returncode == 2
-    assert ended.stderr == f"error: there is no folder {tmp_path / 'none'}\n"
+    assert ended.stderr.startswith(f"error: {tmp_path / 'none'} is no folder; ")
+    assert ended.stderr.count("\n") == 1
 
 
 def test_commands_turn_gradients_off_by_themselves(run):

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from tqdm import tqdm
 
-from arrag_engine.cli import build
+from arrag_engine.cli import build, progress
 from arrag_engine.index import load_index
 from tests.pictures import picture
 
@@ -87,7 +87,7 @@ def test_a_stopped_build_goes_on_and_says_so(run, folder, tmp_path, monkeypatch)
 
     with monkeypatch.context() as patch:
         patch.setattr(build, "Bars", Stopping)
-        assert run(OWN) == (1, "", "stopped\n")
+        assert run(OWN) == (1, "", "stopped; the same command continues\n")
     assert not (tmp_path / "i.safetensors").exists()
     _, said, err = run(f"{OWN} --licence CC0")
     assert err.startswith("starting afresh: the list of pictures changed")
@@ -100,6 +100,7 @@ def test_a_stopped_build_goes_on_and_says_so(run, folder, tmp_path, monkeypatch)
     with monkeypatch.context() as patch:
         patch.setattr(build, "Bars", Stopping)
         run(OWN)
+        assert run(f"{OWN} --fresh")[2] == ("stopped; the same command without --fresh continues\n")
     assert run(f"{OWN} --fresh")[2] == ""
 
 
@@ -111,15 +112,15 @@ def test_the_bar_shows_pace_and_time_left_of_what_is_still_to_do(monkeypatch):
         bars.append(tqdm(unit=unit, file=shown, mininterval=0, ascii=True))
         return bars[-1]
 
-    monkeypatch.setattr(build, "progress_bar", visible)
-    with build.Bars() as progress:
-        progress("picture", 60, 100)
-        progress("picture", 80, 100)
+    monkeypatch.setattr(progress, "progress_bar", visible)
+    with progress.Bars() as count:
+        count("picture", 60, 100)
+        count("picture", 80, 100)
         bars[0].start_t -= 10  # twenty pictures in ten seconds
         assert bars[0].format_dict["initial"] == 60
         assert "80/100" in str(bars[0])
-        progress("picture", 100, 100)
-        progress("patch", 5, 9)
+        count("picture", 100, 100)
+        count("patch", 5, 9)
     assert [(bar.unit, bar.n, bar.total) for bar in bars] == [
         ("picture", 100, 100),
         ("patch", 5, 9),

@@ -54,6 +54,7 @@ def test_the_first_seed_says_which_pictures_are_drawn(run, tmp_path):
         ("--seeds 0", "must be 1 or more"),
         ("--first-seed -1", "choose 0 or more"),
         ("--limit 0", "must be 1 or more"),
+        ("--adapter pocket", "--adapter needs the method faid; add faid to --methods, or omit"),
         ("--scorer {tmp}/none.safetensors", "is not a scorer"),
         ("--index {files}/index.safetensors", "another grid|6x6 grid"),
     ],

@@ -67,13 +67,22 @@ def test_pictures_are_added_once(run, own, tmp_path, index):
     added = grown.sources[5]
     facts = (added.name, added.caption, added.licence, added.origin)
     assert facts == ("1.png", "a red car", "MIT", "here")
-    before = own.read_bytes()
+
+
+def test_adding_nothing_new_is_no_error_and_changes_nothing(run, own, tmp_path):
+    save_pictures(tmp_path / "pictures", 1, 2)
+    line = "add {own} --images {tmp}/pictures --model {model}"
+    assert run(line, own=own)[0] == 0
+    before, state = own.read_bytes(), own.stat()
     code, out, err = run(line, own=own)
-    assert (code, out) == (2, "")
+    sentence = f"{own} has all 2 readable pictures of {tmp_path / 'pictures'} already"
+    assert (code, out) == (0, f"{sentence}\n")
     assert "skipped 1.png: the same file as 1.png" in err
-    assert "error: " in err
-    assert "holds no picture that" in err
-    assert own.read_bytes() == before
+    assert (own.read_bytes(), own.stat().st_ino) == (before, state.st_ino)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["own.safetensors", "pictures"]
+    code, out, _ = run(f"{line} --out {{tmp}}/copy.safetensors", own=own)
+    assert (code, out.splitlines()[0]) == (0, sentence)
+    assert (tmp_path / "copy.safetensors").read_bytes() == before
 
 
 def test_what_is_added_equals_what_is_built_at_once(run, tmp_path):
@@ -240,7 +249,7 @@ REFUSED = {
     "add from nowhere": ("add {own} --images {tmp}/none --model {model}", "there is no folder"),
     "add nothing": (
         "add {own} --images {files}/no-pictures --model {model}",
-        "holds no picture that",
+        "holds no readable PNG, JPEG or WebP picture",
     ),
     "remove nothing named": ("remove {own}", "pass --source, --licence or --caption"),
     "remove an empty pattern": ("remove {own} --source=", "pass --source, --licence or --caption"),
@@ -270,7 +279,7 @@ REFUSED = {
     "export a model": ("export-sources {model} --out {tmp}/s.csv", "is not a patch index"),
     "export no csv": ("export-sources {own} --out {tmp}/s.txt", "must end in .csv"),
     "check a cut file": ("check {files}/cut-index.safetensors", "not a readable"),
-    "check nothing": ("check {tmp}/none", "is neither a file or folder"),
+    "check nothing": ("check {tmp}/none", "is neither a file or folder nor a shipped name"),
     "sheet of a model": ("inspect {model} --sheet {tmp}/s.png", "is not an index"),
     "sheet no png": ("inspect {own} --sheet {tmp}/s.jpg", "must end in .png"),
 }

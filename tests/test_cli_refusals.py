@@ -24,16 +24,22 @@ BAD_INPUT = {
     "batch 0": (f"{DRAW} --batch 0", "--batch is 0; choose 1 to 64"),
     "batch 65": (f"{DRAW} --batch 65", "--batch is 65"),
     "no index": (f"{DRAW} --decoding daid", "--decoding daid needs --index"),
-    "faid of a plain model": (f"{DRAW} --decoding faid", "has no FAiD blenders of its own; pass"),
+    "faid of a plain model": (
+        f"{DRAW} --decoding faid",
+        "has no FAiD blenders of its own; pass an --adapter",
+    ),
     "adapter and daid": (
         f"{DRAW} {INDEX} --adapter x --decoding daid",
         "--decoding daid does not use --adapter; choose faid",
     ),
-    "adapter missing": (f"{DRAW} --adapter {{tmp}}/none", "none is neither a file or folder"),
+    "adapter missing": (
+        f"{DRAW} --adapter {{tmp}}/none",
+        "none is neither a file or folder nor a shipped name",
+    ),
     "adapter is a model": (f"{DRAW} --adapter {{model}}", "is not an adapter"),
     "strength": (f"{DRAW} --adapter {{files}}/adapter.safetensors --strength 2.5", "choose 0 to 2"),
     "candidates": (
-        f"{DRAW} --adapter {{files}}/adapter.safetensors --candidates -1",
+        f"{DRAW} {INDEX} --adapter {{files}}/adapter.safetensors --candidates -1",
         "candidates is -1",
     ),
     "another model's adapter": (
@@ -54,7 +60,10 @@ BAD_INPUT = {
         "generate --model {files}/index.safetensors --prompt red --out {tmp}/a.png",
         "config.json and tokenizer.json missing",
     ),
-    "index missing": (f"{DRAW} --index {{tmp}}/none", "none is neither a file or folder"),
+    "index missing": (
+        f"{DRAW} --index {{tmp}}/none",
+        "none is neither a file or folder nor a shipped name",
+    ),
     "index of another VQ": (
         f"{DRAW} --index {{files}}/other-vq.safetensors",
         "the index was built with another VQ",
@@ -100,15 +109,18 @@ BAD_INPUT = {
     "inspect a later index": ("inspect {files}/later-index.safetensors", "index version '3'"),
     "convert nothing": (
         "convert {tmp}/none --out {tmp}/m.safetensors",
-        "is neither a file or folder",
+        "is neither a file or folder nor a shipped name",
     ),
     "convert a cut model": (
         "convert {files}/cut-model.safetensors --out {tmp}/m.safetensors",
         "is truncated",
     ),
     "convert into nowhere": ("convert {model} --out {tmp}/no/m.safetensors", "there is no folder"),
-    "verify nothing": ("verify {tmp}/none", "there is no folder"),
-    "verify no fixture": ("verify {files}", "settings.json"),
+    "verify nothing": ("verify {tmp}/none", "is no folder; choose a folder of golden numbers"),
+    "verify no fixture": (
+        "verify {files}",
+        "has no settings.json; choose a folder of golden numbers, which the reference programs",
+    ),
 }
 
 

@@ -10,7 +10,7 @@ import arrag_engine
 ROOT = Path(arrag_engine.__file__).parent
 LAYERS = [
     {"errors", "threads"},
-    {"grid"},
+    {"grid", "settings", "codebook"},
     {"files", "sampling", "ops"},
     {"blend"},
     {"vq", "llama"},

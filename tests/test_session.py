@@ -14,7 +14,6 @@ from arrag_engine.errors import InputError
 from arrag_engine.faid import Faid
 from arrag_engine.index import Calibration, KeySpec, SourceTable
 from arrag_engine.recommended import JANUS_PRO, MEASURED, POCKET, recommended
-from arrag_engine.sampling import Sampling
 from arrag_engine.session import (
     AS_BUILT,
     PROMPT,
@@ -25,6 +24,7 @@ from arrag_engine.session import (
     plan,
     select,
 )
+from arrag_engine.settings import Sampling
 from arrag_engine.shipped import MODELS
 from tests.tiny import tiny_adapter, tiny_index, tiny_source
 

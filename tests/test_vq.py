@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from arrag_engine.vq import VQConfig, VQModel, codebook_agreement, to_uint8
+from arrag_engine.codebook import codebook_agreement
+from arrag_engine.vq import VQConfig, VQModel, to_uint8
 from tests.tiny import tiny_model
 
 

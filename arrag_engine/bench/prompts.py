@@ -13,10 +13,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from .scorer import Detection
+
+if TYPE_CHECKING:
+    from .scorer import Detection
 
 KINDS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 """GenEval's six kinds, by its own tags."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ..daid import RetrievalOptions
 from ..index import KeySpec
-from ..sampling import Sampling
+from ..settings import RetrievalOptions, Sampling
 from .prompts import CONCEPT, KINDS, STYLE
 
+METHODS = ("plain", "daid", "control", "auto", "faid")
+"""auto: DAiD with the calibrated weight; control: DAiD, the index lacking what is asked for."""
 COMPLETION = "completion"
 """Unseen things whose top rows are given."""
 

@@ -12,18 +12,16 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from ..checkpoint import Checkpoint
+from ..codebook import codebook_agreement
 from ..daid import Retrieval, calibrated_options
 from ..errors import InputError
 from ..images import to_tensor
 from ..index import PatchIndex
 from ..retriever import Retriever
-from ..vq import codebook_agreement, to_uint8
+from ..vq import to_uint8
 from .prompts import BenchPrompt
 from .scenes import BenchScene
 from .settings import COMPLETION, GIVEN_ROWS, Use
-
-METHODS = ("plain", "daid", "control", "auto", "faid")
-"""auto: DAiD with the calibrated weight; control: DAiD, the index lacking what is asked for."""
 
 
 @dataclass(frozen=True)

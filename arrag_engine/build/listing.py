@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..images import CROPS, list_pictures
+from ..images import list_pictures
+from ..settings import CROPS
 
 METADATA = "metadata.jsonl"
 FIELDS = {

@@ -1,5 +1,8 @@
 """`python -m arrag_engine`: draw, build and edit indexes, look into files, verify.
 
+A command line is parsed and checked before PyTorch is imported: modules that need it are imported
+inside the functions of the commands.
+
 Exit codes: 0 done, 2 the input is at fault (one sentence on stderr), 1 anything else.
 """
 
@@ -12,6 +15,8 @@ from collections.abc import Callable
 
 from ..errors import InputError
 from . import build, evaluate, generate, indexes, inspect, models, train
+from .needs import check_needs
+from .parser import Parser
 
 FAMILIES = (generate, build, indexes, inspect, models, train, evaluate)
 """Modules with commands, in the order of the help."""
@@ -22,29 +27,38 @@ def main(argv: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # some consoles cannot print λ
-    arguments = _parser().parse_args(argv)
+    arguments = make_parser().parse_args(argv)
     try:
+        check_needs(arguments)
         return arguments.run(arguments)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
+        print(_stopped(arguments), file=sys.stderr)
         return 1
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of every command."""
+    parser = Parser(
         prog="python -m arrag_engine", description="Retrieval-augmented image generation (AR-RAG)."
     )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", help="what to do")
 
     def command(run: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
         name = run.__name__.strip("_").replace("_", "-")
         sub = commands.add_parser(name, help=run.__doc__, description=run.__doc__)
-        sub.set_defaults(run=run)
+        sub.set_defaults(run=run, command=name, resumes=False)
         return sub
 
     for family in FAMILIES:
         family.add_commands(command)
     return parser
+
+
+def _stopped(a: argparse.Namespace) -> str:
+    if not a.resumes:
+        return "stopped"
+    same = "the same command without --fresh" if "--fresh" in a.given else "the same command"
+    return f"stopped; {same} continues"

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import warnings
-from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tqdm import tqdm
-
-from ..build import BuildOptions, ReadSettings, Report, build_index
-from ..images import CROPS
 from ..index import KeySpec, PatchIndex
+from ..settings import CROPS
+from .progress import Bars, say
 from .shared import (
     Command,
     add_key_flags,
@@ -21,8 +18,10 @@ from .shared import (
     check_writable,
     key_spec,
     load_model,
-    progress_bar,
 )
+
+if TYPE_CHECKING:
+    from ..build import ReadSettings, Report
 
 
 def add_commands(command: Command) -> None:
@@ -35,17 +34,24 @@ def add_commands(command: Command) -> None:
     add_key_flags(sub, KeySpec())
     add_search_flags(sub)
     add("--fresh", action="store_true", help="ignore the finished part of an interrupted build")
+    sub.set_defaults(resumes=True)
 
 
 def add_reading_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--licence", default="", help="licence of pictures whose metadata has none")
-    add("--source", default="", help="source of pictures whose metadata has none")
+    add(
+        "--licence",
+        default="",
+        help="licence of pictures whose metadata has none (default: unknown)",
+    )
+    add("--source", default="", help="source of pictures whose metadata has none (default: none)")
     add("--crops", choices=CROPS, default="center", help="the middle only, or all of the picture")
 
 
 def read_settings(a: argparse.Namespace) -> ReadSettings:
     """What `add_reading_flags` were set to."""
+    from ..build import ReadSettings
+
     return ReadSettings(a.licence, a.source, a.crops)
 
 
@@ -53,6 +59,8 @@ def build(a: argparse.Namespace) -> int:
     """Build an index from a folder of pictures; a stopped build goes on where it was."""
     out = check_writable(a.out, ".safetensors")
     spec = key_spec(a, KeySpec())
+    from ..build import BuildOptions, build_index
+
     options = BuildOptions(spec, read_settings(a), a.structure, a.recall_target)
     checkpoint = load_model(a)
     warnings.filterwarnings("ignore", module=r"PIL\.")  # of what is odd about a readable picture
@@ -63,25 +71,6 @@ def build(a: argparse.Namespace) -> int:
     print_report(built.report)
     print(summary(out, built.index, built.report))
     return 0
-
-
-class Bars(ExitStack):
-    """A progress bar for each thing that is counted, one after the other."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.bars: dict[str, tqdm] = {}
-
-    def __call__(self, unit: str, done: int, total: int) -> None:
-        if unit not in self.bars:
-            self.close()
-            bar = self.bars[unit] = self.enter_context(progress_bar(unit))
-            bar.total, bar.initial, bar.n = total, done, done  # what was done before takes no time
-        self.bars[unit].update(done - self.bars[unit].n)
-
-
-def say(sentence: str) -> None:
-    tqdm.write(sentence, file=sys.stderr)
 
 
 def print_report(report: Report) -> None:

@@ -6,30 +6,29 @@ import argparse
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from safetensors.numpy import load_file
 
 from .. import shipped
-from ..bench.measures import frechet_distance, moments
 from ..bench.prompts import KINDS, read_prompts
-from ..bench.report import bits_table, score_table, share_table, write_sheet
-from ..bench.run import Bench, Pictures, judged_scenes, use_of
 from ..bench.scenes import BenchScene, read_scenes
-from ..bench.scorer import load_scorer
-from ..bench.settings import EVERY_KIND
-from ..bench.tasks import METHODS, Library, Task, decode_tokens, make_tasks, scene_tokens
-from ..build import encode_folder
-from ..calibrate import HARM, Observations, fit, observe
-from ..checkpoint import Checkpoint
-from ..daid import DUPLICATES, RetrievalOptions
+from ..bench.settings import EVERY_KIND, METHODS
 from ..errors import InputError
-from ..faid import Faid
 from ..files import atomic_write
 from ..index import load_index, save_index
-from ..retriever import Retriever
+from ..settings import DUPLICATES, HARM, RetrievalOptions
 from .generate import load_adapter_flag
-from .shared import Command, add_model_flags, check_writable, follow, load_model, progress_bar
+from .progress import follow, progress_bar
+from .shared import Command, add_model_flags, check_writable, load_model
+
+if TYPE_CHECKING:
+    from ..bench.run import Bench, Pictures
+    from ..bench.tasks import Task
+    from ..calibrate import Observations
+    from ..checkpoint import Checkpoint
+    from ..retriever import Retriever
 
 SUITES = ("pocket",)
 
@@ -39,34 +38,61 @@ def add_commands(command: Command) -> None:
     parser.add_argument("suite", choices=SUITES, help="which benchmark")
     add_model_flags(parser)
     add = parser.add_argument
-    add("--index", default="pocket", help="path or shipped name (pocket)")
-    add("--adapter", help="for the method faid: path or shipped name")
+    add("--index", default="pocket", help="index to look patches up in: path or shipped name")
+    add(
+        "--adapter",
+        help="for the method faid: path or shipped name (default: the model's own blenders)",
+    )
     add("--methods", default="plain,daid,control", help=f"some of {','.join(METHODS)}")
-    add("--kinds", default=",".join(EVERY_KIND), help="what to draw")
+    add("--kinds", default=",".join(EVERY_KIND), help="kinds of prompts to draw")
     add("--seeds", type=int, default=4, help="pictures of each prompt")
-    add("--first-seed", type=int, default=0, help="of these; settings were chosen on 8 and 9")
-    add("--limit", type=int, help="prompts of a kind, and scenes of a split; all of them without")
-    add("--scorer", type=Path, default=shipped.BENCH / "scorer.safetensors", help="its file")
-    add("--out", type=Path, help="folder for contact sheets, scores.json and table.txt")
+    add(
+        "--first-seed",
+        type=int,
+        default=0,
+        help="seed of the first picture of a prompt; settings were chosen on 8 and 9",
+    )
+    add("--limit", type=int, help="prompts of a kind, and scenes of a split (default: all)")
+    add(
+        "--scorer",
+        type=Path,
+        default=shipped.BENCH / "scorer.safetensors",
+        help="file of the detector that judges the pictures (default: the shipped one)",
+    )
+    add(
+        "--out",
+        type=Path,
+        help="folder for contact sheets, scores.json and table.txt (default: none is written)",
+    )
     parser = command(calibrate)
     add_model_flags(parser)
     add, options = parser.add_argument, RetrievalOptions()
-    add("--index", required=True, help="path or shipped name (pocket)")
+    add("--index", required=True, help="index to calibrate: path or shipped name (pocket)")
     add("--images", required=True, type=Path, help="folder of pictures that are not in the index")
     add(
         "--known",
         type=Path,
-        help="folder of captioned pictures like those that the model draws well alone: these must "
-        "not suffer",
+        help="folder of captioned pictures like those that the model draws well alone, which must "
+        "not suffer (default: none)",
     )
     add("--harm", type=float, default=HARM, help="share of their tokens that may be spoiled")
     add("--out", required=True, type=Path, help="index file to write (.safetensors)")
-    add("--retrieval-temperature", type=float, default=options.temperature, help="τ")
+    add(
+        "--retrieval-temperature",
+        type=float,
+        default=options.temperature,
+        help="τ: a lower one prefers nearer patches",
+    )
     add("--neighbours", type=int, default=options.neighbours, help="K patches per query")
-    add("--duplicates", choices=DUPLICATES, default=options.duplicates)
-    add("--retrieval-top-p", type=float, default=options.top_p)
-    add("--ceiling", type=float, default=1.0, help="largest weight")
-    add("--limit", type=int, help="use so many pictures, evenly taken")
+    add(
+        "--duplicates",
+        choices=DUPLICATES,
+        default=options.duplicates,
+        help="neighbours with one code: the first counts, or the sum",
+    )
+    add("--retrieval-top-p", type=float, default=options.top_p, help="top-p of the proposals")
+    add("--ceiling", type=float, default=1.0, help="largest weight λ, more than 0 to 1")
+    add("--limit", type=int, help="use so many pictures, evenly taken (default: all)")
 
 
 def eval_(a: argparse.Namespace) -> int:
@@ -78,6 +104,12 @@ def eval_(a: argparse.Namespace) -> int:
         raise InputError(f"--first-seed is {a.first_seed}; choose 0 or more")
     if a.out is not None:
         a.out.mkdir(parents=True, exist_ok=True)
+    from ..bench.report import bits_table, score_table
+    from ..bench.run import Bench
+    from ..bench.scorer import load_scorer
+    from ..bench.tasks import Library, scene_tokens
+    from ..faid import Faid
+
     scorer = load_scorer(a.scorer)
     prompts = read_prompts(shipped.BENCH / "prompts.jsonl")
     scenes = _limited(read_scenes(shipped.BENCH), a.limit)
@@ -122,6 +154,10 @@ def _limited(scenes: list[BenchScene], limit: int | None) -> list[BenchScene]:
 
 def _ceiling(bench: Bench, scenes: list[BenchScene], tokens: np.ndarray) -> str:
     """How often the scorer is right on real scenes, and on what the VQ makes of them."""
+    from ..bench.report import share_table
+    from ..bench.run import judged_scenes
+    from ..bench.tasks import decode_tokens
+
     pixels = np.stack([scene.pixels for scene in scenes])
     returned = decode_tokens(bench.checkpoint, tokens)
     columns = {
@@ -139,6 +175,9 @@ def _draw(
     scenes: tuple[list[BenchScene], np.ndarray],
     a: argparse.Namespace,
 ) -> dict[tuple[str, str], Pictures]:
+    from ..bench.run import use_of
+    from ..bench.tasks import make_tasks
+
     tasks: dict[str, list[Task]] = {
         kind: make_tasks(kind, prompts, *scenes, bench.grid[1], a.limit) for kind in kinds
     }
@@ -159,6 +198,8 @@ def _draw(
 
 def _distances(scorer, drawn: dict[tuple[str, str], Pictures], methods: list[str]) -> str:
     """Fréchet distance of GenEval's six kinds to real scenes of these kinds."""
+    from ..bench.measures import frechet_distance, moments
+
     reference = load_file(shipped.BENCH / "features.safetensors")
     lines = []
     for method in methods:
@@ -172,6 +213,8 @@ def _distances(scorer, drawn: dict[tuple[str, str], Pictures], methods: list[str
 
 
 def _write(folder: Path, table: str, drawn: dict[tuple[str, str], Pictures]) -> None:
+    from ..bench.report import write_sheet
+
     with atomic_write(folder / "table.txt") as temporary:
         temporary.write_text(table + "\n", encoding="utf-8")
     scores = [
@@ -194,6 +237,9 @@ def calibrate(a: argparse.Namespace) -> int:
         raise InputError(f"--ceiling is {a.ceiling}; choose more than 0, at most 1")
     if not 0 <= a.harm <= 1:
         raise InputError(f"--harm is {a.harm}; choose 0 to 1")
+    from ..calibrate import fit
+    from ..retriever import Retriever
+
     checkpoint = load_model(a)
     model = checkpoint.model
     index = load_index(shipped.resolve(a.index, shipped.INDEXES))
@@ -228,6 +274,9 @@ def _observed(
     limit: int | None,
 ) -> Observations:
     """What retrieval finds for the pictures of a folder that the index lacks."""
+    from ..build import encode_folder
+    from ..calibrate import observe
+
     model, index = checkpoint.model, retriever.index
     with progress_bar("picture") as bar:
         known = index.sources.names_by_hash()

@@ -8,35 +8,36 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
-
-import torch
-from PIL import Image
+from typing import TYPE_CHECKING, Any, Literal
 
 from .. import shipped
-from ..adapter import load_adapter
-from ..blend import SEMANTICS
-from ..checkpoint import Checkpoint
-from ..daid import DUPLICATES, RetrievalOptions
-from ..decode import Drawing
 from ..errors import InputError
-from ..faid import Faid, FaidAdapter
 from ..files import atomic_write
-from ..images import save_png
 from ..index import load_index
-from ..janus import JanusPro
-from ..ops import pack_linears
-from ..session import PROMPT, RECOMMENDED, KeyChoice, Layer, Plan, SamplingChoice, draw, plan
-from ..vq import to_uint8
+from ..settings import (
+    DUPLICATES,
+    MAX_STRENGTH,
+    PROMPT,
+    RECOMMENDED,
+    SEMANTICS,
+    RetrievalOptions,
+    SamplingChoice,
+)
+from .progress import follow, progress_bar
 from .shared import (
     Command,
     add_key_flags,
     add_model_flags,
     check_writable,
-    follow,
     load_model,
-    progress_bar,
 )
+
+if TYPE_CHECKING:
+    from ..checkpoint import Checkpoint
+    from ..decode import Drawing
+    from ..faid import Faid, FaidAdapter
+    from ..janus import JanusPro
+    from ..session import Layer, Plan
 
 
 def add_commands(command: Command) -> None:
@@ -45,7 +46,10 @@ def add_commands(command: Command) -> None:
     add = parser.add_argument
     add("--prompt", required=True, help="what to draw")
     add("--out", required=True, type=Path, help="PNG to write; a batch adds -0, -1, …")
-    add("--index", help="path or shipped name (pocket)")
+    add(
+        "--index",
+        help="index to look patches up in: path or shipped name, such as pocket (default: none)",
+    )
     add(
         "--only",
         default=PROMPT,
@@ -57,20 +61,24 @@ def add_commands(command: Command) -> None:
     add(
         "--decoding",
         choices=("plain", "daid", "faid"),
-        help="default: faid with an adapter, otherwise daid with an index",
+        help="method (default: faid with an adapter, daid with an index, otherwise plain)",
     )
     add("--seed", type=int, default=0, help="picture i of a batch has seed + i")
     add("--batch", type=int, default=1, help="pictures to draw")
     add("--cfg", type=float, help="guidance (default: the model's own)")
     add("--temperature", type=float, help="0 = most probable token (default: the model's own)")
-    add("--top-k", type=int, default=0, help="0 = all tokens")
+    add("--top-k", type=int, default=0, help="most probable tokens to keep; 0 = all")
     add("--top-p", type=float, help="1 = all tokens (default: the model's own)")
     add(
         "--weight",
         type=weight_of,
         help="retrieval weight λ, or auto: as calibrated (default: recommended for the model)",
     )
-    add("--retrieval-temperature", type=float, help="τ (default: recommended for the model)")
+    add(
+        "--retrieval-temperature",
+        type=float,
+        help="τ: a lower one prefers nearer patches (default: recommended for the model)",
+    )
     add("--neighbours", type=int, help="K patches per query (default: recommended for the model)")
     add(
         "--duplicates",
@@ -78,12 +86,31 @@ def add_commands(command: Command) -> None:
         help="neighbours with one code: the first counts, or the sum (default: recommended)",
     )
     add("--retrieval-top-p", type=float, help="top-p of the proposals (default: recommended)")
-    add("--adapter", help="FAiD adapter: path or shipped name; else the model's own blenders")
-    add("--strength", type=float, default=1.0, help="strength of the adapter: 0 to 2, 0 = the base")
+    add(
+        "--adapter",
+        help="FAiD adapter: path or shipped name (pocket); default: the model's own blenders, "
+        "with --decoding faid",
+    )
+    add(
+        "--strength",
+        type=float,
+        default=1.0,
+        help=f"strength of the adapter: 0 to {MAX_STRENGTH:g}, 0 = the base",
+    )
     add("--candidates", type=int, default=0, help="retrieved patches per position; 0 = as trained")
-    add("--semantics", choices=SEMANTICS, default=SEMANTICS[0], help="stepzero = as in training")
+    add(
+        "--semantics",
+        choices=SEMANTICS,
+        default=SEMANTICS[0],
+        help="candidates of a later blender where retrieval does not run: what the former one put "
+        "out (step), or none (stepzero: as in the official training)",
+    )
     add("--window", type=int, default=1, help="tokens per pass; the picture stays the same")
-    add("--json", type=Path, help="also write settings, timings and retrieval facts there")
+    add(
+        "--json",
+        type=Path,
+        help="report to write: settings, timings, retrieval facts (default: none)",
+    )
 
 
 def weight_of(text: str) -> float | Literal["auto"]:
@@ -95,6 +122,8 @@ def generate(a: argparse.Namespace) -> int:
     sampling, decoding = _checked_settings(a)
     started = time.perf_counter()
     checkpoint = load_model(a)
+    from ..session import draw, plan
+
     faid = _faid(checkpoint, a) if decoding == "faid" else None
     layer = _layer(a) if a.index is not None and decoding != "plain" else None
     planned = plan(checkpoint, a.prompt, sampling, layer, faid)
@@ -173,19 +202,30 @@ def _chosen_options(a: argparse.Namespace) -> dict[str, Any]:
 
 
 def _layer(a: argparse.Namespace) -> Layer:
+    from ..session import KeyChoice, Layer
+
     index = load_index(shipped.resolve(a.index, shipped.INDEXES))
-    names = (a.neighborhood, a.borders, a.key_space)
-    keys = KeyChoice(*(name or RECOMMENDED for name in names), a.position_weight)
+    keys = KeyChoice(
+        a.neighborhood or RECOMMENDED,
+        a.borders or RECOMMENDED,
+        a.key_space or RECOMMENDED,
+        a.position_weight,
+    )
     return Layer(index, a.only, keys, **_chosen_options(a))
 
 
 def _faid(checkpoint: Checkpoint, a: argparse.Namespace) -> Faid:
+    from ..faid import Faid
+
     adapter = load_adapter_flag(checkpoint, a.adapter)
     return Faid(adapter, a.strength, a.candidates, a.semantics)
 
 
 def load_adapter_flag(checkpoint: Checkpoint, name: str | None) -> FaidAdapter:
     """The adapter that --adapter names, else the one that came with the model, ready to use."""
+    from ..adapter import load_adapter
+    from ..ops import pack_linears
+
     adapter = checkpoint.faid
     if name is not None:
         path = shipped.resolve(name, shipped.ADAPTERS)
@@ -202,15 +242,21 @@ def load_adapter_flag(checkpoint: Checkpoint, name: str | None) -> FaidAdapter:
     return adapter
 
 
-@torch.inference_mode()
 def _save_pictures(
     model: JanusPro, drawing: Drawing, out: Path, settings: dict[str, Any]
 ) -> list[Path]:
     """Decode one picture after the other and save it with its settings inside."""
+    import torch
+    from PIL import Image
+
+    from ..images import save_png
+    from ..vq import to_uint8
+
     batch = len(drawing.tokens)
     files = [out] if batch == 1 else [_numbered(out, i) for i in range(batch)]
     for i, (file, codes) in enumerate(zip(files, drawing.tokens, strict=True)):
-        pixels = to_uint8(model.vq.decode(codes[None].to(model.device)))[0].cpu().numpy()
+        with torch.inference_mode():
+            pixels = to_uint8(model.vq.decode(codes[None].to(model.device)))[0].cpu().numpy()
         facts = json.dumps(settings | {"seed": settings["seed"] + i}, ensure_ascii=False)
         save_png(Image.fromarray(pixels), file, {"arrag": facts})
         print(file)

@@ -7,11 +7,11 @@ import csv
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .. import shipped
-from ..build import encode_folder
 from ..errors import InputError
 from ..files import atomic_write
 from ..index import (
@@ -26,8 +26,12 @@ from ..index import (
     remove_pictures,
     save_index,
 )
-from .build import Bars, add_reading_flags, print_report, read_settings
+from .build import add_reading_flags, print_report, read_settings
+from .progress import Bars
 from .shared import Command, add_model_flags, add_search_flags, check_writable, load_model
+
+if TYPE_CHECKING:
+    from ..build import Report
 
 COLUMNS = (
     *("number", "name", "caption", "licence", "origin", "width", "height"),
@@ -35,6 +39,10 @@ COLUMNS = (
 )
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """What a spreadsheet takes for the beginning of a formula."""
+
+
+class NothingNew(Exception):
+    """The index stays as it is."""
 
 
 def add_commands(command: Command) -> None:
@@ -48,7 +56,11 @@ def add_commands(command: Command) -> None:
     sub = command(remove)
     _add_edited_index(sub)
     for name in ("source", "licence", "caption"):
-        sub.add_argument(f"--{name}", metavar="PATTERN", help=f"{name}s to remove: a part, or *")
+        sub.add_argument(
+            f"--{name}",
+            metavar="PATTERN",
+            help=f"{name}s to remove: a part, or the whole with * and ? (default: none)",
+        )
     add_search_flags(sub)
 
     sub = command(merge)
@@ -65,12 +77,14 @@ def add_commands(command: Command) -> None:
 
 def _add_edited_index(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("index", metavar="INDEX", help="path or shipped name (pocket)")
-    parser.add_argument("--out", type=Path, help="file to write instead of changing INDEX")
+    parser.add_argument("--out", type=Path, help="file to write (default: INDEX is changed)")
 
 
 def add(a: argparse.Namespace) -> int:
     """Add a folder of pictures to an index; what it already has is skipped."""
     path, out = _edited(a)
+    from ..build import encode_folder
+
     model = load_model(a).model
 
     def grown() -> PatchIndex:
@@ -87,13 +101,31 @@ def add(a: argparse.Namespace) -> int:
             )
             print_report(encoded.report)
             if not len(encoded.tokens):
-                raise InputError(f"{a.images} holds no picture that {path} does not have already")
+                sentence = _nothing_new(a, encoded.report)
+                if out == path:
+                    raise NothingNew(sentence)
+                print(sentence)
+                return index
             sources = SourceTable.from_sources(encoded.sources)
             more = Patches(encoded.tokens, encoded.vectors, sources)
             return add_patches(index, more, _search(a), partial(bars, "patch"))
 
-    _replace(out, grown)
+    try:
+        _replace(out, grown)
+    except NothingNew as sentence:
+        print(sentence)
     return 0
+
+
+def _nothing_new(a: argparse.Namespace, report: Report) -> str:
+    """What is said of a folder that adds nothing.
+
+    Raises:
+        InputError: It has no readable picture at all.
+    """
+    if not report.duplicates:
+        raise InputError(f"{a.images} holds no readable PNG, JPEG or WebP picture")
+    return f"{a.index} has all {len(report.duplicates)} readable pictures of {a.images} already"
 
 
 def remove(a: argparse.Namespace) -> int:

@@ -1,16 +1,14 @@
-"""`inspect`: say what a model or an index holds."""
+"""`inspect`: say what models, indexes and adapters hold."""
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import fields
+import math
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from .. import shipped
-from ..checkpoint import open_checkpoint
 from ..errors import InputError
 from ..files import atomic_write
 from ..index import contact_sheet, is_index, load_index, read_header
@@ -21,29 +19,49 @@ FIRST = 5
 
 def add_commands(command: Command) -> None:
     sub = command(inspect)
-    sub.add_argument("file", help="model or index: a path or a shipped model's name")
-    sub.add_argument("--sheet", type=Path, help="contact sheet of an index to write (.png)")
+    sub.add_argument(
+        "file",
+        help="model, index or adapter: a path or a shipped name; pocket shows all three of that "
+        "name, models/pocket, indexes/pocket and adapters/pocket one of them",
+    )
+    sub.add_argument(
+        "--sheet", type=Path, help="contact sheet of an index to write (.png; default: none)"
+    )
 
 
 def inspect(a: argparse.Namespace) -> int:
-    """Say what a model or index file holds."""
-    path = Path(a.file)
-    if a.file in shipped.shipped_names(shipped.MODELS):
-        path = shipped.resolve(a.file, shipped.MODELS)
-    indexed = path.is_file() and is_index(path)
-    if a.sheet and not indexed:
-        raise InputError(f"{path} is not an index; --sheet needs the pictures of an index")
+    """Say what a model, an index or an adapter holds."""
+    files = shipped.named(a.file) or {"": Path(a.file)}
+    indexes = [path for path in files.values() if path.is_file() and is_index(path)]
+    if a.sheet and not indexes:
+        raise InputError(f"{a.file} is not an index; --sheet needs the pictures of an index")
     if a.sheet:
         check_writable(a.sheet, ".png")
-    facts = _index_facts(path) if indexed else _model_facts(path)
+    for number, (name, path) in enumerate(files.items()):
+        if number:
+            print()
+        facts = {"name": name} if name else {}
+        _print_facts(facts | _facts(path))
+    if a.sheet:
+        _write_sheet(indexes[0], a.sheet)
+    return 0
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    if path.is_file() and is_index(path):
+        facts = _index_facts(path)
+    else:
+        from ..adapter import is_adapter
+
+        facts = _adapter_facts(path) if is_adapter(path) else _model_facts(path)
     files = [path] if path.is_file() else [f for f in path.iterdir() if f.is_file()]
-    facts["bytes"] = sum(f.stat().st_size for f in files)
+    return facts | {"bytes": sum(f.stat().st_size for f in files)}
+
+
+def _print_facts(facts: dict[str, Any]) -> None:
     width = max(map(len, facts))
     for name, value in facts.items():
         print(f"{name:<{width}}  {_printable(str(value))}")
-    if a.sheet:
-        _write_sheet(path, a.sheet)
-    return 0
 
 
 def _printable(text: str) -> str:
@@ -76,7 +94,26 @@ def _index_facts(path: Path) -> dict[str, Any]:
     }
 
 
+def _adapter_facts(path: Path) -> dict[str, Any]:
+    from ..adapter import open_adapter
+
+    opened = open_adapter(path)
+    info, results = opened.info, opened.info.training.get("results")
+    results = results if isinstance(results, dict) else {}
+    return {
+        "kind": "FAiD adapter",
+        "base": f"{info.base} ({info.base_fingerprint})",
+        "hidden_size": info.hidden_size,
+        "index": f"{info.index} ({info.index_fingerprint})" if info.index else "none",
+        **{name.replace("_", " "): value for name, value in asdict(info.config).items()},
+        **{name.replace("_", " "): value for name, value in results.items()},
+        "weights": sum(map(math.prod, opened.weights.shapes.values())),
+    }
+
+
 def _model_facts(path: Path) -> dict[str, Any]:
+    from ..checkpoint import open_checkpoint
+
     opened = open_checkpoint(path)
     janus = opened.janus
     shapes = opened.weights.shapes
@@ -86,7 +123,7 @@ def _model_facts(path: Path) -> dict[str, Any]:
         "picture": "{}x{} pixels".format(*janus.image_size),
         **{f.name: getattr(janus.llama, f.name) for f in fields(janus.llama)},
         **{f"vq {f.name}": getattr(janus.vq, f.name) for f in fields(janus.vq)},
-        "weights": sum(torch.Size(shapes[name]).numel() for name in opened.names),
+        "weights": sum(math.prod(shapes[name]) for name in opened.names),
     }
 
 

@@ -6,21 +6,33 @@ import argparse
 from pathlib import Path
 
 from .. import shipped
-from ..checkpoint import convert_checkpoint
-from ..verify import verify_folder
-from .shared import Command, check_writable, follow, progress_bar
+from ..errors import InputError
+from .progress import follow, progress_bar
+from .shared import Command, check_writable
+
+FIXTURES = (
+    "A folder of golden numbers (a fixture) is what the reference programs of AR-RAG and Janus-Pro "
+    "computed with one model and one database. No such folder comes with this program: whoever "
+    "wants the comparison runs the reference programs and saves what they compute. It holds "
+    "settings.json, the model, and a .safetensors file for each of the groups vq, vanilla, db, "
+    "daid and faid; a group without its file is skipped. docs/commands.md describes the files."
+)
 
 
 def add_commands(command: Command) -> None:
     sub = command(convert)
-    sub.add_argument("source", help="model folder or file")
+    sub.add_argument("source", help="model to convert: folder, file or shipped name (pocket)")
     sub.add_argument("--out", required=True, type=Path, help="model file to write (.safetensors)")
-    command(verify).add_argument("folder", type=Path, help="folder of golden numbers")
+    sub = command(verify)
+    sub.epilog = FIXTURES
+    sub.add_argument("folder", type=Path, help="folder of golden numbers: see below")
 
 
 def convert(a: argparse.Namespace) -> int:
     """Write a checkpoint as one self-contained file."""
     out = check_writable(a.out, ".safetensors")
+    from ..checkpoint import convert_checkpoint
+
     with progress_bar("tensor") as bar:
         convert_checkpoint(shipped.resolve(a.source, shipped.MODELS), out, follow(bar))
     print(out)
@@ -28,7 +40,15 @@ def convert(a: argparse.Namespace) -> int:
 
 
 def verify(a: argparse.Namespace) -> int:
-    """Check the engine against a folder of golden numbers."""
+    """Check the engine against golden numbers of the reference programs."""
+    if not (a.folder / "settings.json").is_file():
+        fault = "has no settings.json" if a.folder.is_dir() else "is no folder"
+        raise InputError(
+            f"{a.folder} {fault}; choose a folder of golden numbers, which the reference programs "
+            "computed: 'verify --help' says what is in it and where it comes from"
+        )
+    from ..verify import verify_folder
+
     results = []
     for check in verify_folder(a.folder):
         results.append(check)

@@ -1,4 +1,4 @@
-"""What the commands have in common: progress bars, devices, model flags, checks of paths."""
+"""What the commands have in common: devices, model flags, checks of paths."""
 
 from __future__ import annotations
 
@@ -6,31 +6,38 @@ import argparse
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-
-import torch
-from tqdm import tqdm
+from typing import TYPE_CHECKING
 
 from .. import shipped
-from ..checkpoint import DTYPE_CHOICES, Checkpoint, load_checkpoint, resolve_dtype
 from ..errors import InputError
 from ..grid import BORDERS, NEIGHBORHOODS
 from ..index import KEY_SPACES, STRUCTURES, KeySpec, SearchChoice
-from ..ops import pack_linears
+from ..settings import DTYPE_CHOICES
+from .progress import follow, progress_bar
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..checkpoint import Checkpoint
 
 Command = Callable[[Callable[[argparse.Namespace], int]], argparse.ArgumentParser]
 """Adds a command named after the function that runs it, and returns its parser."""
 
 
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", default="pocket", help="path or shipped name (pocket)")
-    parser.add_argument("--dtype", choices=DTYPE_CHOICES, default="auto", help="decoder's dtype")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    add = parser.add_argument
+    add("--model", default="pocket", help="path or shipped name")
+    add("--dtype", choices=DTYPE_CHOICES, default="auto", help="decoder's dtype; auto = by device")
+    add("--device", default="auto", help="cpu, cuda, cuda:1 or mps; auto = the fastest here")
 
 
 def add_search_flags(parser: argparse.ArgumentParser) -> None:
     default = SearchChoice()
     parser.add_argument(
-        "--structure", choices=STRUCTURES, default=default.structure, help="auto = by size"
+        "--structure",
+        choices=STRUCTURES,
+        default=default.structure,
+        help="search structure of the index; auto = by size",
     )
     parser.add_argument(
         "--recall-target",
@@ -44,7 +51,7 @@ def add_key_flags(parser: argparse.ArgumentParser, new: KeySpec | None = None) -
     """How patches are found; None where it is not told: as built, or as in `new`."""
 
     def default(field: str) -> str:
-        return "as built" if new is None else getattr(new, field)
+        return "default: " + ("as built" if new is None else str(getattr(new, field)))
 
     add = parser.add_argument
     add(
@@ -77,8 +84,11 @@ def key_spec(a: argparse.Namespace, default: KeySpec) -> KeySpec:
 
 
 def load_model(a: argparse.Namespace) -> Checkpoint:
-    device = choose_device(a.device)
     path = shipped.resolve(a.model, shipped.MODELS)
+    from ..checkpoint import load_checkpoint, resolve_dtype
+    from ..ops import pack_linears
+
+    device = choose_device(a.device)
     with progress_bar("tensor") as bar:
         checkpoint = load_checkpoint(path, resolve_dtype(a.dtype, device), progress=follow(bar))
     checkpoint.model.to(device)
@@ -87,20 +97,9 @@ def load_model(a: argparse.Namespace) -> Checkpoint:
     return checkpoint
 
 
-def progress_bar(unit: str) -> tqdm:
-    """A progress bar on stderr; it stays away where nobody watches, and for what takes no time."""
-    return tqdm(unit=unit, disable=None, delay=1, leave=False)
-
-
-def follow(bar: tqdm) -> Callable[[int, int], None]:
-    def tick(done: int, total: int) -> None:
-        bar.total = total
-        bar.update(done - bar.n)
-
-    return tick
-
-
 def choose_device(name: str) -> torch.device:
+    import torch
+
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")

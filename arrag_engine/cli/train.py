@@ -9,63 +9,41 @@ import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from .. import shipped
-from ..adapter import (
-    AdapterInfo,
-    index_fingerprint,
-    load_adapter,
-    merge_adapter,
-    save_adapter,
-)
-from ..blend import HOPS, SEMANTICS
-from ..checkpoint import DTYPES, Checkpoint, load_checkpoint, resolve_dtype
 from ..errors import InputError
-from ..faid import FaidAdapter
 from ..files import atomic_write
 from ..index import PatchIndex, load_index
-from ..train import (
-    Examples,
-    Place,
-    RunFolder,
-    Team,
-    TrainSettings,
-    join_team,
-    prepare_examples,
-    score,
-    train_adapter,
-)
-from .shared import (
-    Command,
-    add_model_flags,
-    check_writable,
-    choose_device,
-    follow,
-    progress_bar,
-)
+from ..settings import DTYPE_CHOICES, HOPS, SEMANTICS
+from ..train import TrainSettings
+from .progress import follow, progress_bar
+from .shared import Command, add_model_flags, check_writable, choose_device
+
+if TYPE_CHECKING:
+    from ..checkpoint import Checkpoint
+    from ..faid import FaidAdapter
+    from ..train import Examples, Place, RunFolder, Team
 
 NUMBERS = {
     "steps": "updates of the weights",
     "batch": "pictures at once",
     "accumulation": "batches an update is made of, in each process",
     "lr": "highest learning rate of AdamW",
-    "blender_lr": "factor on it for the blenders",
-    "warmup": "share of the steps in which it rises; then it falls as a cosine",
-    "weight_decay": "of AdamW",
-    "clip": "longest gradient",
-    "rank": "of the low-rank changes of q and v; 0 = none",
-    "alpha": "their scale is alpha / rank",
-    "dropout": "in front of them",
+    "blender_lr": "factor on the learning rate for the blenders",
+    "warmup": "share of the steps in which the learning rate rises; then it falls as a cosine",
+    "weight_decay": "weight decay of AdamW",
+    "clip": "longest gradient; longer ones are shortened",
+    "rank": "rank of the low-rank changes of q and v; 0 = none",
+    "alpha": "scale of the low-rank changes is alpha / rank",
+    "dropout": "dropout in front of the low-rank changes",
     "blender_every": "stride of the layers with a blender; 0 = one only",
-    "blender_from": "the first of these layers",
+    "blender_from": "the first layer with a blender",
     "gain": "factor on what the blenders put out at first",
     "candidates": "retrieved codes at each position",
-    "pool": "draw them anew from this many nearest; 0 = only shuffle them",
+    "pool": "draw the candidates anew from this many nearest; 0 = only shuffle them",
     "caption_dropout": "share of pictures whose caption is blanked, for guidance",
-    "blend_dropout": "share of these whose blenders are silent too",
+    "blend_dropout": "share of the pictures with a blank caption whose blenders are silent too",
     "held_out": "share of the pictures to measure with, never to train on",
     "every": "steps between measurements and checkpoints",
     "seed": "decides weights, order, dropout",
@@ -74,7 +52,9 @@ NUMBERS = {
 
 
 def add_commands(command: Command) -> None:
-    whats = command(train).add_subparsers(required=True, metavar="WHAT", dest="what")
+    whats = command(train).add_subparsers(
+        required=True, metavar="WHAT", dest="what", help="what to do"
+    )
     for run, add_flags in ((faid, _faid_flags), (loss, _loss_flags), (merge, _merge_flags)):
         parser = whats.add_parser(run.__name__, help=run.__doc__, description=run.__doc__)
         add_flags(parser)
@@ -89,28 +69,41 @@ def _data_flags(parser: argparse.ArgumentParser) -> None:
     add_model_flags(parser)
     add = parser.add_argument
     add("--images", required=True, type=Path, nargs="+", help="folders of pictures with captions")
-    add("--index", help="index to retrieve from: path or shipped name (pocket)")
+    add("--index", help="index to look patches up in: path or shipped name (default: none)")
 
 
 def _faid_flags(parser: argparse.ArgumentParser) -> None:
     _data_flags(parser)
     add, default = parser.add_argument, TrainSettings()
     add("--work", required=True, type=Path, help="folder for checkpoints and log; to go on in, too")
+    parser.set_defaults(resumes=True)
     add("--out", required=True, type=Path, help="adapter file to write (.safetensors)")
-    add("--out-dtype", choices=DTYPES, default="fp16", help="of the adapter file")
-    add("--merged", type=Path, help="also write base and adapter as one whole model there")
+    add("--out-dtype", choices=DTYPE_CHOICES[1:], default="fp16", help="dtype of the adapter file")
+    add("--merged", type=Path, help="whole model to write, base and adapter in one (default: none)")
     for name, meaning in NUMBERS.items():
         value = getattr(default, name)
         add(f"--{name.replace('_', '-')}", type=type(value), default=value, help=meaning)
     hops = [",".join(map(str, h)) for h in HOPS]
-    add("--hops", choices=hops, default=",".join(map(str, default.hops)), help="of the blenders")
+    add(
+        "--hops",
+        choices=hops,
+        default=",".join(map(str, default.hops)),
+        metavar="HOPS",
+        help="windows of the blenders: 1 (3x3 positions), 2 (5x5) or 1,2 (both)",
+    )
     add(
         "--init",
         choices=("nonzero", "zero", "copy"),
         default=default.init,
-        help="blenders' first output",
+        help="first output of the blenders: random, zero, or fitted to copy their candidates",
     )
-    add("--semantics", choices=SEMANTICS, default=default.semantics)
+    add(
+        "--semantics",
+        choices=SEMANTICS,
+        default=default.semantics,
+        help="candidates of a later blender where retrieval does not run: what the former one put "
+        "out (step), or none (stepzero)",
+    )
     add("--without-head", action="store_true", help="leave the generation head as it is")
     add(
         "--without-retrieval",
@@ -122,14 +115,16 @@ def _faid_flags(parser: argparse.ArgumentParser) -> None:
 
 def _loss_flags(parser: argparse.ArgumentParser) -> None:
     _data_flags(parser)
-    parser.add_argument("--adapter", help="path or shipped name; without it, the base alone")
+    parser.add_argument("--adapter", help="path or shipped name (default: the base alone)")
     parser.add_argument("--batch", type=int, default=8, help="pictures at once")
-    parser.add_argument("--json", type=Path, help="also write the loss of every picture there")
+    parser.add_argument(
+        "--json", type=Path, help="report to write, with every loss (default: none)"
+    )
 
 
 def _merge_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--model", default="pocket", help="the base: path or shipped name (pocket)")
+    add("--model", default="pocket", help="the base: path or shipped name")
     add("--adapter", required=True, help="path or shipped name")
     add("--out", required=True, type=Path, help="model file to write (.safetensors)")
 
@@ -147,6 +142,10 @@ def faid(a: argparse.Namespace) -> int:
             if a.index
             else "training needs an --index to look patches up in; name one, such as 'pocket'"
         )
+    import torch
+
+    from ..train import RunFolder, join_team, train_adapter
+
     with torch.inference_mode(False), torch.enable_grad():
         base, place = _load_base(a)
         index = load_index(shipped.resolve(a.index, shipped.INDEXES)) if a.index else None
@@ -176,6 +175,11 @@ def _settings(a: argparse.Namespace) -> TrainSettings:
 
 def _load_base(a: argparse.Namespace) -> tuple[Checkpoint, Place]:
     """The base as files have it, not packed for drawing: gradients go through it."""
+    import torch
+
+    from ..checkpoint import load_checkpoint, resolve_dtype
+    from ..train import Place
+
     device = choose_device(a.device)
     if device.type == "cuda" and "LOCAL_RANK" in os.environ:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
@@ -201,6 +205,8 @@ def _examples(
     team: Team,
 ) -> Examples:
     """Prepared by the leading process, once for a run; the others read what it wrote."""
+    from ..adapter import index_fingerprint
+
     if team.leads:
         facts = asdict(settings) | {
             "model": base.fingerprint,
@@ -221,6 +227,8 @@ def _examples(
 def _prepared(
     a: argparse.Namespace, base: Checkpoint, index: PatchIndex | None, k: int
 ) -> Examples:
+    from ..train import prepare_examples
+
     with progress_bar("picture") as encoding, progress_bar("search") as searching:
         examples = prepare_examples(
             base.model, a.images, index, k, follow(encoding), follow(searching)
@@ -260,6 +268,9 @@ def _export(
     settings: TrainSettings,
     run: RunFolder,
 ) -> None:
+    from ..adapter import AdapterInfo, index_fingerprint, merge_adapter, save_adapter
+    from ..checkpoint import DTYPES
+
     results = run.results()
     info = AdapterInfo(
         adapter.config,
@@ -282,6 +293,9 @@ def loss(a: argparse.Namespace) -> int:
     """Measure the loss of pictures under a model, alone or with an adapter."""
     if a.json:
         check_writable(a.json, ".json")
+    from ..adapter import load_adapter
+    from ..train import score
+
     base, place = _load_base(a)
     adapter = None
     settings = TrainSettings(batch=a.batch)
@@ -306,6 +320,8 @@ def loss(a: argparse.Namespace) -> int:
 def merge(a: argparse.Namespace) -> int:
     """Write a base and its adapter as one whole model, in the published layout."""
     out = check_writable(a.out, ".safetensors")
+    from ..adapter import merge_adapter
+
     with progress_bar("tensor") as bar:
         base = shipped.resolve(a.model, shipped.MODELS)
         merge_adapter(base, shipped.resolve(a.adapter, shipped.ADAPTERS), out, follow(bar))

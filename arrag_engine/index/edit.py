@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..codebook import codebook_agreement
 from ..errors import InputError
 from ..grid import neighbor_table
-from ..vq import codebook_agreement
 from .patch_index import PatchIndex, create_index
 from .sources import SourceTable
 

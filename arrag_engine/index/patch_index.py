@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..codebook import codebook_agreement
 from ..errors import InputError
 from ..grid import Grid
-from ..vq import codebook_agreement
 from .keys import Keys, KeySpec
 from .search import Searcher, build_searcher
 from .sources import Source, SourceTable

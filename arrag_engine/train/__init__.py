@@ -1,10 +1,25 @@
-"""Training FAiD adapters: from pictures with captions and an index to an adapter file."""
+"""Training FAiD adapters: from pictures with captions and an index to an adapter file.
 
-from .data import Examples, prepare_examples, retrieve_codes
-from .loop import Place, score, train_adapter
+The settings load without PyTorch; everything else is imported when it is first asked for.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from .settings import TrainSettings
-from .state import RunFolder
-from .team import Team, join_team
+
+if TYPE_CHECKING:
+    from .data import Examples, prepare_examples, retrieve_codes
+    from .loop import Place, score, train_adapter
+    from .state import RunFolder
+    from .team import Team, join_team
+
+MODULES = {
+    "data": ("Examples", "prepare_examples", "retrieve_codes"),
+    "loop": ("Place", "score", "train_adapter"),
+    "state": ("RunFolder",),
+    "team": ("Team", "join_team"),
+}
 
 __all__ = [
     "Examples",
@@ -18,3 +33,10 @@ __all__ = [
     "score",
     "train_adapter",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in MODULES.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

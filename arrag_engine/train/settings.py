@@ -6,9 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from ..blend import HOPS, SEMANTICS, Semantics
 from ..errors import InputError
-from ..faid import MAX_CANDIDATES, AdapterConfig
+from ..settings import HOPS, MAX_CANDIDATES, SEMANTICS, AdapterConfig, Semantics
 
 
 @dataclass(frozen=True)

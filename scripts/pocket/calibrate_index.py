@@ -25,11 +25,12 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from arrag_engine.bench.tasks import encode_pixels
-from arrag_engine.calibrate import HARM, Observations, fit, observe
+from arrag_engine.calibrate import Observations, fit, observe
 from arrag_engine.checkpoint import Checkpoint, load_checkpoint
 from arrag_engine.daid import RetrievalOptions
 from arrag_engine.index import load_index, save_index
 from arrag_engine.retriever import Retriever
+from arrag_engine.settings import HARM
 
 SEED = 30_000_000
 OPTIONS = RetrievalOptions(temperature=0.2, neighbours=16)

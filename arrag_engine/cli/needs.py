@@ -1,0 +1,70 @@
+"""Options that have a meaning only beside another one, refused before anything is loaded."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ..errors import InputError
+
+
+@dataclass(frozen=True)
+class Need:
+    """Options of a command and what they need."""
+
+    options: tuple[str, ...]
+    what: str
+    advice: str
+    met: Callable[[argparse.Namespace], bool]
+
+
+def _has_index(a: argparse.Namespace) -> bool:
+    return a.index is not None
+
+
+def _uses_adapter(a: argparse.Namespace) -> bool:
+    return a.adapter is not None or a.decoding == "faid"
+
+
+def _scores_adapter(a: argparse.Namespace) -> bool:
+    return "faid" in a.methods.split(",")
+
+
+NEEDS = {
+    "generate": (
+        Need(
+            ("--strength", "--candidates", "--semantics"),
+            "an adapter",
+            "pass --adapter, or --decoding faid for a model with blenders of its own",
+            _uses_adapter,
+        ),
+        Need(
+            (
+                *("--only", "--neighborhood", "--borders", "--key-space", "--position-weight"),
+                *("--weight", "--retrieval-temperature", "--neighbours", "--duplicates"),
+                *("--retrieval-top-p", "--candidates", "--semantics"),
+            ),
+            "--index",
+            "pass an index, such as 'pocket'",
+            _has_index,
+        ),
+    ),
+    "eval": (Need(("--adapter",), "the method faid", "add faid to --methods", _scores_adapter),),
+}
+"""By command. What an index brings is of use to DAiD and to FAiD alike."""
+
+
+def check_needs(a: argparse.Namespace) -> None:
+    """Refuse options that would do nothing.
+
+    Raises:
+        InputError: An option was passed without the one that it needs.
+    """
+    for need in NEEDS.get(a.command, ()):
+        idle = [option for option in need.options if option in a.given]
+        if idle and not need.met(a):
+            *first, last = idle
+            told = f"{', '.join(first)} and {last} need" if first else f"{last} needs"
+            omit = "them" if first else last
+            raise InputError(f"{told} {need.what}; {need.advice}, or omit {omit}")

@@ -1,0 +1,95 @@
+"""Progress on stderr: a bar on a terminal, elsewhere a line now and then."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+
+from tqdm import tqdm
+
+QUIET = 5.0
+"""Seconds: shorter work prints no lines, and no two lines are closer together."""
+SILENCE = 30.0
+"""Seconds after which a line is printed, however little was done."""
+SHARE = 0.1
+"""Of the whole: a line is printed after each."""
+
+
+class Lines:
+    """What `tqdm` is on a terminal: the part of it that is used here."""
+
+    def __init__(self, unit: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self.unit = unit
+        self.clock = clock
+        self.total: float | None = None
+        self.n = self.initial = 0
+        self.disable = False
+        self.notes: dict[str, str] = {}
+        self.begun = self.printed_at = clock()
+        self.printed_n = 0
+
+    def update(self, n: int = 1) -> None:
+        self.n += n
+        since = self.clock() - self.printed_at
+        enough = self.total is not None and self.n - self.printed_n >= SHARE * self.total
+        if not self.disable and (since >= SILENCE or (enough and since >= QUIET)):
+            self._print()
+
+    def set_description(self, text: str) -> None:
+        self.notes["description"] = text
+
+    def set_postfix_str(self, text: str, refresh: bool = True) -> None:
+        self.notes["postfix"] = text
+
+    def close(self) -> None:
+        """Nothing is left to wipe away."""
+
+    def __enter__(self) -> Lines:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _print(self) -> None:
+        of = "" if self.total is None else f" of {self.total} ({self.n / self.total:.0%})"
+        seconds = f"{self.clock() - self.begun:.0f} s"
+        told = ", ".join([f"{self.unit} {self.n}{of}", seconds, *self.notes.values()])
+        print(told, file=sys.stderr, flush=True)
+        self.printed_at, self.printed_n = self.clock(), self.n
+
+
+def progress_bar(unit: str) -> tqdm | Lines:
+    """Progress on stderr; work that takes no time shows none."""
+    if sys.stderr.isatty():
+        return tqdm(unit=unit, delay=1, leave=False)
+    return Lines(unit)
+
+
+def follow(bar: tqdm | Lines) -> Callable[[int, int], None]:
+    def tick(done: int, total: int) -> None:
+        bar.total = total
+        bar.update(done - bar.n)
+
+    return tick
+
+
+class Bars(ExitStack):
+    """Progress of each thing that is counted, one after the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bars: dict[str, tqdm | Lines] = {}
+
+    def __call__(self, unit: str, done: int, total: int) -> None:
+        if unit not in self.bars:
+            self.close()
+            bar = self.bars[unit] = self.enter_context(progress_bar(unit))
+            bar.total, bar.initial, bar.n = total, done, done  # what was done before takes no time
+        self.bars[unit].update(done - self.bars[unit].n)
+
+
+def say(sentence: str) -> None:
+    """Print a line above a bar."""
+    tqdm.write(sentence, file=sys.stderr)

@@ -1,0 +1,147 @@
+"""What drawing and training are told, and between which values: everything here loads without
+PyTorch, so that a command line is read and refused at once."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Literal, get_args
+
+from .errors import InputError
+
+DTYPE_CHOICES = ("auto", "bf16", "fp16", "fp32")
+"""Of the decoder."""
+CROPS = ("center", "cover")
+"""The middle of a picture as the reference takes it, or as many crops as it takes to see it all."""
+HARM = 5e-5
+"""Share of their tokens that retrieval may spoil in pictures that the model knows. It looks small,
+but a picture has hundreds of tokens, and one that contradicts its caption can ruin it."""
+MIN_TEMPERATURE = 1e-4
+"""A smaller one overflows float32; 0 says the same exactly."""
+MAX_STRENGTH = 2.0
+MAX_CANDIDATES = 1000
+Duplicates = Literal["first", "sum"]
+DUPLICATES: tuple[Duplicates, ...] = get_args(Duplicates)
+
+PROMPT = "{prompt}"
+"""Stands for the prompt's words in a layer's `only`."""
+AS_BUILT, RECOMMENDED = "as built", "recommended"
+
+HOPS = ((1,), (2,), (1, 2))
+"""Sets of windows that a blender may have: hop 1 sees 3x3 positions, hop 2 sees 5x5."""
+
+Semantics = Literal["step", "stepzero"]
+"""What a later blender has for candidates where retrieval does not run: the former blender's output
+(`step`: the official inference) or nothing (`stepzero`: the official training)."""
+SEMANTICS: tuple[Semantics, ...] = ("step", "stepzero")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a token is drawn from the model's logits."""
+
+    cfg: float = 5.0
+    """Guidance weight w: logits = uncond + w (cond - uncond)."""
+    temperature: float = 1.0
+    """0 = always the most probable token."""
+    top_k: int = 0
+    """Keep only this many tokens; 0 = all."""
+    top_p: float = 1.0
+    """Keep the most probable tokens up to this mass; the one that crosses it stays."""
+    argmax: bool = False
+    """Shape the distribution at `temperature`, then take its most probable token."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.cfg <= 100:
+            raise InputError(f"cfg is {self.cfg}; choose 0 to 100")
+        if self.temperature != 0 and not MIN_TEMPERATURE <= self.temperature <= 100:
+            raise InputError(
+                f"temperature is {self.temperature}; choose 0, or {MIN_TEMPERATURE} to 100"
+            )
+        if self.top_k < 0:
+            raise InputError(f"top_k is {self.top_k}; choose 0 (all tokens) or more")
+        if not 0 < self.top_p <= 1:
+            raise InputError(f"top_p is {self.top_p}; choose more than 0, at most 1")
+
+    @property
+    def greedy(self) -> bool:
+        """Whether tokens are taken without noise."""
+        return self.argmax or self.temperature == 0
+
+
+@dataclass(frozen=True)
+class SamplingChoice:
+    """`Sampling` in which None takes the model's own value."""
+
+    cfg: float | None = None
+    temperature: float | None = None
+    top_k: int = 0
+    top_p: float | None = None
+
+    def __post_init__(self) -> None:
+        self.over(Sampling())
+
+    def over(self, own: Sampling) -> Sampling:
+        """The values that are meant.
+
+        Raises:
+            InputError: A value out of range.
+        """
+        chosen = {name: value for name, value in asdict(self).items() if value is not None}
+        return replace(own, **chosen)
+
+
+@dataclass(frozen=True)
+class RetrievalOptions:
+    """How retrieved patches are turned into proposals and how much they weigh."""
+
+    weight: float | Literal["auto"] = 0.1
+    """λ: p = (1 - λ) p_model + λ p_retrieval; auto: at each position what the index's calibration
+    makes of the neighbours."""
+    temperature: float = 0.05
+    """τ: p_retrieval = softmax(-distance / τ)."""
+    neighbours: int = 64
+    """K: how many patches a query brings back; more than the index holds means all of them."""
+    duplicates: Duplicates = "first"
+    """Several neighbours with one code: the nearest counts (reference), or they add up (kNN-LM)."""
+    top_p: float = 1.0
+    """Keep the most probable proposals up to this mass."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.weight, str):
+            if self.weight != "auto":
+                raise InputError(f"retrieval weight is {self.weight!r}; choose 0 to 1, or auto")
+        elif not 0 <= self.weight <= 1:
+            raise InputError(f"retrieval weight is {self.weight}; choose 0 to 1, or auto")
+        if not MIN_TEMPERATURE <= self.temperature <= 1000:
+            raise InputError(
+                f"retrieval temperature is {self.temperature}; choose {MIN_TEMPERATURE} to 1000"
+            )
+        if self.neighbours < 1:
+            raise InputError(f"neighbours is {self.neighbours}; choose 1 or more")
+        if self.duplicates not in DUPLICATES:
+            raise InputError(f"duplicates is {self.duplicates!r}; choose first or sum")
+        if not 0 < self.top_p <= 1:
+            raise InputError(f"retrieval top_p is {self.top_p}; choose more than 0, at most 1")
+
+    @property
+    def weighs(self) -> bool:
+        """Whether retrieval has any say."""
+        return self.weight == "auto" or self.weight > 0
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """What an adapter consists of."""
+
+    blender_layers: tuple[int, ...]
+    """Decoder layers with a blender."""
+    hops: tuple[int, ...] = (1, 2)
+    rank: int = 0
+    """Of the low-rank changes of every layer's q and v; 0 = none."""
+    alpha: float = 0.0
+    dropout: float = 0.0
+    """In front of the low-rank changes while training."""
+    head: bool = False
+    """Whether it has a prediction head of its own."""
+    candidates: int = 10
+    """Retrieved codes that its blenders were trained to hear at each position."""
