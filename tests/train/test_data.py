@@ -86,7 +86,7 @@ def test_an_index_that_does_not_know_its_pictures_is_refused(model, index):
     sources = [replace(tiny_source(i), sha256="" if i == 2 else tiny_source(i).sha256)
                for i in range(5)]  # fmt: skip
     index = create_index(index.grid, index.tokens, index.vectors, index.codebook, sources)
-    with pytest.raises(InputError, match="does not say the sha256 of its pictures"):
+    with pytest.raises(InputError, match="lacks the SHA-256 of its pictures"):
         retrieve_codes(
             retriever_for(model, index), index.tokens[:1].astype(np.int64), np.zeros((1, 32)), 2
         )
