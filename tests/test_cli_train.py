@@ -1,8 +1,11 @@
 """`train`: from folders to an adapter file, on one process or two."""
 
 import json
+import re
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -12,11 +15,14 @@ from safetensors.torch import load_file
 from arrag_engine.adapter import open_adapter
 from arrag_engine.checkpoint import load_checkpoint
 from arrag_engine.faid import AdapterConfig
+from arrag_engine.train import RunFolder
+from arrag_engine.train.rehearsal import MEASURED_OWN
 from tests.tiny import write_adapter
 from tests.train.test_data import write_pictures
 
 SMALL = "--steps 2 --every 1 --batch 2 --accumulation 1 --rank 2 --alpha 4 --candidates 3"
 SMALL += " --blender-every 1 --held-out 0.25 --dtype fp32"
+KEEP = "--rehearse 0.5 --rehearse-pictures 4"
 FAID = (
     "train faid --model {model} --images {tmp}/pictures --work {tmp}/run --out {tmp}/a.safetensors"
 )
@@ -30,7 +36,15 @@ def pictures(tmp_path):
 
 @pytest.fixture
 def train(run, pictures):
-    return lambda more, line=f"{FAID} {SMALL} {INDEX}": run(f"{line} {more}")
+    """Without rehearsal: the captions name all that the tiny model could be asked to draw."""
+    return lambda more, line=f"{FAID} {SMALL} {INDEX} --rehearse 0": run(f"{line} {more}")
+
+
+@pytest.fixture
+def rehearse(run, tmp_path):
+    """Training on apples, with cars to be kept."""
+    write_pictures(tmp_path / "pictures", 8, "two apples")
+    return lambda more: run(f"{FAID} {SMALL} {INDEX} {KEEP} {more}")
 
 
 def same(one, two):
@@ -79,8 +93,88 @@ def test_a_run_goes_on_and_other_settings_are_refused(train, tmp_path):
     assert "was begun with pictures" in err
 
 
+def test_what_the_model_draws_itself_is_rehearsed_measured_and_told(rehearse, tmp_path):
+    code, out, err = rehearse("")
+    assert (code, err) == (0, "")
+    names = ("base held out bits", "held out bits", "base own bits", "own bits")
+    assert out.startswith(f"{tmp_path / 'a.safetensors'}: 2 steps, the best after ")
+    assert all(f", {name} " in out for name in names)
+    own = RunFolder(tmp_path / "run").load_own()
+    assert len(own) == 4 + MEASURED_OWN
+    assert {"a car", "a red car"} >= set(own.captions)
+    assert (own.codes >= 0).any(), "nothing was looked up for them"
+    results = open_adapter(tmp_path / "a.safetensors").info.training["results"]
+    assert set(results) == {
+        "base_held_out_bits", "held_out_bits", "base_own_bits", "own_bits", "best_step",
+    }  # fmt: skip
+    log = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in log if "own_bits" in line] == [0, 1, 2]
+
+
+def test_forgetting_is_told(rehearse):
+    _, _, err = rehearse("--lr 0.5 --warmup 0")
+    [sentence] = err.splitlines()
+    assert sentence.startswith("warning: at step 1 the pictures that the model draws itself cost ")
+    assert sentence.endswith("a higher --rehearse than 0.5, or a lower --lr than 0.5")
+
+
+def test_captions_that_name_all_that_could_be_rehearsed_are_told(run, pictures):
+    code, out, err = run(f"{FAID} {SMALL} {INDEX}")
+    assert code == 0
+    assert "own bits" not in out
+    assert err.startswith("warning: the captions name all that the model could be asked to draw")
+
+
+def test_a_run_begun_without_rehearsal_goes_on_without_it_only(train, tmp_path):
+    """Folders of 0.1 tell nothing of it."""
+    assert train("")[0] == 0
+    before = load_file(tmp_path / "a.safetensors")
+    path = tmp_path / "run" / "settings.json"
+    facts = json.loads(path.read_text())
+    assert facts.pop("rehearse") == 0
+    assert "rehearse_pictures" not in facts
+    path.write_text(json.dumps(facts))
+    assert train("")[0] == 0
+    assert same(load_file(tmp_path / "a.safetensors"), before)
+    code, _, err = train("--rehearse 0.5")
+    assert code == 2
+    assert "was begun with rehearse 0.0, not 0.5; use the same value, or choose another" in err
+
+
+def test_many_steps_on_few_pictures_are_told_with_a_time(train):
+    code, _, err = train("--steps 130 --every 130 --batch 6")
+    assert code == 0
+    [sentence] = err.splitlines()
+    assert sentence.startswith("warning: 130 steps show each of 6 pictures 130 times and take ")
+    assert "; --steps " in sentence
+    assert "in another --work folder" in sentence
+
+
+def test_ctrl_c_saves_and_the_same_command_goes_on(run, tmp_path, files, model_file):
+    write_pictures(tmp_path / "pictures", 8, "two apples")
+    more = f"{SMALL} {INDEX} {KEEP} --steps 150 --every 60 --out-dtype fp32"
+    line = f"{FAID} {more}".format(model=model_file, tmp=tmp_path, files=files)
+    command = [sys.executable, "-m", "arrag_engine", *line.split()]
+    log = tmp_path / "run" / "log.jsonl"
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        while process.poll() is None and not (log.is_file() and log.read_text().count("\n") > 5):
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        err = process.communicate()[1]
+    assert process.returncode == 1, err
+    found = re.search(r"stopped after (\d+) of 150 steps, saved in (.+); the same command", err)
+    assert found, err
+    assert (int(found[1]), found[2]) == (RunFolder(tmp_path / "run").saved_step(), str(log.parent))
+    assert int(found[1]) >= 5
+    assert "Traceback" not in err
+    assert run(line)[0] == 0
+    stopped = load_file(tmp_path / "a.safetensors")
+    assert run(line.replace(str(log.parent), str(tmp_path / "whole")))[0] == 0
+    assert same(load_file(tmp_path / "a.safetensors"), stopped)
+
+
 def test_the_control_looks_nothing_up(run, pictures, tmp_path):
-    assert run(f"{FAID} {SMALL} --without-retrieval")[0] == 0
+    assert run(f"{FAID} {SMALL} --without-retrieval --rehearse 0")[0] == 0
     info = open_adapter(tmp_path / "a.safetensors").info
     assert info.config.blender_layers == ()
     assert info.index == ""

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,9 +47,14 @@ NUMBERS = {
     "blend_dropout": "share of the pictures with a blank caption whose blenders are silent too",
     "held_out": "share of the pictures to measure with, never to train on",
     "every": "steps between measurements and checkpoints",
+    "rehearse": "share of each update made up of pictures that the model draws itself before the "
+    "training, so that it does not forget them; 0 = none",
+    "rehearse_pictures": "how many of these to draw",
     "seed": "decides weights, order, dropout",
 }
 """Fields of `TrainSettings` that are numbers, and what they mean."""
+BEFORE_REHEARSAL = {"rehearse": 0.0}
+"""What runs begun with 0.1 do not tell."""
 
 
 def add_commands(command: Command) -> None:
@@ -144,22 +150,62 @@ def faid(a: argparse.Namespace) -> int:
         )
     import torch
 
-    from ..train import RunFolder, join_team, train_adapter
+    from ..train import RunFolder, join_team
 
     with torch.inference_mode(False), torch.enable_grad():
         base, place = _load_base(a)
         index = load_index(shipped.resolve(a.index, shipped.INDEXES)) if a.index else None
         with join_team(place.device) as team:
             run = RunFolder(a.work)
-            examples = _examples(a, base, index, settings, run, team)
-            with progress_bar("step") as bar:
-                bar.disable = bar.disable or not team.leads
-                adapter = train_adapter(
-                    base, examples, settings, run, place, team, _follow_loss(bar)
-                )
+            try:
+                adapter = _trained(a, base, index, settings, run, place, team)
+            except KeyboardInterrupt:
+                if team.leads:
+                    _tell_stopped(run, settings)
+                return 1
             if team.leads:
                 _export(a, base, adapter, index, settings, run)
     return 0
+
+
+def _trained(
+    a: argparse.Namespace,
+    base: Checkpoint,
+    index: PatchIndex | None,
+    settings: TrainSettings,
+    run: RunFolder,
+    place: Place,
+    team: Team,
+) -> FaidAdapter:
+    from ..train import train_adapter
+
+    examples = _examples(a, base, index, settings, run, team)
+    own = _own(base, index, examples, settings, run, place, team)
+    with progress_bar("step") as bar:
+        bar.disable = bar.disable or not team.leads
+        pace = Pace(settings, len(examples.split(settings.held_out)[0]), team, own is not None)
+        follow_loss = _follow_loss(bar)
+
+        def report(done: int, total: int, bits: float) -> None:
+            follow_loss(done, total, bits)
+            pace.tick(done)
+
+        return train_adapter(base, examples, settings, run, place, team, report, own, _tell)
+
+
+def _tell(sentence: str) -> None:
+    """Write a line to stderr, above a progress bar where there is one."""
+    from tqdm import tqdm
+
+    tqdm.write(f"warning: {sentence}", file=sys.stderr)
+
+
+def _tell_stopped(run: RunFolder, settings: TrainSettings) -> None:
+    print(
+        f"stopped after {run.saved_step()} of {settings.steps} steps, saved in {run.folder}; the "
+        "same command goes on",
+        file=sys.stderr,
+    )
 
 
 def _settings(a: argparse.Namespace) -> TrainSettings:
@@ -208,20 +254,81 @@ def _examples(
     from ..adapter import index_fingerprint
 
     if team.leads:
-        facts = asdict(settings) | {
+        told = asdict(settings)
+        if not settings.rehearse:
+            del told["rehearse_pictures"]
+        facts = told | {
             "model": base.fingerprint,
             "index": index_fingerprint(index) if index else "",
             "pictures": _stamp(a.images),
             "dtype": str(base.model.dtype).removeprefix("torch."),
             "processes": team.size,
         }
-        run.begin(json.loads(json.dumps(facts)))
+        run.begin(json.loads(json.dumps(facts)), BEFORE_REHEARSAL)
         if not run.examples.is_file():
             examples = _prepared(a, base, index, settings.looked_up)
             examples.split(settings.held_out)  # refuses before it is all written down
             run.save_examples(examples)
     team.wait()
     return run.load_examples()
+
+
+def _own(
+    base: Checkpoint,
+    index: PatchIndex | None,
+    examples: Examples,
+    settings: TrainSettings,
+    run: RunFolder,
+    place: Place,
+    team: Team,
+) -> Examples | None:
+    """What the base draws itself, drawn by the leading process; the others read it."""
+    from ..train import draw_own
+
+    if team.leads:
+        with progress_bar("caption") as bar:
+            own = draw_own(base, index, examples.captions, settings, run, place.device, follow(bar))
+        if own is None and settings.rehearse:
+            _tell(
+                f"the captions name everything that the model could draw itself, so "
+                f"--rehearse {settings.rehearse:g} has no pictures to protect what it knows"
+            )
+    team.wait()
+    return run.load_own()
+
+
+class Pace:
+    """Suggests fewer steps to who trains on few pictures, once it knows how long an update takes.
+
+    Args:
+        pictures: To train on.
+        rehearsing: Whether the model's own pictures have a share of each update.
+    """
+
+    TIMED = 3
+    """Updates that are timed, after a first one that is slower."""
+
+    def __init__(
+        self, settings: TrainSettings, pictures: int, team: Team, rehearsing: bool
+    ) -> None:
+        self.settings, self.pictures, self.team = settings, pictures, team
+        self.rehearsing = rehearsing
+        self.updates, self.started = 0, 0.0
+
+    def tick(self, done: int) -> None:
+        """Call after every update."""
+        self.updates += 1
+        if self.updates == 1:
+            self.started = time.perf_counter()
+        if done == self.updates == 1 + self.TIMED and self.team.leads:
+            from ..train import suggest_steps
+
+            seconds = (time.perf_counter() - self.started) / self.TIMED
+            sentence = suggest_steps(
+                self.settings, self.pictures, self.team.size, seconds, self.rehearsing
+            )
+            if sentence:
+                _tell(sentence)
 
 
 def _prepared(
@@ -282,8 +389,14 @@ def _export(
         asdict(settings) | {"results": results},
     )
     save_adapter(a.out, adapter, info, DTYPES[a.out_dtype])
-    told = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in results.items())
-    print(f"{a.out}: {settings.steps} steps{', ' + told if told else ''}")
+    told = [
+        f"{name.replace('_', ' ')} {value:.3f}"
+        for name, value in results.items()
+        if name != "best_step"
+    ]
+    if "best_step" in results:
+        told.insert(0, f"the best after {results['best_step']:.0f}")
+    print(", ".join([f"{a.out}: {settings.steps} steps", *told]))
     if a.merged is not None:
         merge_adapter(shipped.resolve(a.model, shipped.MODELS), a.out, a.merged)
         print(a.merged)

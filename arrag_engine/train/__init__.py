@@ -9,14 +9,18 @@ from typing import TYPE_CHECKING, Any
 from .settings import TrainSettings
 
 if TYPE_CHECKING:
+    from .advice import suggest_steps
     from .data import Examples, prepare_examples, retrieve_codes
     from .loop import Place, score, train_adapter
+    from .rehearsal import draw_own
     from .state import RunFolder
     from .team import Team, join_team
 
 MODULES = {
+    "advice": ("suggest_steps",),
     "data": ("Examples", "prepare_examples", "retrieve_codes"),
     "loop": ("Place", "score", "train_adapter"),
+    "rehearsal": ("draw_own",),
     "state": ("RunFolder",),
     "team": ("Team", "join_team"),
 }
@@ -27,10 +31,12 @@ __all__ = [
     "RunFolder",
     "Team",
     "TrainSettings",
+    "draw_own",
     "join_team",
     "prepare_examples",
     "retrieve_codes",
     "score",
+    "suggest_steps",
     "train_adapter",
 ]
 

@@ -13,38 +13,61 @@ from ..files import atomic_write
 SIZE = (900, 500)
 MARGIN = (70, 30, 20, 45)
 """Pixels left, top, right and bottom of the plot."""
-LINES = (("bits", "#9ecae1", "training"), ("held_out_bits", "#d94801", "held out"))
+GAP = 30
+"""Pixels between two plots."""
+Line = tuple[str, str, str]
+"""Key in the log, colour, label."""
+PLOTS: tuple[tuple[Line, ...], ...] = (
+    (("bits", "#9ecae1", "training"), ("held_out_bits", "#d94801", "held out")),
+    (("own_bits", "#238b45", "drawn by the model itself"),),
+)
+"""The losses of one plot share an axis: the model's own pictures cost far less than others."""
 MAX_TICKS = 6
+Axis = tuple[float, float]
+Box = tuple[float, float, float, float]
+"""Pixels left, top, right, bottom."""
 
 
 def draw_curve(log: list[dict[str, Any]], path: Path) -> None:
-    """Plot training and held-out loss (bits a token) over the steps and write a PNG.
+    """Plot the losses (bits a token) over the steps and write a PNG.
 
     Raises:
         InputError: The file cannot be written.
     """
-    points = {
-        key: [(line["step"], line[key]) for line in log if key in line] for key, _, _ in LINES
-    }
-    every = [point for line in points.values() for point in line]
-    if not every:
+    plots = [lines for lines in PLOTS if any(key in entry for key, _, _ in lines for entry in log)]
+    if not plots:
         return
     image = Image.new("RGB", SIZE, "white")
     pen = ImageDraw.Draw(image)
-    steps, values = zip(*every, strict=True)
-    x_axis = (0.0, float(max(*steps, 1)))
-    y_axis = _padded(min(values), max(values))
-    _draw_axes(pen, x_axis, y_axis)
-    for number, (key, colour, label) in enumerate(LINES):
-        line = [_place(x, y, x_axis, y_axis) for x, y in points[key]]
-        pen.line(line, fill=colour, width=2)
-        for x, y in line if len(line) < 40 else []:
-            pen.ellipse((x - 2, y - 2, x + 2, y + 2), fill=colour)
-        pen.text((SIZE[0] - 130, MARGIN[1] + 16 * number), label, fill=colour)
+    x_axis = (0.0, float(max(1, *(entry["step"] for entry in log))))
+    left, top, right, bottom = MARGIN
+    height = (SIZE[1] - top - bottom - GAP * (len(plots) - 1)) / len(plots)
+    for number, lines in enumerate(plots):
+        upper = top + number * (height + GAP)
+        _draw_plot(pen, log, lines, x_axis, (left, upper, SIZE[0] - right, upper + height))
     pen.text((8, 8), "bits a token", fill="black")
     pen.text((SIZE[0] // 2, SIZE[1] - 18), "step", fill="black")
     with atomic_write(path) as temporary:
         image.save(temporary, "PNG")
+
+
+def _draw_plot(
+    pen: ImageDraw.ImageDraw,
+    log: list[dict[str, Any]],
+    lines: tuple[Line, ...],
+    x_axis: Axis,
+    box: Box,
+) -> None:
+    values = [entry[key] for key, _, _ in lines for entry in log if key in entry]
+    y_axis = _padded(min(values), max(values))
+    _draw_axes(pen, x_axis, y_axis, box)
+    for number, (key, colour, label) in enumerate(lines):
+        points = [(entry["step"], entry[key]) for entry in log if key in entry]
+        line = [_place(x, y, x_axis, y_axis, box) for x, y in points]
+        pen.line(line, fill=colour, width=2)
+        for x, y in line if len(line) < 40 else []:
+            pen.ellipse((x - 2, y - 2, x + 2, y + 2), fill=colour)
+        pen.text((box[2] - 8, box[1] + 16 * number), label, fill=colour, anchor="ra")
 
 
 def _padded(low: float, high: float) -> tuple[float, float]:
@@ -52,14 +75,11 @@ def _padded(low: float, high: float) -> tuple[float, float]:
     return low - room, high + room
 
 
-def _place(
-    x: float, y: float, x_axis: tuple[float, float], y_axis: tuple[float, float]
-) -> tuple[float, float]:
-    left, top, right, bottom = MARGIN
+def _place(x: float, y: float, x_axis: Axis, y_axis: Axis, box: Box) -> tuple[float, float]:
+    left, top, right, bottom = box
     across = (x - x_axis[0]) / (x_axis[1] - x_axis[0])
     up = (y - y_axis[0]) / (y_axis[1] - y_axis[0])
-    height = SIZE[1] - top - bottom
-    return left + across * (SIZE[0] - left - right), top + (1 - up) * height
+    return left + across * (right - left), top + (1 - up) * (bottom - top)
 
 
 def ticks(low: float, high: float) -> list[float]:
@@ -69,14 +89,12 @@ def ticks(low: float, high: float) -> list[float]:
     return [i * step for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
-def _draw_axes(
-    pen: ImageDraw.ImageDraw, x_axis: tuple[float, float], y_axis: tuple[float, float]
-) -> None:
+def _draw_axes(pen: ImageDraw.ImageDraw, x_axis: Axis, y_axis: Axis, box: Box) -> None:
     for x in ticks(*x_axis):
-        left, bottom = _place(x, y_axis[0], x_axis, y_axis)
-        pen.line((left, MARGIN[1], left, bottom), fill="#eee")
+        left, bottom = _place(x, y_axis[0], x_axis, y_axis, box)
+        pen.line((left, box[1], left, bottom), fill="#eee")
         pen.text((left - 8, bottom + 6), f"{x:g}", fill="black")
     for y in ticks(*y_axis):
-        left, up = _place(x_axis[0], y, x_axis, y_axis)
-        pen.line((left, up, SIZE[0] - MARGIN[2], up), fill="#eee")
+        left, up = _place(x_axis[0], y, x_axis, y_axis, box)
+        pen.line((left, up, box[2], up), fill="#eee")
         pen.text((left - 45, up - 6), f"{y:g}", fill="black")

@@ -50,6 +50,16 @@ class Examples:
             self.active,
         )
 
+    def join(self, other: Examples) -> Examples:
+        """These, then the others."""
+        return Examples(
+            np.concatenate((self.tokens, other.tokens)),
+            [*self.captions, *other.captions],
+            np.concatenate((self.digests, other.digests)),
+            np.concatenate((self.codes, other.codes)),
+            self.active,
+        )
+
     def split(self, share: float) -> tuple[Examples, Examples]:
         """(to train on, held out): which ones are held out only the pictures decide.
 
@@ -197,41 +207,69 @@ class Batch:
     """[B, N, K]."""
     blended: Tensor
     """[B] 1 where the blenders work, 0 where they are silent."""
+    own: Tensor
+    """[B] whether the base drew the picture itself, and its distribution is to be kept."""
 
 
 class Batches:
     """Makes batches of examples. What a picture is changed by depends on the seed and on its place
-    in the stream of pictures alone, so it is the same on any number of processes."""
+    in the stream of pictures alone, so it is the same on any number of processes.
 
-    def __init__(self, examples: Examples, encoder: PromptEncoder, settings: TrainSettings) -> None:
-        self.examples = examples
-        self.settings = settings
-        prompts = [encoder.encode(caption) for caption in examples.captions]
+    Args:
+        own: Pictures that the base drew itself. `settings.rehearse` is their share of the stream,
+            in which they are spread evenly; without any, the stream is as if that were 0.
+    """
+
+    def __init__(
+        self,
+        examples: Examples,
+        encoder: PromptEncoder,
+        settings: TrainSettings,
+        own: Examples | None = None,
+    ) -> None:
+        self.examples, self.own, self.settings = examples, own, settings
+        self.share = 0.0 if own is None else settings.rehearse
         self.pad_id = encoder.pad_id
-        self.prompts = [prompt.ids for prompt in prompts]
-        self.unknown = sorted({word for prompt in prompts for word in prompt.unknown})
+        self.prompts = [encoder.encode(caption).ids for caption in examples.captions]
+        self.own_prompts = [encoder.encode(caption).ids for caption in own.captions] if own else []
 
     def training(self, first: int, count: int, device: torch.device) -> Batch:
         """`count` pictures from place `first` of the endless shuffled stream on."""
-        rows, ids, codes, blended = [], [], [], []
+        tokens, ids, codes, blended, owned = [], [], [], [], []
         for place in range(first, first + count):
-            epoch, number = divmod(place, len(self.examples))
-            order = np.random.default_rng((self.settings.seed, 0, epoch))
-            row = order.permutation(len(self.examples))[number]
+            own, number = self.turn(place)
+            examples = self.own if own and self.own is not None else self.examples
+            prompts = self.own_prompts if own else self.prompts
+            row = self.shuffled_row(len(examples), number, 2 if own else 0)
             rng = np.random.default_rng((self.settings.seed, 1, place))
             blank = rng.random() < self.settings.caption_dropout
             silent = blank and rng.random() < self.settings.blend_dropout
-            rows.append(row)
-            ids.append(self.blanked(self.prompts[row]) if blank else self.prompts[row])
-            codes.append(self.shuffled(self.examples.codes[row], rng))
+            tokens.append(examples.tokens[row])
+            ids.append(self.blanked(prompts[row]) if blank else prompts[row])
+            codes.append(self.shuffled(examples.codes[row], rng))
             blended.append(0.0 if silent else 1.0)
-        return self._collate(np.array(rows), ids, np.stack(codes), blended, device)
+            owned.append(own)
+        return self._collate(np.stack(tokens), ids, np.stack(codes), blended, owned, device)
+
+    def turn(self, place: int) -> tuple[bool, int]:
+        """Whether this place of the stream is for a picture of the base's own, and how many places
+        for pictures of the same sort are before it."""
+        before = int(place * self.share)
+        own = int((place + 1) * self.share) > before
+        return own, before if own else place - before
+
+    def shuffled_row(self, count: int, number: int, stream: int) -> int:
+        """The row in turn number `number`, each of `count` rows coming once in an epoch."""
+        epoch, number = divmod(number, count)
+        order = np.random.default_rng((self.settings.seed, stream, epoch))
+        return int(order.permutation(count)[number])
 
     def plain(self, rows: np.ndarray, device: torch.device) -> Batch:
         """Pictures as they are, with their nearest candidates."""
         codes = self.examples.codes[rows][..., : self.settings.candidates]
         ids = [self.prompts[row] for row in rows]
-        return self._collate(rows, ids, codes, [1.0] * len(rows), device)
+        tokens, count = self.examples.tokens[rows], len(rows)
+        return self._collate(tokens, ids, codes, [1.0] * count, [False] * count, device)
 
     def blanked(self, ids: list[int]) -> list[int]:
         """The prompt of the unconditional stream."""
@@ -243,10 +281,11 @@ class Batches:
 
     def _collate(
         self,
-        rows: np.ndarray,
+        tokens: np.ndarray,
         ids: list[list[int]],
         codes: np.ndarray,
         blended: list[float],
+        own: list[bool],
         device: torch.device,
     ) -> Batch:
         length = max(map(len, ids))
@@ -255,7 +294,8 @@ class Batches:
         return Batch(
             torch.tensor(text, device=device),
             padding,
-            torch.from_numpy(self.examples.tokens[rows]).to(device),
+            torch.from_numpy(tokens).to(device),
             torch.from_numpy(codes).long().to(device),
             torch.tensor(blended, device=device),
+            torch.tensor(own, device=device),
         )

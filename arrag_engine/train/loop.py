@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from contextlib import nullcontext
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +22,7 @@ from .begin import new_adapter
 from .curve import draw_curve
 from .data import Batches, Examples
 from .loss import Learner, base_losses
+from .rehearsal import MEASURED_OWN
 from .settings import TrainSettings
 from .state import RunFolder
 from .team import Team
@@ -27,8 +30,13 @@ from .team import Team
 MEASURED = 256
 """Held-out pictures that a measurement looks at, at most."""
 
+BOUND = 0.05
+"""Bits a token that the base's own pictures may cost more than under the base alone."""
+
 Report = Callable[[int, int, float], None]
 """Called after every update with (updates done, updates in all, loss in bits a token)."""
+Warn = Callable[[str], None]
+"""Called with a sentence for the user."""
 
 
 @dataclass(frozen=True)
@@ -53,23 +61,54 @@ def train_adapter(
     place: Place,
     team: Team | None = None,
     report: Report | None = None,
+    own: Examples | None = None,
+    warn: Warn | None = None,
 ) -> FaidAdapter:
     """Train an adapter for a base whose weights stay as they are, or go on where `run` stopped.
+
+    Args:
+        own: Pictures that the base drew itself (`draw_own`): mixed in, so that it keeps drawing
+            them. With them the adapter of the best measurement is returned (`better`), without them
+            the last.
+        warn: Told once when the own pictures cost `BOUND` more than under the base alone.
 
     Raises:
         InputError: The loss is no longer a number, too few pictures, or the disk is full; the last
             checkpoint in `run` is always a good one.
+        KeyboardInterrupt: It was interrupted; `run` holds all updates done.
     """
     team = team or Team()
-    trainer = Trainer(base, examples, settings, run, place, team)
+    trainer = Trainer(base, examples, settings, run, place, team, own, warn)
     trainer.resume()
-    while trainer.step < settings.steps:
-        bits = trainer.update()
-        if report is not None:
-            report(trainer.step, settings.steps, bits)
-        if trainer.step % settings.every == 0 or trainer.step == settings.steps:
-            trainer.measure_and_save()
+    try:
+        while trainer.due or trainer.step < settings.steps:
+            if trainer.due:
+                trainer.measure_and_save()
+                continue
+            bits = trainer.update()
+            if report is not None:
+                report(trainer.step, settings.steps, bits)
+    except KeyboardInterrupt:
+        trainer.save_interrupted()
+        raise
+    if own is not None:
+        run.load_best(trainer.adapter)
     return trainer.adapter.eval().requires_grad_(False)
+
+
+def better(one: Mapping[str, float], other: Mapping[str, float], base_own: float) -> bool:
+    """Whether a measurement is at least as good as an earlier one.
+
+    One whose own pictures cost at most `BOUND` more than under the base is better than one that
+    forgets; of two that do not forget, the one with the lower held-out loss; of two that do, the
+    one that forgets less.
+    """
+
+    def rank(results: Mapping[str, float]) -> tuple[bool, float]:
+        forgets = results["own_bits"] > base_own + BOUND
+        return forgets, results["own_bits"] if forgets else results.get("held_out_bits", 0.0)
+
+    return rank(one) <= rank(other)
 
 
 class Trainer:
@@ -83,12 +122,22 @@ class Trainer:
         run: RunFolder,
         place: Place,
         team: Team,
+        own: Examples | None = None,
+        warn: Warn | None = None,
     ) -> None:
         self.settings, self.run, self.place, self.team = settings, run, place, team
+        self.warn = warn
         train, held_out = examples.split(settings.held_out)
-        self.batches = Batches(train, base.prompt_encoder, settings)
-        measured = held_out.take(np.arange(min(len(held_out), MEASURED)))
-        self.held_out = Batches(measured, base.prompt_encoder, settings)
+        encoder = base.prompt_encoder
+        rehearsed = own and own.take(np.arange(MEASURED_OWN, len(own)))
+        self.batches = Batches(train, encoder, settings, rehearsed)
+        self.measured_sets: dict[str, Batches] = {}
+        if len(held_out):
+            first = held_out.take(np.arange(min(len(held_out), MEASURED)))
+            self.measured_sets["held_out_bits"] = Batches(first, encoder, settings)
+        if own is not None:
+            kept = own.take(np.arange(MEASURED_OWN))
+            self.measured_sets["own_bits"] = Batches(kept, encoder, settings)
         self.adapter = new_adapter(base.model, settings, self.batches).to(place.device).train()
         active = torch.from_numpy(examples.active).to(place.device)
         learner = Learner(base.model, self.adapter, settings, active, place.checkpointing)
@@ -100,17 +149,26 @@ class Trainer:
         self.base = base
         self.optimizer = make_optimizer(self.adapter, settings)
         self.step = 0
+        self.measured_step = 0
         self.log: list[dict[str, Any]] = []
 
     def resume(self) -> None:
         """Take up what the run's folder holds; a new run begins with a measurement."""
-        self.step = self.run.load_state(self.adapter, self.optimizer)
+        self.step, measured = self.run.load_state(self.adapter, self.optimizer)
+        self.measured_step = self.step if measured else 0
         if not self.team.leads:
             return
         self.log = self.run.cut_log(self.step)
-        if not self.log and len(self.held_out.examples):
-            base = bits_of(base_scorer(self.base), self.held_out, self.settings, self.place).mean()
-            self.note({"step": 0, "base_held_out_bits": float(base)} | self.measured())
+        if not self.log and self.measured_sets:
+            base = self.measure(base_scorer(self.base))
+            first = {f"base_{name}": bits for name, bits in base.items()}
+            self.note({"step": 0} | first | self.measure(self.alone))
+
+    @property
+    def due(self) -> bool:
+        """Whether a measurement and a checkpoint come next."""
+        at_measurement = self.step % self.settings.every == 0 or self.step == self.settings.steps
+        return at_measurement and self.step != self.measured_step
 
     def note(self, line: dict[str, Any]) -> None:
         """Log something, if this is the process that talks."""
@@ -145,10 +203,11 @@ class Trainer:
         norm = nn.utils.clip_grad_norm_(self.adapter.parameters(), s.clip)
         if not torch.isfinite(norm):  # the same in all processes
             raise self.not_a_number()
-        self.optimizer.step()
-        self.step += 1
         bits = total / math.log(2)
-        self.note({"step": self.step, "bits": bits, "lr": rate, "gradient": float(norm)})
+        with undisturbed():
+            self.optimizer.step()
+            self.step += 1
+            self.note({"step": self.step, "bits": bits, "lr": rate, "gradient": float(norm)})
         return bits
 
     def not_a_number(self) -> InputError:
@@ -159,24 +218,72 @@ class Trainer:
             f"{kept if saved else 'there is no checkpoint yet'}; lower --lr {self.settings.lr:g}"
         )
 
-    def measured(self) -> dict[str, float]:
-        """The held-out loss, if anything is held out."""
-        if len(self.held_out.examples) == 0:
-            return {}
-        bits = bits_of(self.alone, self.held_out, self.settings, self.place).mean()
-        return {"held_out_bits": float(bits)}
+    def measure(self, scorer: Callable[..., Any]) -> dict[str, float]:
+        """Mean loss of what is held out and of the base's own pictures, in bits a token."""
+        return {
+            name: float(bits_of(scorer, batches, self.settings, self.place).mean())
+            for name, batches in self.measured_sets.items()
+        }
 
     def measure_and_save(self) -> None:
-        """Log the held-out loss, write a checkpoint and the curve; only good weights are kept."""
-        results = self.team.told(self.measured() if self.team.leads else None)
+        """Log the losses, write a checkpoint and the curve; only good weights are kept."""
+        results = self.team.told(self.measure(self.alone) if self.team.leads else None)
         if not all(math.isfinite(value) for value in results.values()):
             raise self.not_a_number()
-        if self.team.leads:
-            if results:
-                self.note({"step": self.step} | results)
-            self.run.save_state(self.step, self.adapter, self.optimizer)
-            draw_curve(self.log, self.run.curve)
+        with undisturbed():
+            if self.team.leads:
+                self.keep(results)
+            self.measured_step = self.step
         self.team.wait()
+
+    def keep(self, results: dict[str, float]) -> None:
+        """Write down a measurement, and the weights it is of."""
+        if results:
+            self.note({"step": self.step} | results)
+        if "own_bits" in results:
+            self.compare(results)
+        self.run.save_state(self.step, self.adapter, self.optimizer, measured=True)
+        draw_curve(self.log, self.run.curve)
+
+    def compare(self, results: dict[str, float]) -> None:
+        """Keep the weights if they are the best so far; warn if they are the first to forget."""
+        base_own = self.log[0]["base_own_bits"]
+        best = self.run.best_results()
+        if best is None or better(results, best, base_own):
+            self.run.save_best(self.step, self.adapter, results)
+        forgetting = [
+            line["step"] for line in self.log if line.get("own_bits", 0) > base_own + BOUND
+        ]
+        if self.warn is not None and forgetting == [self.step]:
+            self.warn(
+                f"at step {self.step} the pictures that the model draws itself cost "
+                f"{results['own_bits']:.3f} bits a token, {base_own:.3f} before the training, "
+                f"more than the {BOUND:g} allowed: it forgets what it knew; choose a higher "
+                f"--rehearse than {self.settings.rehearse:g}, or a lower --lr than "
+                f"{self.settings.lr:g}"
+            )
+
+    def save_interrupted(self) -> None:
+        """Write a checkpoint of the updates done since the last one."""
+        if self.team.leads and self.step > self.run.saved_step():
+            with undisturbed():
+                self.run.save_state(self.step, self.adapter, self.optimizer, measured=False)
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Let Ctrl-C wait until the block is done: what is half written could not be gone on with."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    caught: list[int] = []
+    former = signal.signal(signal.SIGINT, lambda number, _: caught.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, former)
+    if caught:
+        raise KeyboardInterrupt
 
 
 def make_optimizer(adapter: FaidAdapter, settings: TrainSettings) -> torch.optim.Optimizer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -30,7 +31,8 @@ class Learner(nn.Module):
         self.checkpointing = checkpointing
 
     def forward(self, batch: Batch) -> Tensor:
-        """Cross entropy (nats) of each picture's tokens [B, N]."""
+        """Cross entropy (nats) of each picture's tokens [B, N]; where the base drew the picture
+        itself, of its distribution at each token."""
         [base] = self.base
         extra = whole_picture(
             base,
@@ -44,13 +46,33 @@ class Learner(nn.Module):
         )
         states = forced_states(base, batch.text, batch.tokens[:, :-1], extra, batch.padding)
         predicting = states[:, -batch.tokens.shape[1] :]
-        return token_losses(base.predict(predicting, extra), batch.tokens)
+        logits = base.predict(predicting, extra)
+        losses = token_losses(logits, batch.tokens)
+        if not batch.own.any():
+            return losses
+        own = torch.nonzero(batch.own)[:, 0]
+        return losses.index_copy(0, own, self.kept_losses(batch, own, logits[own]))
+
+    def kept_losses(self, batch: Batch, rows: Tensor, logits: Tensor) -> Tensor:
+        """Cross entropy (nats) [R, N] of the base's distributions for some rows of a batch under
+        logits [R, N, codes]. A whole distribution says more of what is to be kept than one token
+        drawn from it: fewer pictures do, and what the base was unsure of stays so."""
+        with torch.no_grad():
+            wanted = base_logits(self.base[0], batch, rows).float().softmax(-1)
+        return -(wanted * logits.float().log_softmax(-1)).sum(-1)
 
 
 def base_losses(base: JanusPro, batch: Batch) -> Tensor:
     """The losses [B, N] of the base alone."""
-    states = forced_states(base, batch.text, batch.tokens[:, :-1], None, batch.padding)
-    return token_losses(base.predict(states[:, -batch.tokens.shape[1] :]), batch.tokens)
+    rows = torch.arange(len(batch.tokens), device=batch.tokens.device)
+    return token_losses(base_logits(base, batch, rows), batch.tokens)
+
+
+def base_logits(base: JanusPro, batch: Batch, rows: Tensor) -> Tensor:
+    """Logits [R, N, codes] of the base alone for some rows of a batch."""
+    padding = [batch.padding[row] for row in rows.tolist()]
+    states = forced_states(base, batch.text[rows], batch.tokens[rows, :-1], None, padding)
+    return base.predict(states[:, -batch.tokens.shape[1] :])
 
 
 def token_losses(logits: Tensor, tokens: Tensor) -> Tensor:

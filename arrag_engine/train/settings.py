@@ -61,15 +61,21 @@ class TrainSettings:
     """False: no blenders and nothing looked up, the rest is trained the same: a control."""
     held_out: float = 0.05
     """Share of the pictures that are never trained on, but measured."""
+    rehearse: float = 0.5
+    """Share of each update that the base's own pictures make up, where there are any."""
+    rehearse_pictures: int = 256
+    """How many of these are trained on."""
     every: int = 50
     """Steps between measurements, each of which writes a checkpoint."""
     seed: int = 0
 
     def __post_init__(self) -> None:
-        counts = ("steps", "batch", "accumulation", "candidates", "every")
+        counts = ("steps", "batch", "accumulation", "candidates", "every", "rehearse_pictures")
         for name in counts:
             if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; choose 1 or more")
+                raise InputError(
+                    f"{name.replace('_', ' ')} is {getattr(self, name)}; choose 1 or more"
+                )
         for name in ("rank", "blender_every", "blender_from", "pool"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} is {getattr(self, name)}; choose 0 or more")
@@ -77,6 +83,8 @@ class TrainSettings:
             value = getattr(self, name)
             if not 0 <= value <= (1 if name != "dropout" else 0.99):
                 raise InputError(f"{name.replace('_', ' ')} is {value}; choose 0 to 1")
+        if not 0 <= self.rehearse < 1:
+            raise InputError(f"rehearse is {self.rehearse}; choose 0 or more, less than 1")
         for name in ("lr", "blender_lr", "clip", "alpha", "gain"):
             value = getattr(self, name)
             if not (value > 0 and math.isfinite(value)):
@@ -93,6 +101,11 @@ class TrainSettings:
             )
         if not (self.retrieval or self.rank or self.train_head):
             raise InputError("there is nothing to train; give a rank or train the head")
+
+    @property
+    def pictures_a_step(self) -> int:
+        """Pictures that an update is made of, in each process."""
+        return self.batch * self.accumulation
 
     @property
     def looked_up(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from ..files import atomic_write
 from ..weights import open_weights
 from .data import Examples
 
-RESULTS = ("base_held_out_bits", "held_out_bits")
+RESULTS = ("base_held_out_bits", "held_out_bits", "base_own_bits", "own_bits")
+NOTHING: Mapping[str, Any] = {}
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
@@ -29,12 +31,17 @@ class RunFolder:
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
         self.state = self.folder / "state.safetensors"
+        self.best = self.folder / "best.safetensors"
         self.examples = self.folder / "examples.safetensors"
+        self.own = self.folder / "own.safetensors"
         self.log = self.folder / "log.jsonl"
         self.curve = self.folder / "loss.png"
 
-    def begin(self, facts: dict[str, Any]) -> None:
+    def begin(self, facts: dict[str, Any], earlier: Mapping[str, Any] = NOTHING) -> None:
         """Make the folder, or make sure that what it holds was begun with the same facts.
+
+        Args:
+            earlier: Facts that folders of earlier releases do not tell.
 
         Raises:
             InputError: It was not, or it cannot be written.
@@ -48,7 +55,7 @@ class RunFolder:
             ) from error
         if path.is_file():
             try:
-                former = json.loads(path.read_text(encoding="utf-8"))
+                former = {**earlier, **json.loads(path.read_text(encoding="utf-8"))}
             except ValueError:
                 former = {}
             for name in sorted(facts.keys() | former.keys()):
@@ -62,26 +69,26 @@ class RunFolder:
             temporary.write_text(json.dumps(facts, indent=1), encoding="utf-8")
 
     def save_examples(self, examples: Examples) -> None:
-        arrays = {
-            "tokens": examples.tokens,
-            "digests": examples.digests,
-            "codes": examples.codes,
-            "active": examples.active,
-            "captions": np.frombuffer(json.dumps(examples.captions).encode(), np.uint8),
-        }
-        with atomic_write(self.examples) as temporary:
-            save_arrays(arrays, temporary)
+        _write_examples(examples, self.examples)
 
     def load_examples(self) -> Examples:
         """What `save_examples` wrote."""
-        arrays = load_arrays(self.examples)
-        names = ("tokens", "digests", "codes", "active")
-        tokens, digests, codes, active = (arrays[name] for name in names)
-        captions = json.loads(arrays["captions"].tobytes())
-        return Examples(tokens, captions, digests, codes, active)
+        return _read_examples(self.examples)
 
-    def save_state(self, step: int, adapter: FaidAdapter, optimizer: torch.optim.Optimizer) -> None:
+    def save_own(self, own: Examples) -> None:
+        _write_examples(own, self.own)
+
+    def load_own(self) -> Examples | None:
+        """What `save_own` wrote, if it did."""
+        return _read_examples(self.own) if self.own.is_file() else None
+
+    def save_state(
+        self, step: int, adapter: FaidAdapter, optimizer: torch.optim.Optimizer, measured: bool
+    ) -> None:
         """Write what going on after `step` updates needs; the former state stays until it is whole.
+
+        Args:
+            measured: Whether what is measured after this step has been.
 
         Raises:
             InputError: The disk is full.
@@ -91,18 +98,22 @@ class RunFolder:
             tensors[f"weight.{name}"] = parameter.detach()
             for moment in MOMENTS:
                 tensors[f"{moment}.{name}"] = optimizer.state[parameter][moment]
+        facts = {"step": str(step), "measured": str(int(measured))}
         with atomic_write(self.state) as temporary:
             on_cpu = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-            save_file(on_cpu, temporary, {"step": str(step)})
+            save_file(on_cpu, temporary, facts)
 
-    def load_state(self, adapter: FaidAdapter, optimizer: torch.optim.Optimizer) -> int:
-        """Take up the run; returns the updates done, 0 when it has not begun.
+    def load_state(
+        self, adapter: FaidAdapter, optimizer: torch.optim.Optimizer
+    ) -> tuple[int, bool]:
+        """Take up the run; returns the updates done, 0 when it has not begun, and whether what is
+        measured then has been.
 
         Raises:
             InputError: The state is damaged.
         """
         if not self.state.is_file():
-            return 0
+            return 0, False
         weights = open_weights([self.state])
         try:
             for name, parameter in adapter.named_parameters():
@@ -112,15 +123,47 @@ class RunFolder:
                     moment: _beside(weights.readers[f"{moment}.{name}"](), parameter, moment)
                     for moment in MOMENTS
                 }
-            return int(weights.metadata["step"])
+            return int(weights.metadata["step"]), weights.metadata.get("measured", "1") == "1"
         except (KeyError, RuntimeError, ValueError) as error:
-            raise InputError(
-                f"{self.state} is damaged ({error}); delete {self.folder} and train again"
-            ) from error
+            raise self._damaged(self.state, error) from error
+
+    def save_best(self, step: int, adapter: FaidAdapter, results: Mapping[str, float]) -> None:
+        """Keep these weights as the best so far, with what was measured of them."""
+        on_cpu = {n: p.detach().cpu().contiguous() for n, p in adapter.named_parameters()}
+        facts = {"step": str(step), "results": json.dumps(dict(results))}
+        with atomic_write(self.best) as temporary:
+            save_file(on_cpu, temporary, facts)
+
+    def best_results(self) -> dict[str, float] | None:
+        """What was measured of the best weights so far; None when there are none."""
+        if not self.best.is_file():
+            return None
+        return json.loads(open_weights([self.best]).metadata["results"])
+
+    def load_best(self, adapter: FaidAdapter) -> None:
+        """Give an adapter the best weights.
+
+        Raises:
+            InputError: They are damaged.
+        """
+        weights = open_weights([self.best])
+        try:
+            with torch.no_grad():
+                for name, parameter in adapter.named_parameters():
+                    parameter.copy_(weights.readers[name]())
+        except (KeyError, RuntimeError) as error:
+            raise self._damaged(self.best, error) from error
+
+    def _damaged(self, path: Path, error: Exception) -> InputError:
+        return InputError(f"{path} is damaged ({error}); delete {self.folder} and train again")
 
     def saved_step(self) -> int:
         """Updates that the saved state stands for, 0 when there is none."""
-        return int(open_weights([self.state]).metadata["step"]) if self.state.is_file() else 0
+        return _step_of(self.state)
+
+    def best_step(self) -> int:
+        """The same of the best weights."""
+        return _step_of(self.best)
 
     def cut_log(self, step: int) -> list[dict[str, Any]]:
         """Drop what was logged after `step` updates; what is left."""
@@ -133,16 +176,43 @@ class RunFolder:
         return kept
 
     def results(self) -> dict[str, float]:
-        """What was measured first of the base and last of the adapter, in bits a token."""
-        found = {}
+        """What was measured of the base, and of the adapter where it was best or else last, in bits
+        a token."""
+        best = self.best_step()
+        found: dict[str, float] = {}
         for line in self.log.read_text(encoding="utf-8").splitlines():
             values = json.loads(line)
-            found |= {key: values[key] for key in RESULTS if key in values}
-        return found
+            if not best or values["step"] <= best:
+                found |= {key: values[key] for key in RESULTS if key in values}
+        return found | ({"best_step": best} if best else {})
 
     def add_to_log(self, line: dict[str, Any]) -> None:
         with self.log.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+
+
+def _step_of(path: Path) -> int:
+    return int(open_weights([path]).metadata["step"]) if path.is_file() else 0
+
+
+def _write_examples(examples: Examples, path: Path) -> None:
+    arrays = {
+        "tokens": examples.tokens,
+        "digests": examples.digests,
+        "codes": examples.codes,
+        "active": examples.active,
+        "captions": np.frombuffer(json.dumps(examples.captions).encode(), np.uint8),
+    }
+    with atomic_write(path) as temporary:
+        save_arrays(arrays, temporary)
+
+
+def _read_examples(path: Path) -> Examples:
+    arrays = load_arrays(path)
+    names = ("tokens", "digests", "codes", "active")
+    tokens, digests, codes, active = (arrays[name] for name in names)
+    captions = json.loads(arrays["captions"].tobytes())
+    return Examples(tokens, captions, digests, codes, active)
 
 
 def _beside(tensor: Tensor, parameter: Tensor, moment: str) -> Tensor:

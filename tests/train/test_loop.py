@@ -1,20 +1,25 @@
 """Training: it learns, only the adapter; it resumes; it stops where it must."""
 
 import json
+import signal
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from arrag_engine.checkpoint import load_checkpoint
+from arrag_engine.decode import draw_pictures
 from arrag_engine.errors import InputError
 from arrag_engine.faid import assemble
+from arrag_engine.sampling import Sampling
 from arrag_engine.train import Place, RunFolder, TrainSettings, score, train_adapter
 from arrag_engine.train import loop as loop_module
 from arrag_engine.train.curve import draw_curve, ticks
-from arrag_engine.train.data import Batches
+from arrag_engine.train.data import Batches, Examples
+from arrag_engine.train.loop import BOUND, better, undisturbed
 from arrag_engine.train.loss import Learner, base_losses
 from tests import slow
 from tests.tiny import tiny_adapter
@@ -40,10 +45,22 @@ def base(model_file):
     return load_checkpoint(model_file, torch.float32)
 
 
-def trained(base, tmp_path, settings=QUICK, name="run", place=HERE, examples=None):
+def trained(base, tmp_path, settings=QUICK, name="run", place=HERE, examples=None, **more):
     run = RunFolder(tmp_path / name)
     run.begin({})
-    return run, train_adapter(base, examples or examples_of(8), settings, run, place)
+    return run, train_adapter(base, examples or examples_of(8), settings, run, place, **more)
+
+
+def own_pictures(base, count=40, k=4):
+    """Pictures that the base draws of one caption, with nothing retrieved for them."""
+    prompt = base.prompt_encoder.encode("a red car")
+    drawing = draw_pictures(
+        base.model, prompt.ids, prompt.pad_id, Sampling(cfg=1.0), list(range(count))
+    )
+    tokens = drawing.tokens.flatten(1).numpy()
+    digests = np.zeros((count, 32), np.uint8)
+    codes = np.full((*tokens.shape, k), -1, np.int32)
+    return Examples(tokens, ["a red car"] * count, digests, codes, np.ones(36, bool))
 
 
 def same(one, two):
@@ -90,9 +107,146 @@ def test_going_on_gives_what_would_have_come_without_the_stop(base, tmp_path, st
         patch.setattr(loop_module.Trainer, "update", killed)
         with pytest.raises(KeyboardInterrupt):
             trained(base, tmp_path, name="stopped")
+    assert RunFolder(tmp_path / "stopped").saved_step() == stop, "the last updates are lost"
     run, found = trained(base, tmp_path, name="stopped")
     assert same(found, wanted)
     assert lines(run) == lines(whole)
+
+
+@pytest.mark.parametrize("step", [3, 6])
+def test_a_measurement_that_was_stopped_is_done_again(base, tmp_path, step, monkeypatch):
+    whole, wanted = trained(base, tmp_path)
+    real = loop_module.Trainer.measure
+
+    def killed(trainer, scorer):
+        if trainer.step == step:
+            raise KeyboardInterrupt
+        return real(trainer, scorer)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop_module.Trainer, "measure", killed)
+        with pytest.raises(KeyboardInterrupt):
+            trained(base, tmp_path, name="stopped")
+    assert RunFolder(tmp_path / "stopped").saved_step() == step
+    run, found = trained(base, tmp_path, name="stopped")
+    assert same(found, wanted)
+    assert lines(run) == lines(whole)
+
+
+def test_ctrl_c_waits_for_what_must_be_whole():
+    done = []
+
+    def write():
+        with undisturbed():
+            signal.raise_signal(signal.SIGINT)
+            done.append(1)
+
+    with pytest.raises(KeyboardInterrupt):
+        write()
+    assert done == [1]
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_an_interruption_before_the_first_update_saves_nothing(base, tmp_path, monkeypatch):
+    def killed(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop_module.Trainer, "update", killed)
+    with pytest.raises(KeyboardInterrupt):
+        trained(base, tmp_path)
+    assert not RunFolder(tmp_path / "run").state.exists()
+
+
+def test_own_pictures_are_measured_and_kept(base, tmp_path):
+    """The same training without rehearsal forgets more."""
+    settings = replace(QUICK, steps=20, lr=1e-2, every=20, rehearse=0.5, caption_dropout=0.0)
+    own = own_pictures(base)
+    run, _ = trained(base, tmp_path, settings, own=own)
+    log = lines(run)
+    assert {"base_own_bits", "own_bits"} <= log[0].keys()
+    alone = score(base, None, own.take(np.arange(32)), settings, HERE).mean()
+    assert log[0]["base_own_bits"] == pytest.approx(alone, abs=1e-5)
+    assert log[-1].keys() == {"step", "held_out_bits", "own_bits"}
+    assert run.results().keys() == {
+        "base_held_out_bits", "held_out_bits", "base_own_bits", "own_bits", "best_step",
+    }  # fmt: skip
+    _, forgetful = trained(base, tmp_path, replace(settings, rehearse=0.0), "without")
+    lost = score(base, forgetful, own.take(np.arange(32)), settings, HERE).mean() - alone
+    assert log[-1]["own_bits"] - alone < 0.5 * lost
+
+
+def test_an_adapter_that_does_not_forget_is_better_then_the_held_out_loss_counts():
+    base_own = 1.0
+    ranked = [
+        {"own_bits": 1.0 + BOUND, "held_out_bits": 3.0},
+        {"own_bits": 0.5, "held_out_bits": 4.0},
+        {"own_bits": 1.1 + BOUND, "held_out_bits": 2.0},
+        {"own_bits": 1.2 + BOUND, "held_out_bits": 1.0},
+    ]
+    for i, one in enumerate(ranked):
+        for j, other in enumerate(ranked):
+            assert better(one, other, base_own) == (i <= j)
+    assert better({"own_bits": 1.01}, {"own_bits": 1.0}, base_own), "the later of two good ones"
+
+
+MEASURED = {0: (9.0, 1.0), 2: (5.0, 1.0), 4: (4.0, 1.0 + BOUND), 6: (3.0, 1.1 + BOUND)}
+"""Step -> held out, own."""
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    def measure(trainer, _):
+        return dict(zip(("held_out_bits", "own_bits"), MEASURED[trainer.step], strict=True))
+
+    monkeypatch.setattr(loop_module.Trainer, "measure", measure)
+
+
+@pytest.mark.usefixtures("measured")
+def test_the_best_by_both_losses_is_kept_and_forgetting_is_told_once(base, tmp_path):
+    told = []
+    settings = replace(QUICK, every=2)
+    run, adapter = trained(base, tmp_path, settings, own=own_pictures(base), warn=told.append)
+    assert run.results() == {
+        "base_held_out_bits": 9.0, "held_out_bits": 4.0, "base_own_bits": 1.0,
+        "own_bits": 1.0 + BOUND, "best_step": 4,
+    }  # fmt: skip
+    [sentence] = told
+    assert sentence.startswith("at step 6 the pictures that the model draws itself cost 1.150 bits")
+    assert "1.000 before the training, more than the 0.05 allowed" in sentence
+    last = load_file(run.state)
+    assert not torch.equal(last["weight.gen_head.vision_head.weight"],
+                           adapter.state_dict()["gen_head.vision_head.weight"])  # fmt: skip
+    best = load_file(run.best)
+    assert all(torch.equal(best[name], tensor) for name, tensor in adapter.named_parameters())
+
+
+@pytest.mark.usefixtures("measured")
+@pytest.mark.parametrize("stop", [3, 5])
+def test_the_best_is_the_same_after_a_stop(base, tmp_path, stop, monkeypatch):
+    settings, own = replace(QUICK, every=2), own_pictures(base)
+    whole, wanted = trained(base, tmp_path, settings, own=own)
+    real = loop_module.Trainer.update
+
+    def killed(trainer):
+        if trainer.step == stop:
+            raise KeyboardInterrupt
+        return real(trainer)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop_module.Trainer, "update", killed)
+        with pytest.raises(KeyboardInterrupt):
+            trained(base, tmp_path, settings, "stopped", own=own)
+    run, found = trained(base, tmp_path, settings, "stopped", own=own)
+    assert same(found, wanted)
+    assert run.results() == whole.results()
+
+
+def test_folders_of_0_1_go_on_without_rehearsal_only(tmp_path):
+    RunFolder(tmp_path / "run").begin({"lr": 1.0})
+    RunFolder(tmp_path / "run").begin({"lr": 1.0, "rehearse": 0.0}, {"rehearse": 0.0})
+    with pytest.raises(InputError, match=r"begun with rehearse 0\.0, not 0\.5; use the same"):
+        RunFolder(tmp_path / "run").begin({"lr": 1.0, "rehearse": 0.5}, {"rehearse": 0.0})
 
 
 def test_blenders_may_learn_faster_than_the_rest(base, tmp_path):
@@ -114,7 +268,7 @@ def test_a_finished_run_is_not_trained_again(base, tmp_path, monkeypatch):
 def test_a_run_goes_on_only_with_what_it_was_begun_with(tmp_path):
     RunFolder(tmp_path / "run").begin({"lr": 1.0, "steps": 3})
     RunFolder(tmp_path / "run").begin({"lr": 1.0, "steps": 3})
-    with pytest.raises(InputError, match=r"begun with lr 1\.0, not 2\.0; use the same"):
+    with pytest.raises(InputError, match=r"begun with lr 1\.0, not 2\.0; use the same value"):
         RunFolder(tmp_path / "run").begin({"lr": 2.0, "steps": 3})
 
 
@@ -140,7 +294,9 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(
 
 def test_weights_that_measure_as_no_number_are_not_saved(base, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        loop_module.Trainer, "measured", lambda t: {"held_out_bits": float("nan") if t.step else 1}
+        loop_module.Trainer,
+        "measure",
+        lambda t, scorer: {"held_out_bits": float("nan") if t.step else 1},
     )
     with pytest.raises(InputError, match=r"there is no checkpoint yet; lower --lr 0\.0002"):
         trained(base, tmp_path)
@@ -261,6 +417,9 @@ def test_scores_are_those_of_base_and_adapter_folded_or_not(base):
         ({"rank": -1}, "rank is -1"),
         ({"caption_dropout": 1.5}, "caption dropout is 1.5; choose 0 to 1"),
         ({"dropout": 1.0}, "dropout is 1.0"),
+        ({"rehearse": 1.0}, "rehearse is 1.0; choose 0 or more, less than 1"),
+        ({"rehearse": -0.1}, "rehearse is -0.1"),
+        ({"rehearse_pictures": 0}, "rehearse pictures is 0; choose 1 or more"),
         ({"weight_decay": -1.0}, "weight decay is -1.0"),
         ({"pool": 3, "candidates": 10}, "the pool is 3 for 10 candidates"),
         ({"retrieval": False, "rank": 0, "train_head": False}, "there is nothing to train"),
@@ -291,5 +450,9 @@ def test_a_curve_of_one_point_can_be_drawn(tmp_path):
         with Image.open(tmp_path / f"{name}.png") as image:
             colours = image.convert("RGB").getcolors(10**6)
         assert len(colours) > 3
+    draw_curve([{"step": 0, "bits": 9.0}, {"step": 1, "own_bits": 0.1}], tmp_path / "own.png")
+    with Image.open(tmp_path / "own.png") as image:
+        colours = {colour for _, colour in image.convert("RGB").getcolors(10**6)}
+    assert (0x23, 0x8B, 0x45) in colours, "the own pictures are not in the curve"
     draw_curve([], tmp_path / "c.png")
     assert not (tmp_path / "c.png").exists()

@@ -1,0 +1,86 @@
+"""What the base draws itself, to be kept beside what an adapter learns."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from ..checkpoint import Checkpoint
+from ..decode import draw_pictures
+from ..index import PatchIndex
+from ..retriever import Retriever
+from .captions import everyday_captions
+from .data import Examples, Progress, retrieve_codes
+from .settings import TrainSettings
+from .state import RunFolder
+
+EACH = 4
+"""Pictures drawn of one caption, at once."""
+MEASURED_OWN = 32
+"""Further pictures, of other captions, that are only measured."""
+
+
+def draw_own(
+    base: Checkpoint,
+    index: PatchIndex | None,
+    learnt: Sequence[str],
+    settings: TrainSettings,
+    run: RunFolder,
+    device: torch.device,
+    progress: Progress | None = None,
+) -> Examples | None:
+    """Pictures that the base draws itself with the settings that suit it, with their captions and
+    what is retrieved for them; kept in the run's folder caption by caption, so that drawing goes on
+    where it stopped. The first `MEASURED_OWN` are for measuring.
+
+    Args:
+        learnt: Captions of the pictures to train on; see `everyday_captions`.
+        progress: Called with (captions drawn, in all).
+
+    Returns:
+        None if nothing is to be kept, or the captions name everything that could be.
+    """
+    if settings.rehearse == 0:
+        return None
+    count = -(-(settings.rehearse_pictures + MEASURED_OWN) // EACH)
+    captions = everyday_captions(base.prompt_encoder, count, settings.seed, learnt)
+    if not captions:
+        return None
+    model = base.model
+    retriever = None
+    if index is not None:
+        retriever = Retriever(index, model.config.grid, model.vq.codebook(device))
+    own = run.load_own()
+    for number in range(len(own) // EACH if own else 0, count):
+        drawn = draw_caption(base, captions[number], number, settings, retriever, device)
+        own = own.join(drawn) if own else drawn
+        run.save_own(own)
+        if progress is not None:
+            progress(number + 1, count)
+    return own
+
+
+def draw_caption(
+    base: Checkpoint,
+    caption: str,
+    number: int,
+    settings: TrainSettings,
+    retriever: Retriever | None,
+    device: torch.device,
+) -> Examples:
+    """The pictures of one caption; its number decides the noise."""
+    prompt = base.prompt_encoder.encode(caption)
+    seeds = np.random.SeedSequence((settings.seed, 4, number)).generate_state(EACH).tolist()
+    drawing = draw_pictures(
+        base.model, prompt.ids, prompt.pad_id, base.sampling, seeds, device=device
+    )
+    tokens = drawing.tokens.flatten(1).numpy()
+    digests = np.stack([np.frombuffer(hashlib.sha256(t).digest(), np.uint8) for t in tokens])
+    size, k = base.model.config.grid.size, settings.looked_up
+    codes, active = np.full((EACH, size, k), -1, np.int32), np.zeros(size, bool)
+    if retriever is not None:
+        codes, active = retrieve_codes(retriever, tokens, digests, k), retriever.active
+    return Examples(tokens, [caption] * EACH, digests, codes, active)
