@@ -14,8 +14,6 @@ from scripts.comfyui_client import Client, ComfyError, Message, node_of
 
 WORKFLOW = ROOT / "workflows" / "api" / "daid.json"
 SAMPLER = "ARRAG_DAiDSampler"
-BASELINE = ROOT / "workflows" / "api" / "baseline.json"
-PLAIN_SAMPLER = "ARRAG_Sampler"
 
 
 def main() -> int:
@@ -35,8 +33,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--prompt", help="what to draw (default: the workflow's)")
     parser.add_argument(
         "--only",
-        help="look up only pictures whose caption has this (default: the workflow's; with --prompt "
-        "alone the model draws without looking up)",
+        help="pictures of the index to retrieve from: a part of their captions (default: those "
+        "that share the prompt's rare words)",
     )
     parser.add_argument("--seed", type=int, help="another seed, another picture")
     parser.add_argument("--out", type=Path, default=Path("arrag.png"), help="PNG to write")
@@ -74,12 +72,10 @@ def device_options() -> list[str]:
 
 def save_picture(client: Client, options: argparse.Namespace) -> None:
     """Run the workflow with the user's prompt and seed and write its PNG."""
-    alone = options.prompt is not None and options.only is None
-    path, sampler = (BASELINE, PLAIN_SAMPLER) if alone else (WORKFLOW, SAMPLER)
-    workflow = json.loads(path.read_text(encoding="utf-8"))
+    workflow = json.loads(WORKFLOW.read_text(encoding="utf-8"))
     if options.only is not None:
         workflow[node_of(workflow, "ARRAG_LoadIndex")]["inputs"]["only"] = options.only
-    inputs = workflow[node_of(workflow, sampler)]["inputs"]
+    inputs = workflow[node_of(workflow, SAMPLER)]["inputs"]
     chosen = {"prompt": options.prompt, "seed": options.seed}
     inputs.update({name: value for name, value in chosen.items() if value is not None})
     print(f"Drawing {inputs['prompt']!r}, seed {inputs['seed']}", flush=True)

@@ -1,7 +1,8 @@
 """Make the templates' thumbnails by running them: `python -m scripts.make_thumbnails`.
 
-Needs an environment and a ComfyUI, as `python run.py test` leaves them. Pictures of one workflow
-stand side by side.
+Needs an environment and a ComfyUI, as `python run.py test` leaves them. A thumbnail is square; two
+pictures of one workflow are side by side in it. The template for one's own pictures draws from
+pictures of the benchmark.
 """
 
 from __future__ import annotations
@@ -13,10 +14,15 @@ from pathlib import Path
 
 from PIL import Image
 
+from arrag_engine import shipped
+from arrag_engine.bench.scenes import read_scenes
 from scripts.comfyui import ROOT, Server, find_comfyui, mount
-from scripts.comfyui_client import Client, ComfyError
+from scripts.comfyui_client import Client, ComfyError, node_of
 
-HEIGHT = 384  # pixels
+SIDE = 384  # pixels
+OWN_FOLDER = "mine"
+OWN = "a kangaroo"
+"""Caption of the pictures of one's own."""
 
 
 def main() -> None:
@@ -26,19 +32,24 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder)
         mount(base)
+        write_own_pictures(base / "input" / OWN_FOLDER)
         with (
             Server(comfyui, base, options=["--cpu"]) as server,
             Client(server.url) as client,
         ):
             for path in sorted((ROOT / "workflows" / "api").glob("*.json")):
                 target = ROOT / "workflows" / f"{path.stem}.jpg"
-                side_by_side(run(client, path)).save(target, quality=90)
+                squared(run(client, path)).save(target, quality=90)
                 print(target)
 
 
 def run(client: Client, path: Path) -> list[Image.Image]:
     """The pictures that a workflow saves, in the order of its nodes."""
-    result = client.run(json.loads(path.read_text(encoding="utf-8")))
+    workflow = json.loads(path.read_text(encoding="utf-8"))
+    if path.stem == "own_pictures":
+        workflow[node_of(workflow, "ARRAG_BuildIndex")]["inputs"]["folder"] = OWN_FOLDER
+        workflow[node_of(workflow, "ARRAG_DAiDSampler")]["inputs"]["prompt"] = OWN
+    result = client.run(workflow)
     if result.error:
         raise ComfyError(f"{path.name}: {result.error}")
     references = [
@@ -47,18 +58,21 @@ def run(client: Client, path: Path) -> list[Image.Image]:
     return [Image.open(io.BytesIO(client.image(reference))) for reference in references]
 
 
-def side_by_side(pictures: list[Image.Image], gap: int = 8) -> Image.Image:
-    """One picture of the thumbnail's height; a white gap between neighbours."""
-    scaled = [
-        picture.convert("RGB").resize((picture.width * HEIGHT // picture.height, HEIGHT))
-        for picture in pictures
-    ]
-    width = sum(picture.width for picture in scaled) + gap * (len(scaled) - 1)
-    canvas = Image.new("RGB", (width, HEIGHT), "white")
-    x = 0
-    for picture in scaled:
-        canvas.paste(picture, (x, 0))
-        x += picture.width + gap
+def write_own_pictures(folder: Path) -> None:
+    """Pictures of a subject that the model does not know, as a user would put them there."""
+    folder.mkdir(parents=True)
+    scenes = [s for s in read_scenes(shipped.BENCH) if s.truth.text.startswith(OWN)]
+    for number, scene in enumerate(scenes):
+        Image.fromarray(scene.pixels).save(folder / f"{number}.png")
+
+
+def squared(pictures: list[Image.Image], gap: int = 8) -> Image.Image:
+    """The pictures side by side on a white square, whole and as large as they fit."""
+    side = (SIDE - gap * (len(pictures) - 1)) // len(pictures)
+    canvas = Image.new("RGB", (SIDE, SIDE), "white")
+    for number, picture in enumerate(pictures):
+        scaled = picture.convert("RGB").resize((side, side))
+        canvas.paste(scaled, (number * (side + gap), (SIDE - side) // 2))
     return canvas
 
 

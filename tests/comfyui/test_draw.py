@@ -26,9 +26,10 @@ def run_draw(server, *arguments):
     [
         ([], "Drawing 'a flamingo', seed 7", "flamingo"),
         (["--prompt", "a red car", "--seed", 3], "Drawing 'a red car', seed 3", "car"),
-        (["--prompt", "a guitar", "--only", "guitar"], "Drawing 'a guitar', seed 7", "guitar"),
+        (["--prompt", "a guitar"], "Drawing 'a guitar', seed 7", "guitar"),
+        (["--prompt", "a thing", "--only", "owl"], "Drawing 'a thing', seed 7", "owl"),
     ],
-    ids=["the workflow's own", "the model alone", "with pictures of it"],
+    ids=["the workflow's own", "the model alone", "what only the index has", "chosen pictures"],
 )
 def test_draw_saves_a_picture_and_says_where(server, tmp_path, arguments, drawn, thing):
     target = tmp_path / "picture.png"

@@ -170,13 +170,13 @@ def test_names_that_are_not_on_offer_are_refused(client, workflow, node, field, 
 @pytest.mark.parametrize(
     ("node", "field", "value"),
     [
-        ("ARRAG_RetrievalOptions", "weight", -0.1),
+        ("ARRAG_RetrievalOptions", "weight", -1.1),
         ("ARRAG_RetrievalOptions", "weight", 1.1),
-        ("ARRAG_RetrievalOptions", "temperature", -1.0),
-        ("ARRAG_RetrievalOptions", "neighbours", 0),
+        ("ARRAG_RetrievalOptions", "temperature", -2.0),
+        ("ARRAG_RetrievalOptions", "neighbours", -1),
         (SAMPLER, "batch", 0),
         (SAMPLER, "top_p", 1.5),
-        (SAMPLER, "temperature", -1.0),
+        (SAMPLER, "temperature", -2.0),
         (SAMPLER, "window", 0),
         (SAMPLER, "preview_every", -1),
         (SAMPLER, "seed", -1),
@@ -192,6 +192,10 @@ def test_values_out_of_range_are_refused(client, workflow, node, field, value):
 @pytest.mark.parametrize(
     ("node", "field", "value"),
     [
+        ("ARRAG_RetrievalOptions", "weight", -0.5),
+        (SAMPLER, "cfg", -0.5),
+        (SAMPLER, "top_p", 0.0),
+        ("ARRAG_LoadIndex", "neighborhood", "causal-5"),
         ("ARRAG_RetrievalOptions", "weight", float("nan")),
         ("ARRAG_RetrievalOptions", "temperature", float("nan")),
         (SAMPLER, "cfg", float("nan")),
@@ -200,7 +204,8 @@ def test_values_out_of_range_are_refused(client, workflow, node, field, value):
     ],
 )
 def test_what_comfyui_lets_through_is_refused_by_us(client, workflow, node, field, value):
-    """No range catches a NaN, and ComfyUI does not look values up in a combo's list."""
+    """No range catches a NaN or a value between -1 and 0, and ComfyUI does not compare a value
+    with a combo's list."""
     assert_one_sentence(client.run(workflow("daid", **{node: {field: value}})))
 
 
@@ -208,9 +213,57 @@ def test_unknown_words_are_named_under_the_node(client, workflow):
     prompt = "a red blorptangle"
     result = client.run(workflow("daid", ARRAG_DAiDSampler={"prompt": prompt}))
     assert result.ending == "execution_success", result.error
-    [warning] = result.of("text")
-    assert "blorptangle" in warning
-    assert "red" not in warning
+    [notes] = result.of("text")
+    [unknown] = [line for line in notes.splitlines() if "does not know" in line]
+    assert "blorptangle" in unknown
+    assert "red" not in unknown
+
+
+def test_an_untouched_sampler_uses_recommended_values_and_says_so(client, object_info):
+    """Nodes as they are put down, with every widget at its default."""
+    untouched = {node: defaults_of(object_info[node]) for node in object_info}
+    untouched[SAMPLER]["prompt"] = "a guitar"
+    body = {
+        "1": {"class_type": "ARRAG_LoadModel", "inputs": untouched["ARRAG_LoadModel"]},
+        "2": {"class_type": "ARRAG_LoadIndex", "inputs": untouched["ARRAG_LoadIndex"]},
+        "3": {
+            "class_type": "ARRAG_RetrievalOptions",
+            "inputs": untouched["ARRAG_RetrievalOptions"] | {"index": ["2", 0]},
+        },
+        "4": {
+            "class_type": SAMPLER,
+            "inputs": untouched[SAMPLER] | {"model": ["1", 0], "retrieval": ["3", 0]},
+        },
+        "5": {"class_type": "PreviewAny", "inputs": {"source": ["4", 3]}},
+        "6": {"class_type": "SaveImage", "inputs": {"images": ["4", 0], "filename_prefix": "x"}},
+    }
+    result = client.run(body)
+    assert result.ending == "execution_success", result.error
+    [notes] = result.outputs["5"]["text"]
+    assert "Subject: 'guitar'" in notes
+    assert "measured with pocket" in notes
+    assert notes == result.of("text")[0]
+
+
+def defaults_of(schema):
+    """The widgets of a node with their defaults; the first choice of a combo without one."""
+    values = {}
+    for group in ("required", "optional"):
+        for name, spec in schema["input"].get(group, {}).items():
+            choices = spec[0] if isinstance(spec[0], list) else spec[1].get("options")
+            if "default" in spec[1]:
+                values[name] = spec[1]["default"]
+            elif choices:
+                values[name] = choices[0]
+    return values
+
+
+def test_a_prompt_whose_words_the_model_knows_draws_as_without_an_index(client, workflow):
+    sampler = {"prompt": "a red car", "seed": 3}
+    with_index = client.run(workflow("daid", ARRAG_DAiDSampler=sampler))
+    alone = client.run(workflow("baseline", ARRAG_Sampler=sampler))
+    shown = [pixels(client, result.images()[0]) for result in (with_index, alone)]
+    assert np.array_equal(*shown)
 
 
 def test_more_neighbours_than_patches_means_all_of_them(client, workflow):
