@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,13 +11,14 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
-from arrag_engine import decode
+from arrag_engine import session
 from arrag_engine.adapter import load_adapter
 from arrag_engine.checkpoint import load_checkpoint
 from arrag_engine.daid import Retrieval, RetrievalOptions
 from arrag_engine.decode import draw_pictures
 from arrag_engine.faid import Faid
 from arrag_engine.grid import Grid
+from arrag_engine.recommended import JANUS_PRO, POCKET
 from arrag_engine.retriever import Retriever
 from arrag_engine.sampling import Sampling
 from arrag_engine.shipped import INDEXES, MODELS, resolve, shipped_names
@@ -28,7 +30,8 @@ DRAW = GENERATE + " --out {tmp}/a.png"
 
 def test_a_picture_is_written_and_named(run, tmp_path):
     code, out, err = run(DRAW)
-    assert (code, out, err) == (0, f"{tmp_path / 'a.png'}\n", "")
+    assert (code, out) == (0, f"{tmp_path / 'a.png'}\n")
+    assert err.startswith("Sampling: cfg 5, temperature 1, top_p 1 (cfg, temperature, top_p: ")
     with Image.open(tmp_path / "a.png") as image:
         assert (image.size, image.mode) == ((12, 12), "RGB")
         facts = json.loads(image.text["arrag"])
@@ -38,6 +41,7 @@ def test_a_picture_is_written_and_named(run, tmp_path):
 def test_the_settings_reach_the_engine(run, tmp_path, model, index):
     """Drawn with the engine directly, the same settings give the same tokens."""
     line = DRAW + " --json {tmp}/a.json --index {files}/index.safetensors --seed 11 --batch 2"
+    line += " --only="
     line += " --cfg 2.5 --temperature 0.8 --top-k 50 --top-p 0.95 --weight 0.6 --window 3"
     line += " --retrieval-temperature 0.7 --neighbours 9 --duplicates sum --retrieval-top-p 0.9"
     assert run(line)[0] == 0
@@ -59,8 +63,8 @@ def test_the_settings_reach_the_engine(run, tmp_path, model, index):
     assert np.array_equal(pixels, wanted[0].permute(1, 2, 0).numpy())
 
 
-def test_what_suits_the_model_counts_where_nothing_is_told(run, tmp_path):
-    suits = load_checkpoint(MODELS / "pocket.safetensors", torch.float32).sampling
+def test_recommended_values_count_where_nothing_is_chosen(run, tmp_path):
+    suits = POCKET.sampling
     assert suits != Sampling()
     run("generate --prompt x --cfg 2 --out {tmp}/a.png --json {tmp}/a.json")
     settings = json.loads((tmp_path / "a.json").read_text())["settings"]
@@ -72,14 +76,16 @@ def test_what_suits_the_model_counts_where_nothing_is_told(run, tmp_path):
 
 @pytest.mark.parametrize("more", ["", " --weight 0.4 --neighbours 9"])
 def test_the_settings_of_faid_reach_the_engine(run, tmp_path, model_file, index, files, more):
-    """The weight λ is 0 unless one is given."""
+    """The weight λ beside an adapter is the recommended one, here 0, unless one is given."""
     line = DRAW + " --json {tmp}/a.json --index {files}/index.safetensors --seed 11 --window 4"
+    line += " --only="
     line += " --adapter {files}/adapter.safetensors --strength 0.8 --candidates 3"
     assert run(line + " --semantics stepzero" + more)[0] == 0
     base = load_checkpoint(model_file, torch.float32)
     adapter = load_adapter(files / "adapter.safetensors", base, torch.float32)
     retriever = Retriever(index, Grid(6, 6), base.model.vq.codebook(torch.device("cpu")))
-    options = RetrievalOptions(0.4, neighbours=9) if more else RetrievalOptions(0.0)
+    advised = replace(JANUS_PRO.retrieval, weight=0.0)
+    options = replace(advised, weight=0.4, neighbours=9) if more else advised
     drawing = draw_pictures(
         base.model,
         base.prompt_encoder.encode("red").ids,
@@ -100,11 +106,11 @@ def test_the_settings_of_faid_reach_the_engine(run, tmp_path, model_file, index,
 
 
 def test_the_report_tells_settings_timings_and_retrieval_facts(run, tmp_path):
-    run(DRAW + " --json {tmp}/a.json --index {files}/index.safetensors")
+    run(DRAW + " --json {tmp}/a.json --index {files}/index.safetensors --only=")
     report = json.loads((tmp_path / "a.json").read_text())
-    assert set(report) == {"settings", "unknown_words", "timings", "passes", "images"}
+    assert set(report) == {"settings", "unknown_words", "notes", "timings", "passes", "images"}
     assert report["settings"]["decoding"] == "daid"
-    assert report["settings"]["retrieval_weight"] == RetrievalOptions().weight
+    assert report["settings"]["retrieval_weight"] == JANUS_PRO.retrieval.weight
     assert report["settings"]["index"].endswith("index.safetensors")
     assert set(report["timings"]) == {"load_s", "draw_s", "decode_s"}
     (image,) = report["images"]
@@ -112,7 +118,7 @@ def test_the_report_tells_settings_timings_and_retrieval_facts(run, tmp_path):
     assert len(image["tokens"]) == len(image["positions"]) == 36
     first, inner = image["positions"][0], image["positions"][7]
     assert first["weight"] == 0
-    assert inner["weight"] == RetrievalOptions().weight
+    assert inner["weight"] == JANUS_PRO.retrieval.weight
     assert 0 <= inner["responsibility"] <= 1
     assert inner["nearest"]["source"].endswith(".png")
 
@@ -121,7 +127,7 @@ def test_unknown_words_are_a_warning_and_in_the_report(run, tmp_path):
     line = "generate --model {model} --prompt purple --out {tmp}/a.png --json {tmp}/a.json"
     code, _, err = run(line)
     assert code == 0
-    assert err == "warning: the model does not know: purple\n"
+    assert err.splitlines()[0] == "The model does not know: purple."
     assert json.loads((tmp_path / "a.json").read_text())["unknown_words"] == ["purple"]
 
 
@@ -161,7 +167,7 @@ INDEX = "--index {files}/index.safetensors"
 
 
 def test_neighbours_beyond_the_index_mean_all_of_it(run, tmp_path, index):
-    code, _, _ = run(f"{DRAW} {INDEX} --neighbours 1000000 --json {{tmp}}/a.json")
+    code, _, _ = run(f"{DRAW} {INDEX} --only= --neighbours 1000000 --json {{tmp}}/a.json")
     assert code == 0
     report = json.loads((tmp_path / "a.json").read_text())
     assert report["images"][0]["positions"][7]["neighbours"] == index.size
@@ -235,8 +241,9 @@ def test_a_stop_by_the_user_is_no_traceback_and_leaves_nothing(run, tmp_path, mo
     def stopped(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(decode, "draw_pictures", stopped)
-    assert run(DRAW) == (1, "", "stopped\n")
+    monkeypatch.setattr(session, "draw_pictures", stopped)
+    code, out, err = run(DRAW)
+    assert (code, out, err.splitlines()[-1]) == (1, "", "stopped")
     assert not list(tmp_path.iterdir())
 
 
@@ -244,7 +251,7 @@ def test_an_error_of_the_program_is_not_blamed_on_the_person(run, monkeypatch):
     def broken(*_, **__):
         raise RuntimeError("bug")
 
-    monkeypatch.setattr(decode, "draw_pictures", broken)
+    monkeypatch.setattr(session, "draw_pictures", broken)
     with pytest.raises(RuntimeError, match="bug"):
         run(DRAW)
 

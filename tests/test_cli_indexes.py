@@ -216,7 +216,7 @@ def test_only_matching_pictures_are_looked_up_while_drawing(run, tmp_path):
 
 def test_patches_are_found_by_the_keys_asked_for(run, tmp_path):
     line = "generate --model {model} --prompt red --index {files}/index.safetensors --weight 1 "
-    line += "--out {tmp}/a.png --json {tmp}/a.json"
+    line += "--only= --out {tmp}/a.png --json {tmp}/a.json"
 
     def report():
         return json.loads((tmp_path / "a.json").read_text())

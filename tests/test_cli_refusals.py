@@ -20,7 +20,7 @@ BAD_INPUT = {
     "temperature": (f"{DRAW} --temperature inf", "temperature is inf"),
     "top_k": (f"{DRAW} --top-k -1", "top_k is -1"),
     "top_p": (f"{DRAW} --top-p 1.1", "top_p is 1.1"),
-    "window": (f"{DRAW} --window 0", "window 0; both must be 1 or more"),
+    "window": (f"{DRAW} --window 0", "--window is 0; choose 1 or more"),
     "batch 0": (f"{DRAW} --batch 0", "--batch is 0; choose 1 to 64"),
     "batch 65": (f"{DRAW} --batch 65", "--batch is 65"),
     "no index": (f"{DRAW} --decoding daid", "--decoding daid needs --index"),

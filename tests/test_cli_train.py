@@ -122,7 +122,7 @@ def test_captions_that_name_all_that_could_be_rehearsed_are_told(run, pictures):
     code, out, err = run(f"{FAID} {SMALL} {INDEX}")
     assert code == 0
     assert "own bits" not in out
-    assert err.startswith("warning: the captions name all that the model could be asked to draw")
+    assert err.startswith("warning: the captions name everything that the model could draw")
 
 
 def test_a_run_begun_without_rehearsal_goes_on_without_it_only(train, tmp_path):

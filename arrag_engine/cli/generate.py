@@ -182,6 +182,8 @@ def _checked_settings(a: argparse.Namespace) -> tuple[SamplingChoice, str]:
         )
     if not 1 <= a.batch <= 64:
         raise InputError(f"--batch is {a.batch}; choose 1 to 64")
+    if a.window < 1:
+        raise InputError(f"--window is {a.window}; choose 1 or more")
     check_writable(a.out, ".png")
     if a.json:
         check_writable(a.json, ".json")
