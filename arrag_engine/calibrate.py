@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
+from .decode import draw_pictures
 from .errors import InputError
 from .index import EVIDENCE, Calibration
 from .janus import JanusPro
 from .likelihood import model_probabilities, retrieve_truth
+from .own_prompts import own_prompts
 from .prompt import PromptEncoder
 from .retriever import Retriever
-from .settings import HARM, RetrievalOptions
+from .settings import HARM, RetrievalOptions, Sampling
 
 STEPS = 200
 START = -2.0
@@ -25,6 +27,12 @@ MIN_POSITIONS = 200
 FLOOR = 0.02
 """No λ between 0 and this: it would hardly ever choose a token, yet cost a search at every position
 and, since all prompts share the noise of a seed, now and then spoil the pictures of all of them."""
+OWN_PICTURES = 32
+"""Drawn by the model itself where no known pictures are given: enough for `pocket`, see
+docs/indexes.md."""
+OWN_SEED = 0
+OWN_WINDOW = 8
+"""Tokens per pass: fewer passes, the same pictures."""
 KNOWN_WEIGHTS = tuple(4.0**n for n in range(8))
 """Of what the model knows, beside what the index is for; the best of them is taken."""
 
@@ -58,6 +66,26 @@ class Fit:
     known_auto: float | None = None
     spoiled: float | None = None
     """Share of their tokens that the model would draw right and retrieval draws wrong."""
+
+
+def own_pictures(
+    model: JanusPro, encoder: PromptEncoder, sampling: Sampling, count: int
+) -> Iterator[tuple[np.ndarray, str]]:
+    """What the model draws by itself: (tokens [N], caption) of prompts whose words it knows.
+
+    Args:
+        sampling: What suits the model.
+
+    Raises:
+        InputError: The tokenizer knows no words.
+    """
+    for number, text in enumerate(own_prompts(encoder, count, OWN_SEED)):
+        prompt = encoder.encode(text)
+        seeds = [OWN_SEED + number]
+        drawing = draw_pictures(
+            model, prompt.ids, prompt.pad_id, sampling, seeds, window=OWN_WINDOW
+        )
+        yield drawing.tokens[0].flatten().numpy(), text
 
 
 def observe(

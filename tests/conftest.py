@@ -1,5 +1,6 @@
 """Fixtures and options shared by all tests of the engine."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from arrag_engine.cli import main
+from arrag_engine.cli import main, progress
 from arrag_engine.grid import Grid
 from arrag_engine.index import save_index
 from scripts.launch_comfyui import declare_missing_operators
@@ -78,8 +79,10 @@ def files(tmp_path_factory, model, index, model_file):
 
 
 @pytest.fixture
-def run(files, model_file, tmp_path, capsys):
+def run(files, model_file, tmp_path, capsys, monkeypatch):
     """Run a command; returns (exit code, stdout, stderr). Words in braces are paths."""
+    monkeypatch.setattr(progress, "QUIET", math.inf)  # no lines of progress on a slow machine
+    monkeypatch.setattr(progress, "SILENCE", math.inf)
 
     def go(line, **more):
         places = {"files": files, "model": model_file, "tmp": tmp_path, **more}

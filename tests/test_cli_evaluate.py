@@ -3,10 +3,15 @@
 import json
 
 import pytest
+import torch
 
-from arrag_engine import shipped
+from arrag_engine import calibrate, shipped
 from arrag_engine.bench.settings import EVERY_KIND
+from arrag_engine.calibrate import observe, own_pictures
+from arrag_engine.checkpoint import load_checkpoint
 from arrag_engine.index import load_index
+from arrag_engine.retriever import Retriever
+from arrag_engine.settings import HARM, RetrievalOptions
 
 SHIPPED = pytest.mark.skipif(
     not (shipped.BENCH / "tokens.safetensors").exists(), reason="no benchmark is shipped"
@@ -69,9 +74,13 @@ def test_wrong_flags_are_one_sentence(run, flags, message):
     assert "Traceback" not in err
 
 
+OWN = 12
+
+
 @pytest.fixture
-def captioned(tmp_path, files):
-    """Pictures that the index lacks."""
+def captioned(tmp_path, files, monkeypatch):
+    """Pictures that the index lacks; a dozen that the model draws are enough."""
+    monkeypatch.setattr(calibrate, "OWN_PICTURES", OWN)
     import numpy as np
     from PIL import Image
 
@@ -87,7 +96,7 @@ def captioned(tmp_path, files):
 def test_calibrate_writes_an_index_that_auto_draws_with(run, captioned, tmp_path):
     code, out, err = run(
         "calibrate --model {model} --index {files}/index.safetensors --images {tmp}/captioned "
-        "--out {tmp}/calibrated.safetensors --neighbours 8"
+        "--out {tmp}/calibrated.safetensors --neighbours 8 --known {tmp}/captioned --harm 1"
     )
     assert code == 0, err
     assert "positions: bits per token" in out
@@ -108,24 +117,46 @@ def test_calibrate_writes_an_index_that_auto_draws_with(run, captioned, tmp_path
 
 
 def test_calibrate_tells_what_becomes_of_what_the_model_knows(run, captioned, tmp_path):
-    calibrate = "calibrate --model {model} --index {files}/index.safetensors --neighbours 8 "
-    calibrate += (
-        "--images {tmp}/captioned --known {tmp}/captioned --harm 0.5 --out {tmp}/k.safetensors"
-    )
-    code, out, err = run(calibrate)
+    line = "calibrate --model {model} --index {files}/index.safetensors --neighbours 8 "
+    line += "--images {tmp}/captioned --known {tmp}/captioned --harm 0.5 --out {tmp}/k.safetensors"
+    code, out, err = run(line)
     assert code == 0, err
     assert "what the model knows: " in out
-    code, _, err = run(calibrate.replace("--known {tmp}/captioned", "--known {tmp}/nowhere"))
+    code, _, err = run(line.replace("--known {tmp}/captioned", "--known {tmp}/nowhere"))
     assert code == 2
     assert "nowhere" in err
 
 
+@pytest.mark.parametrize("flags", ["", "--harm 0", "--harm 0.01 --ceiling 0.5 --limit 12"])
+def test_without_known_pictures_the_model_draws_some_and_keeps_them(
+    run, captioned, tmp_path, model, model_file, flags
+):
+    """However loud the index may get, of these no more tokens are spoiled than --harm says."""
+    line = "calibrate --model {model} --dtype fp32 --index {files}/index.safetensors "
+    line += "--neighbours 8 --images {tmp}/captioned --out {tmp}/k.safetensors "
+    code, out, err = run(line + flags)
+    assert (code, err) == (0, "")
+    assert out.splitlines()[0] == f"tiny draws {OWN} pictures by itself; they count as known"
+    assert "what the model knows: " in out
+    index = load_index(tmp_path / "k.safetensors")
+    checkpoint = load_checkpoint(model_file, torch.float32)
+    codebook = model.vq.codebook(torch.device("cpu"))
+    retriever = Retriever(index, model.config.grid, codebook)
+    encoder, options = checkpoint.prompt_encoder, RetrievalOptions(neighbours=8)
+    own = own_pictures(checkpoint.model, encoder, checkpoint.sampling, OWN)
+    known = observe(checkpoint.model, encoder, retriever, own, options)
+    lost = index.calibration.of(known.evidence) * (known.p_model - known.p_retrieval).clip(0)
+    harm = float(flags.split()[1]) if flags else HARM
+    assert lost.mean() <= harm
+    assert index.calibration.floor > 0
+
+
 @pytest.mark.parametrize(("flag", "value"), [("--ceiling", 0), ("--harm", -0.1), ("--harm", 2)])
 def test_calibrate_refuses_shares_out_of_range_before_it_starts(run, flag, value):
-    calibrate = (
+    line = (
         "calibrate --model {tmp}/none --index {tmp}/none --images {tmp} --out {tmp}/o.safetensors"
     )
-    code, _, err = run(f"{calibrate} {flag} {value}")
+    code, _, err = run(f"{line} {flag} {value}")
     assert code == 2
     assert f"{flag} is {float(value)}" in err
 

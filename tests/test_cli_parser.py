@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from arrag_engine.__main__ import interrupt
-from arrag_engine.cli import make_parser
+from arrag_engine.cli import main, make_parser
 from arrag_engine.cli.progress import QUIET, SHARE, SILENCE, Lines, progress_bar
 
 DRAW = "generate --model {model} --prompt red --out {tmp}/a.png"
@@ -234,3 +234,23 @@ def test_where_stderr_is_no_terminal_there_are_lines_and_on_one_a_bar(monkeypatc
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     with progress_bar("x") as bar:
         assert not isinstance(bar, Lines)
+
+
+@pytest.mark.parametrize(
+    ("line", "resumes"),
+    [
+        ("build --images x --out i.safetensors", True),
+        ("train faid --images x --index i --work w --out a.safetensors", True),
+        ("train loss --images x", False),
+        ("generate --prompt x --out a.png", False),
+        ("calibrate --index pocket --images x --out i.safetensors", False),
+    ],
+)
+def test_what_continues_says_so_when_it_is_stopped(monkeypatch, capsys, line, resumes):
+    def stop(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("arrag_engine.cli.check_needs", stop)
+    assert main(line.split()) == 1
+    told = "stopped; the same command continues\n" if resumes else "stopped\n"
+    assert capsys.readouterr().err == told

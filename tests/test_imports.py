@@ -23,7 +23,7 @@ LAYERS = [
     {"decode"},
     {"weights"},
     {"layouts", "prompt", "images"},
-    {"checkpoint"},
+    {"checkpoint", "own_prompts"},
     {"adapter", "recommended"},
     {"session"},
     {"build", "golden", "shipped"},

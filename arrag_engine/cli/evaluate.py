@@ -73,9 +73,14 @@ def add_commands(command: Command) -> None:
         "--known",
         type=Path,
         help="folder of captioned pictures like those that the model draws well alone, which must "
-        "not suffer (default: none)",
+        "not suffer (default: the model draws some)",
     )
-    add("--harm", type=float, default=HARM, help="share of their tokens that may be spoiled")
+    add(
+        "--harm",
+        type=float,
+        default=HARM,
+        help="share of the known pictures' tokens to spoil at most",
+    )
     add("--out", required=True, type=Path, help="index file to write (.safetensors)")
     add(
         "--retrieval-temperature",
@@ -244,11 +249,11 @@ def calibrate(a: argparse.Namespace) -> int:
     model = checkpoint.model
     index = load_index(shipped.resolve(a.index, shipped.INDEXES))
     retriever = Retriever(index, model.config.grid, model.vq.codebook(model.device))
-    seen, known = (
-        _observed(folder, checkpoint, retriever, options, a.limit) if folder else None
-        for folder in (a.images, a.known)
-    )
-    assert seen is not None
+    seen = _observed(a.images, checkpoint, retriever, options, a.limit)
+    if a.known is None:
+        known = _observed_own(checkpoint, retriever, options)
+    else:
+        known = _observed(a.known, checkpoint, retriever, options, a.limit)
     found = fit(seen, options, a.ceiling, known, a.harm)
     save_index(replace(index, calibration=found.calibration), out)
     print(
@@ -256,14 +261,30 @@ def calibrate(a: argparse.Namespace) -> int:
         f"{found.bits_fixed:.3f} with weight {found.best_fixed:.2f} everywhere, "
         f"{found.bits_auto:.3f} with auto, which has a say at {found.heard:.0%} of them"
     )
-    if found.known_auto is not None:
-        print(
-            f"what the model knows: {found.known_model:.3f} without retrieval, "
-            f"{found.known_auto:.3f} with auto, which spoils a share of {found.spoiled:.5f} of its "
-            "tokens"
-        )
+    print(
+        f"what the model knows: {found.known_model:.3f} without retrieval, "
+        f"{found.known_auto:.3f} with auto, which spoils a share of {found.spoiled:.5f} of its "
+        "tokens"
+    )
     print(out)
     return 0
+
+
+def _observed_own(
+    checkpoint: Checkpoint, retriever: Retriever, options: RetrievalOptions
+) -> Observations:
+    """What retrieval finds for pictures that the model draws by itself."""
+    from ..calibrate import OWN_PICTURES, observe, own_pictures
+
+    print(
+        f"{checkpoint.name} draws {OWN_PICTURES} pictures by itself; they count as known",
+        flush=True,
+    )
+    model, encoder = checkpoint.model, checkpoint.prompt_encoder
+    pictures = own_pictures(model, encoder, checkpoint.sampling, OWN_PICTURES)
+    with progress_bar("picture") as bar:
+        bar.total = OWN_PICTURES
+        return observe(model, encoder, retriever, pictures, options, bar.update)
 
 
 def _observed(
