@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from .measures import copied_share
 from .prompts import KINDS, Verdict, judge
 from .scenes import SPLITS, BenchScene
 from .scorer import Scorer
-from .settings import TEACHER_FORCED, USES, Use
+from .settings import ADAPTED, TEACHER_FORCED, USES, Use
 from .tasks import Library, Task, decode_tokens
 
 Progress = Callable[[str], None]
@@ -40,11 +40,18 @@ class Pictures:
     """What a method drew for a kind."""
 
     captions: list[str] = field(default_factory=list)
+    tokens: list[np.ndarray] = field(default_factory=list)
+    """[N]."""
     pixels: list[np.ndarray] = field(default_factory=list)
     """[H, W, 3] uint8."""
     verdicts: list[Verdict] = field(default_factory=list)
     seeds: list[int] = field(default_factory=list)
     copied: list[float] = field(default_factory=list)
+
+    def extend(self, other: Pictures) -> None:
+        """Add another kind's."""
+        for name in (f.name for f in fields(self)):
+            getattr(self, name).extend(getattr(other, name))
 
     def score(self) -> Score:
         seeds = sorted(set(self.seeds))
@@ -83,6 +90,7 @@ class Bench:
             tokens = self.tokens(use, method, task, seeds)
             pixels = decode_tokens(self.checkpoint, tokens)
             drawn.captions += [task.prompt.text] * len(seeds)
+            drawn.tokens += list(tokens)
             drawn.pixels += list(pixels)
             drawn.verdicts += [judge(task.prompt, found) for found in self.scorer.detect(pixels)]
             drawn.seeds += list(seeds)
@@ -113,7 +121,7 @@ class Bench:
             use.sampling,
             seeds,
             retrieval,
-            faid=self.faid if method == "faid" else None,
+            faid=self.faid if method in ADAPTED else None,
             given=task.given,
         )
         return drawing.tokens.flatten(1).numpy()

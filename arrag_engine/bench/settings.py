@@ -8,10 +8,12 @@ from ..index import KeySpec
 from ..settings import RetrievalOptions, Sampling
 from .prompts import CONCEPT, KINDS, STYLE
 
-METHODS = ("plain", "daid", "control", "auto", "faid")
+METHODS = ("plain", "daid", "control", "auto", "faid", "faid+daid")
 """auto: DAiD with the calibrated weight; control: DAiD, the index lacking what is asked for."""
 COMPLETION = "completion"
 """Unseen things whose top rows are given."""
+ADAPTED = ("faid", "faid+daid")
+"""Methods that draw with an adapter."""
 
 
 @dataclass(frozen=True)

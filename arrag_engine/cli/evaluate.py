@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 from .. import shipped
 from ..bench.prompts import KINDS, read_prompts
 from ..bench.scenes import BenchScene, read_scenes
-from ..bench.settings import EVERY_KIND, METHODS
+from ..bench.settings import ADAPTED, EVERY_KIND, METHODS
 from ..errors import InputError
 from ..files import atomic_write
 from ..index import load_index, save_index
@@ -120,11 +120,12 @@ def eval_(a: argparse.Namespace) -> int:
     scenes = _limited(read_scenes(shipped.BENCH), a.limit)
     checkpoint = load_model(a)
     index = load_index(shipped.resolve(a.index, shipped.INDEXES))
-    faid = Faid(load_adapter_flag(checkpoint, a.adapter)) if "faid" in methods else None
+    adapted = any(method in ADAPTED for method in methods)
+    faid = Faid(load_adapter_flag(checkpoint, a.adapter)) if adapted else None
     bench = Bench(checkpoint, Library(checkpoint, index), scorer, faid)
     tokens = scene_tokens(checkpoint, scenes, shipped.BENCH)
     parts = [_ceiling(bench, scenes, tokens)]
-    told = [m for m in methods if m != "faid"]
+    told = [m for m in methods if m not in ADAPTED]
     parts.append(bits_table(bench.likelihoods(tokens, scenes, ["plain", *_without(told, "plain")])))
     drawn = _draw(bench, kinds, methods, prompts, (scenes, tokens), a)
     parts.append(score_table({key: pictures.score() for key, pictures in drawn.items()}))

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ..bench.settings import ADAPTED
 from ..errors import InputError
 
 
@@ -28,7 +29,7 @@ def _uses_adapter(a: argparse.Namespace) -> bool:
 
 
 def _scores_adapter(a: argparse.Namespace) -> bool:
-    return "faid" in a.methods.split(",")
+    return any(method in ADAPTED for method in a.methods.split(","))
 
 
 NEEDS = {

@@ -4,10 +4,16 @@ r"""Which retrieval settings work: one at a time from the best point, and λ × 
     python scripts/pocket/sweep.py draw --index INDEX --kinds concept --out sweep-draw.json
     python scripts/pocket/sweep.py draw --index INDEX --kinds concept --variants "as set" \
         --keys "causal-24 zero place 2" --temperature 0.6 --seeds 2 --first-seed 8 --out one.json
+    python scripts/pocket/sweep.py sampling --kinds "$SIX" --sampling 1.5/0.2,1.5/0.8/0.95 \
+        --limit 8 --seeds 4 --first-seed 8 --out sampling.json
+    python scripts/pocket/sweep.py sampling --kinds concept --sampling 1/0.3 \
+        --retrieval 0.9/0.2/16,1/0.05/16 --seeds 4 --first-seed 8 --out retrieval.json
 
 `bits`: teacher-forced bits per token that shows a thing, on every split of the benchmark's scenes,
 beside the same settings with an index that lacks the things or the style. `draw`: share of right
-pictures for variants of the settings that `eval pocket` uses.
+pictures for variants of the settings that `eval pocket` uses. `sampling`: share of right pictures
+and variety between seeds for each pair of `--sampling` (guidance/temperature/top-p) and
+`--retrieval` (λ/τ/K/duplicates/top-p; none: the model alone), the prompts as a user writes them.
 """
 
 from __future__ import annotations
@@ -26,17 +32,21 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from arrag_engine import shipped
-from arrag_engine.bench.prompts import read_prompts
-from arrag_engine.bench.run import Bench, use_of
+from arrag_engine.adapter import load_adapter
+from arrag_engine.bench.measures import foreground, mean_and_spread, seed_variety
+from arrag_engine.bench.prompts import BenchPrompt, read_prompts
+from arrag_engine.bench.run import Bench, Pictures, use_of
 from arrag_engine.bench.scenes import BenchScene, read_scenes
 from arrag_engine.bench.scorer import load_scorer
 from arrag_engine.bench.settings import COMPLETION, TEACHER_FORCED, Use
-from arrag_engine.bench.tasks import Library, make_tasks, scene_tokens
+from arrag_engine.bench.tasks import Library, Task, make_tasks, scene_tokens
 from arrag_engine.checkpoint import load_checkpoint
 from arrag_engine.daid import RetrievalOptions, proposal_distribution
+from arrag_engine.faid import Faid
 from arrag_engine.index import KeySpec, Neighbors, load_index
 from arrag_engine.likelihood import bits, model_probabilities
 from arrag_engine.ops import pack_linears
+from arrag_engine.sampling import Sampling
 
 WEIGHTS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8)
 TEMPERATURES = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
@@ -217,25 +227,111 @@ def sweep_draw(bench: Bench, scenes: list[BenchScene], args: argparse.Namespace)
             yield {"kind": kind, "label": label, "right": right, "copied": copied}
 
 
+def sampling_of(label: str) -> Sampling:
+    """Guidance, temperature and top-p by name: "1.5/0.8/0.95"; the last may be left out."""
+    cfg, temperature, *top_p = map(float, label.split("/"))
+    return Sampling(cfg, temperature, top_p=top_p[0] if top_p else 1.0)
+
+
+def retrieval_of(label: str) -> RetrievalOptions:
+    """λ, τ, K, duplicates and top-p by name: "1/0.05/16/sum/0.9"; the last two may be left out."""
+    weight, temperature, neighbours, *rest = label.split("/")
+    options = RetrievalOptions(float(weight), float(temperature), int(neighbours))
+    if rest:
+        options = replace(options, duplicates=rest[0], top_p=float(rest[1]) if rest[1:] else 1.0)
+    return options
+
+
+def varieties(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each seed's `seed_variety` [seeds], over all tokens and off the plain background, of tokens
+    [tasks, seeds, N]; means over the tasks."""
+    everywhere = [seed_variety(pictures) for pictures in tokens]
+    off_ground = [seed_variety(pictures, foreground(pictures)) for pictures in tokens]
+    return np.mean(everywhere, axis=0), np.mean(off_ground, axis=0)
+
+
+def scores_of(drawn: Pictures, seeds: int) -> dict[str, float | list[float] | None]:
+    """What `sampling` reports of the pictures of a setting, seed by seed."""
+    score = drawn.score()
+    tokens = np.stack(drawn.tokens)
+    variety, off_ground = varieties(tokens.reshape(-1, seeds, tokens.shape[1]))
+    return {
+        "right": list(score.right),
+        "variety": variety.tolist(),
+        "off ground": off_ground.tolist(),
+        "copied": score.copied,
+    }
+
+
+def sweep_sampling(
+    bench: Bench, prompts: list[BenchPrompt], args: argparse.Namespace
+) -> Iterator[dict]:
+    """A row for each setting and kind, then one for all kinds together."""
+    method = "+".join(["faid"] * bool(bench.faid) + ["daid"] * bool(args.retrieval)) or "plain"
+    seeds = range(args.first_seed, args.first_seed + args.seeds)
+    tasks: dict[str, list[Task]] = {
+        kind: make_tasks(kind, prompts, [], np.zeros((0, 1)), bench.grid[1], args.limit)
+        for kind in args.kinds.split(",")
+    }
+    retrievals = args.retrieval.split(",") if args.retrieval else [None]
+    for label, retrieval in itertools.product(args.sampling.split(","), retrievals):
+        every = Pictures()
+        for kind, these in tasks.items():
+            use = replace(changed(use_of(kind), args), sampling=sampling_of(label), blank=False)
+            if retrieval:
+                use = replace(use, options=retrieval_of(retrieval))
+            drawn = bench.draw(use, method, these, seeds)
+            every.extend(drawn)
+            yield sampling_row(method, label, retrieval, kind, scores_of(drawn, len(seeds)))
+        if len(tasks) > 1:
+            yield sampling_row(method, label, retrieval, "all", scores_of(every, len(seeds)))
+
+
+def sampling_row(
+    method: str, sampling: str, retrieval: str | None, kind: str, scores: dict
+) -> dict:
+    """The row for the JSON file, printed."""
+    right, variety, off_ground = (
+        "{:.3f} ±{:.3f}".format(*mean_and_spread(scores[name]))
+        for name in ("right", "variety", "off ground")
+    )
+    copied = "" if scores["copied"] is None else f"copied {scores['copied']:.2f}"
+    print(
+        f"{method:<9} {sampling:<12} {retrieval or '':<18} {kind:<13} right {right}  "
+        f"variety {variety}  off the background {off_ground}  {copied}",
+        flush=True,
+    )
+    return {"method": method, "sampling": sampling, "retrieval": retrieval, "kind": kind} | scores
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("bits", "draw"))
+    parser.add_argument("what", choices=("bits", "draw", "sampling"))
     parser.add_argument("--model", default="pocket", help="path or shipped name")
     parser.add_argument("--index", default="pocket", help="path or shipped name")
     parser.add_argument("--limit", type=int, help="scenes of a split, or prompts of a kind")
-    parser.add_argument("--kinds", default="concept,completion,style", help="for draw")
+    parser.add_argument("--kinds", default="concept,completion,style", help="for draw and sampling")
     parser.add_argument("--variants", help="labels; for bits, what they begin with")
     parser.add_argument("--keys", help=f"change the others with these keys, such as {BEST!r}")
     parser.add_argument("--temperature", type=float, help="for draw: and with this τ")
-    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--sampling", default="1.5/0.2", help="guidance/temperature/top-p, …")
+    parser.add_argument("--retrieval", help="λ/τ/K/duplicates/top-p, …, for sampling")
+    parser.add_argument("--adapter", help="for sampling: path or shipped name")
+    parser.add_argument("--seeds", type=int, default=1, help="for sampling 2 or more")
     parser.add_argument("--first-seed", type=int, default=0, help="draw others than `eval` does")
     parser.add_argument("--out", type=Path, required=True, help="JSON to write")
     args = parser.parse_args()
+    if args.what == "sampling" and args.seeds < 2:
+        parser.error("variety compares seeds; pass --seeds 2 or more")
     checkpoint = load_checkpoint(shipped.resolve(args.model, shipped.MODELS), torch.float32)
     pack_linears(checkpoint.model)
     index = load_index(shipped.resolve(args.index, shipped.INDEXES))
     scorer = load_scorer(shipped.BENCH / "scorer.safetensors")
-    bench = Bench(checkpoint, Library(checkpoint, index), scorer)
+    faid = None
+    if args.adapter:
+        path = shipped.resolve(args.adapter, shipped.ADAPTERS)
+        faid = Faid(load_adapter(path, checkpoint, torch.float32))
+    bench = Bench(checkpoint, Library(checkpoint, index), scorer, faid)
     scenes = read_scenes(shipped.BENCH)
     if args.what == "bits":
         if args.limit:
@@ -246,6 +342,9 @@ def main() -> None:
             numbers = {split: itertools.count() for split in counts}
             scenes = [s for s in scenes if next(numbers[s.split]) % steps[s.split] == 0]
         rows = sweep_bits(bench, scenes, args)
+    elif args.what == "sampling":
+        prompts = read_prompts(shipped.BENCH / "prompts.jsonl")
+        rows = list(sweep_sampling(bench, prompts, args))
     else:
         rows = list(sweep_draw(bench, scenes, args))
     args.out.write_text(json.dumps(rows, indent=1), encoding="utf-8")

@@ -111,7 +111,9 @@ def test_interrupt_stops_it(faid_body, client):
 def test_a_model_without_blenders_needs_an_adapter(faid_body, client):
     result = client.run(faid_body(adapter=None))
     assert result.ending == "execution_error"
-    assert "pocket has no FAiD blenders; through a Load FAiD Adapter node in front" in result.error
+    assert (
+        "pocket has no FAiD blenders; connect it through a Load FAiD Adapter node" in result.error
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """What the scorer is trained on, and the prompts and truths that the benchmark is made of."""
 
+import argparse
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +11,15 @@ from backgrounds import SIZE
 from captions import KINDS
 from data import Composer, Thing
 from make_bench import draw_prompts, special_prompts, truth_of
-from sweep import KEYS, bit_settings, draw_variants, spec_of
+from sweep import (
+    KEYS,
+    bit_settings,
+    draw_variants,
+    retrieval_of,
+    sampling_of,
+    spec_of,
+    sweep_sampling,
+)
 from train_scorer import (
     IGNORED,
     LABELS,
@@ -23,11 +33,18 @@ from train_scorer import (
     soften,
 )
 
-from arrag_engine.bench.prompts import DIRECTIONS, judge
+from arrag_engine.bench.prompts import DIRECTIONS, BenchPrompt, Wanted, judge
+from arrag_engine.bench.run import Bench
 from arrag_engine.bench.scorer import CELL, Detection, Scorer
 from arrag_engine.bench.settings import CONCEPTS, GENERAL
+from arrag_engine.bench.tasks import Library
+from arrag_engine.checkpoint import load_checkpoint
+from arrag_engine.daid import RetrievalOptions
+from arrag_engine.faid import Faid
 from arrag_engine.index import KeySpec
+from arrag_engine.sampling import Sampling
 from tests.pocket.made import NAMES as MADE
+from tests.tiny import tiny_adapter, tiny_index, write_tiny
 
 
 def perfect(scene):
@@ -171,3 +188,53 @@ def test_sweeps_change_one_thing_at_a_time():
         assert variants["as set"] == use
         values = list(variants.values())
         assert all(values.count(variant) == 1 for variant in values)
+
+
+def test_settings_are_what_their_names_say():
+    assert sampling_of("1.5/0.2") == Sampling(1.5, 0.2)
+    assert sampling_of("2/0.8/0.95") == Sampling(2, 0.8, top_p=0.95)
+    assert retrieval_of("1/0.05/16") == RetrievalOptions(1, 0.05, 16)
+    assert retrieval_of("0.9/0.2/4/sum/0.9") == RetrievalOptions(0.9, 0.2, 4, "sum", 0.9)
+
+
+@pytest.fixture
+def tiny_bench(tmp_path):
+    """A tiny model, an index of pictures of cars under `unseen/`, and a detector."""
+    checkpoint = load_checkpoint(write_tiny(tmp_path / "model.safetensors"), torch.float32)
+    index = tiny_index(checkpoint.model, images=3)
+    sources = [replace(s, name=f"unseen/{s.name}", caption="a car") for s in index.sources]
+    index = replace(index, sources=type(index.sources).from_sources(sources))
+    torch.manual_seed(0)
+    return Bench(checkpoint, Library(checkpoint, index), Scorer(LABELS, 8).eval())
+
+
+def sampled(bench, **flags):
+    told = {"kinds": "concept", "sampling": "1/1", "retrieval": None, "keys": None, "limit": None}
+    told |= {"temperature": None, "seeds": 3, "first_seed": 1} | flags
+    prompts = [
+        BenchPrompt(kind, "a car", (Wanted("car"),)) for kind in ("concept", "single_object")
+    ]
+    return list(sweep_sampling(bench, prompts, argparse.Namespace(**told)))
+
+
+def test_sampling_reports_every_setting_seed_by_seed(tiny_bench):
+    rows = sampled(tiny_bench, sampling="1/1,1/0", kinds="concept,single_object")
+    assert [row["kind"] for row in rows] == ["concept", "single_object", "all"] * 2
+    assert all(len(row["right"]) == len(row["variety"]) == 3 for row in rows)
+    assert min(rows[0]["variety"]) > 0.5
+    assert rows[3]["variety"] == [0, 0, 0]  # temperature 0 is the same picture for every seed
+    for first in (0, 3):
+        one, two, both = (np.array(row["off ground"]) for row in rows[first : first + 3])
+        assert both == pytest.approx((one + two) / 2)
+    assert all(row["method"] == "plain" and row["copied"] is None for row in rows)
+
+
+def test_sampling_draws_with_the_retrieval_and_the_adapter_told(tiny_bench):
+    [near], [far] = (sampled(tiny_bench, retrieval=f"1/{tau}/64") for tau in (0.0001, 1000))
+    assert near["method"] == "daid"
+    assert near["copied"] > far["copied"]
+    adapter = Faid(tiny_adapter(tiny_bench.checkpoint.model))
+    adapted = replace(tiny_bench, faid=adapter)
+    [alone], [both] = (sampled(adapted, retrieval=told) for told in (None, "1/0.0001/64"))
+    assert (alone["method"], both["method"]) == ("faid", "faid+daid")
+    assert both["copied"] > alone["copied"]
