@@ -12,6 +12,10 @@ from scripts.make_twins import CHROMIUM_OPTIONS, api_prompt, find_chromium
 
 CHROMIUM = find_chromium()
 SAVED = "() => app.graph.nodes.find((node) => node.type === 'SaveImage')?.imgs?.[0]?.naturalWidth"
+RENDERED = """() => [...document.querySelectorAll('[data-node-id]')].map((element) => {
+    const { left, top, right, bottom } = element.getBoundingClientRect();
+    return { id: element.dataset.nodeId, left, top, right, bottom };
+})"""
 FROZEN_WORKFLOWS = [
     pytest.param(path.parent.parent.name, path.stem, id=f"{path.parent.parent.name}-{path.stem}")
     for path in sorted(FROZEN.glob("*/api/*.json"))
@@ -86,6 +90,30 @@ def test_a_frozen_workflow_loads_as_it_was(page, release, name):
         assert loaded[node]["class_type"] == body["class_type"]
         kept = {key: loaded[node]["inputs"].get(key) for key in body["inputs"]}
         assert kept == body["inputs"]
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "workflows").glob("*.json")))
+def test_template_opens_without_overlaps_in_nodes_2(page, name):
+    """Boxes as they are rendered: the second renderer scales sizes and positions by itself."""
+    page.evaluate("() => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', true)")
+    workflow = json.loads((ROOT / "workflows" / f"{name}.json").read_text("utf-8"))
+    page.evaluate("(workflow) => app.loadGraphData(workflow)", workflow)
+    count = len(workflow["nodes"])
+    page.wait_for_function(f"() => document.querySelectorAll('[data-node-id]').length === {count}")
+    page.wait_for_timeout(1000)  # boxes grow to their contents
+    boxes = page.evaluate(RENDERED)
+    assert len(boxes) == count
+    pairs = [(a, b) for i, a in enumerate(boxes) for b in boxes[:i]]
+    assert [(a["id"], b["id"]) for a, b in pairs if rendered_overlap(a, b)] == []
+
+
+def rendered_overlap(a, b, slack=1):
+    return (
+        a["left"] < b["right"] - slack
+        and b["left"] < a["right"] - slack
+        and a["top"] < b["bottom"] - slack
+        and b["top"] < a["bottom"] - slack
+    )
 
 
 def overlaps(nodes, title=30):

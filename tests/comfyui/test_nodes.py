@@ -27,6 +27,17 @@ def test_every_node_is_ours_and_explains_itself(object_info):
         assert not silent, f"{name}: inputs without a tooltip: {silent}"
 
 
+def test_labels_fit_into_the_narrow_column_of_nodes_2(client, object_info):
+    """ComfyUI hands the frontend our labels; a longer one is cut off there."""
+    labels = client.get("/api/i18n")["en"]["nodeDefs"]
+    for node, schema in object_info.items():
+        shorter = labels.get(node, {}).get("inputs", {})
+        assert shorter.keys() <= inputs_of(schema).keys()
+        for name in inputs_of(schema):
+            label = shorter.get(name, {}).get("name", name)
+            assert len(label) <= 11, f"{node}: {label} is cut off"
+
+
 def test_pocket_comes_first(object_info):
     for node, field in (("ARRAG_LoadModel", "model"), ("ARRAG_LoadIndex", "index")):
         spec = object_info[node]["input"]["required"][field]
