@@ -170,6 +170,8 @@ def _sampling_note(used: Sampling, advised: Recommended, choice: SamplingChoice 
         for name in ("cfg", "temperature", "top_p")
         if choice is None or getattr(choice, name) is None
     ]
+    if choice is not None and choice.temperature is not None and "top_p" in own:
+        own.remove("top_p")  # see SamplingChoice.over
     values = f"cfg {used.cfg:g}, temperature {used.temperature:g}, top_p {used.top_p:g}"
     if not own:
         return f"Sampling: {values}."

@@ -87,6 +87,8 @@ class SamplingChoice:
             InputError: A value out of range.
         """
         chosen = {name: value for name, value in asdict(self).items() if value is not None}
+        if self.temperature is not None:  # the model's own top-p belongs to its own temperature
+            chosen.setdefault("top_p", 1.0)
         return replace(own, **chosen)
 
 

@@ -134,7 +134,8 @@ def test_a_calibration_survives_a_file_and_only_the_same_keys(calibrated, tmp_pa
     save_index(calibrated, tmp_path / "i.safetensors")
     again = load_index(tmp_path / "i.safetensors")
     assert again.calibration == CALIBRATION
-    assert again.restricted(np.array([0, 2])).calibration == CALIBRATION
+    assert again.restricted(np.arange(5)).calibration == CALIBRATION
+    assert again.restricted(np.array([0, 2])).calibration is None
     other = replace(again.spec, neighborhood="causal-8")
     assert again.rekeyed(other).calibration is None
 

@@ -97,6 +97,12 @@ def test_what_is_chosen_counts(checkpoint, measured, pandas):
     assert "Sampling: cfg 1, temperature 0, top_p 0.8." in planned.notes
 
 
+def test_the_own_top_p_belongs_to_the_own_temperature(checkpoint, measured):
+    assert plan(checkpoint, "a car").sampling.top_p == 0.9
+    assert plan(checkpoint, "a car", SamplingChoice(cfg=1.0)).sampling.top_p == 0.9
+    assert plan(checkpoint, "a car", SamplingChoice(temperature=0.3)).sampling.top_p == 1.0
+
+
 def test_an_adapter_has_a_weight_of_its_own(checkpoint, measured, model, pandas):
     faid = Faid(tiny_adapter(model))
     assert (

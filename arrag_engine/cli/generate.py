@@ -15,6 +15,7 @@ from ..errors import InputError
 from ..files import atomic_write
 from ..index import load_index
 from ..settings import (
+    AS_BUILT,
     DUPLICATES,
     MAX_STRENGTH,
     PROMPT,
@@ -207,11 +208,10 @@ def _layer(a: argparse.Namespace) -> Layer:
     from ..session import KeyChoice, Layer
 
     index = load_index(shipped.resolve(a.index, shipped.INDEXES))
+    # Recommended keys belong to the recommended weight. With a weight, 0.1 used the keys as built.
+    base = RECOMMENDED if a.weight is None else AS_BUILT
     keys = KeyChoice(
-        a.neighborhood or RECOMMENDED,
-        a.borders or RECOMMENDED,
-        a.key_space or RECOMMENDED,
-        a.position_weight,
+        a.neighborhood or base, a.borders or base, a.key_space or base, a.position_weight
     )
     return Layer(index, a.only, keys, **_chosen_options(a))
 

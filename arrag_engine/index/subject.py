@@ -51,7 +51,8 @@ def find_subject(captions: Iterable[str], words: Iterable[str]) -> Subject:
             having.setdefault(word, []).append(count - 1)
     weights = {word: math.log(count / len(images)) for word, images in having.items()}
     heaviest = max(weights.values(), default=0.0)
-    kept = sorted((w for w in weights if weights[w] >= SHARE * heaviest), key=lambda w: -weights[w])
+    kept = [word for word in sorted(weights) if weights[word] >= SHARE * heaviest]
+    kept.sort(key=lambda word: -weights[word])
     sums = np.zeros(count)
     for word in kept:
         sums[having[word]] += weights[word] or 1.0  # 1: every caption has all of the words

@@ -84,6 +84,8 @@ def set_up_with(monkeypatch, comfyui, *arguments):
     (comfyui / "requirements.txt").write_text("torch\nav>=14\n", encoding="utf-8")
     monkeypatch.setattr(run, "make_environment", lambda folder: folder / "bin" / "python")
     monkeypatch.setattr(run, "fetch_comfyui", lambda _python: comfyui)
+    monkeypatch.delenv("COMFYUI_DIR", raising=False)
+    monkeypatch.delenv("ARRAG_TORCH", raising=False)
     monkeypatch.setattr(sys, "argv", ["run.py", *arguments, "--venv", str(comfyui / "venv")])
     options, _ = run.parse_arguments()
     run.set_up(options)

@@ -26,6 +26,7 @@ from tests.tiny import tiny_index, tiny_model
 GROWTH = """
 import sys
 from pathlib import Path
+import torch  # what a program imports while it loads is not the index's
 from arrag_engine.index import load_index, save_index
 
 def anonymous():
