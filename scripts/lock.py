@@ -69,12 +69,13 @@ def write(
 
 def check_wheels(lock: Path) -> None:
     """Find out whether each system and Python version finds a wheel for each of its lines."""
-    for system in SYSTEMS:
-        for python in PYTHONS:
-            command = ["install", "--dry-run", "--quiet", "--no-deps", "--only-binary", ":all:"]
-            command += ["--target", str(lock.with_suffix(".nowhere")), "--python-platform", system]
-            uv(*command, "--python-version", python, "--requirements", str(lock))
-        print(f"{lock.name}: wheels for {system}, Python {', '.join(PYTHONS)}")
+    with tempfile.TemporaryDirectory() as nowhere:
+        for system in SYSTEMS:
+            for python in PYTHONS:
+                command = ["install", "--dry-run", "--quiet", "--no-deps", "--only-binary", ":all:"]
+                command += ["--target", nowhere, "--python-platform", system]
+                uv(*command, "--python-version", python, "--requirements", str(lock))
+            print(f"{lock.name}: wheels for {system}, Python {', '.join(PYTHONS)}")
 
 
 def uv(*arguments: str) -> None:
