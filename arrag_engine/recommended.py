@@ -33,7 +33,7 @@ class Recommended:
 
 POCKET = Recommended(
     "measured with pocket",
-    Sampling(cfg=1.5, temperature=0.8, top_p=0.95),
+    Sampling(cfg=1.5, temperature=0.6, top_p=0.95),
     KeySpec("causal-24", "zero", "encoder", 2.0),
     RetrievalOptions(weight=1.0, temperature=0.1, neighbours=16),
     faid_weight=1.0,

@@ -30,6 +30,9 @@ from .team import Team
 MEASURED = 256
 """Held-out pictures that a measurement looks at, at most."""
 
+KEEPING = 200.0
+"""Weight of the loss of the base's own pictures. What is new costs many bits a token at first and
+would outweigh them in the gradient until most is forgotten; then few pictures win it back."""
 BOUND = 0.05
 """Bits a token that the base's own pictures may cost more than under the base alone."""
 
@@ -197,9 +200,10 @@ class Trainer:
             together = part == s.accumulation - 1 or team.size == 1
             with nullcontext() if together else self.learner.no_sync():  # type: ignore[operator]
                 with self.place.precision():
-                    loss = self.learner(batch).mean() / s.accumulation
-                loss.backward()
-            total += loss.item()
+                    losses = self.learner(batch).mean(dim=1)
+                    weighted = losses * (1 + (KEEPING - 1) * batch.own)
+                (weighted.mean() / s.accumulation).backward()
+            total += losses.mean().item() / s.accumulation
         norm = nn.utils.clip_grad_norm_(self.adapter.parameters(), s.clip)
         if not torch.isfinite(norm):  # the same in all processes
             raise self.not_a_number()

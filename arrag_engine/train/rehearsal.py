@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -19,6 +20,9 @@ from .state import RunFolder
 
 EACH = 4
 """Pictures drawn of one caption, at once."""
+VARIED = {"temperature": 1.0, "top_p": 0.95}
+"""At the low temperature that suits a small model, pictures of one caption are nearly the same, and
+an adapter learns these by heart instead of what the base knows."""
 MEASURED_OWN = 32
 """Further pictures, of other captions, that are only measured."""
 
@@ -32,7 +36,7 @@ def draw_own(
     device: torch.device,
     progress: Progress | None = None,
 ) -> Examples | None:
-    """Pictures that the base draws itself with the settings that suit it, with their captions and
+    """Pictures that the base draws itself with the guidance that suits it, with their captions and
     what is retrieved for them; kept in the run's folder caption by caption, so that drawing goes on
     where it stopped. The first `MEASURED_OWN` are for measuring.
 
@@ -74,9 +78,8 @@ def draw_caption(
     """The pictures of one caption; its number decides the noise."""
     prompt = base.prompt_encoder.encode(caption)
     seeds = np.random.SeedSequence((settings.seed, 4, number)).generate_state(EACH).tolist()
-    drawing = draw_pictures(
-        base.model, prompt.ids, prompt.pad_id, base.sampling, seeds, device=device
-    )
+    sampling = replace(base.sampling, **VARIED)
+    drawing = draw_pictures(base.model, prompt.ids, prompt.pad_id, sampling, seeds, device=device)
     tokens = drawing.tokens.flatten(1).numpy()
     digests = np.stack([np.frombuffer(hashlib.sha256(t).digest(), np.uint8) for t in tokens])
     size, k = base.model.config.grid.size, settings.looked_up

@@ -190,6 +190,19 @@ def test_an_adapter_that_does_not_forget_is_better_then_the_held_out_loss_counts
     assert better({"own_bits": 1.01}, {"own_bits": 1.0}, base_own), "the later of two good ones"
 
 
+def test_the_weight_of_own_pictures_decides_how_little_they_change(base, tmp_path, monkeypatch):
+    """The logged loss is without the weight."""
+    settings = replace(QUICK, steps=20, lr=1e-2, every=20, rehearse=0.5, caption_dropout=0.0)
+    own, found = own_pictures(base), {}
+    for weight in (1.0, 200.0):
+        monkeypatch.setattr(loop_module, "KEEPING", weight)
+        run, _ = trained(base, tmp_path, settings, f"weight {weight}", own=own)
+        found[weight] = lines(run)
+    assert found[200.0][-1]["own_bits"] < found[1.0][-1]["own_bits"]
+    first = [found[weight][1]["bits"] for weight in found]
+    assert first[0] == pytest.approx(first[1], rel=1e-5)
+
+
 MEASURED = {0: (9.0, 1.0), 2: (5.0, 1.0), 4: (4.0, 1.0 + BOUND), 6: (3.0, 1.1 + BOUND)}
 """Step -> held out, own."""
 

@@ -48,7 +48,8 @@ def test_the_base_draws_its_own_pictures_and_looks_patches_up_for_them(base, ind
     assert len(np.unique(own.tokens, axis=0)) > len(own) / 2
     prompt = base.prompt_encoder.encode(own.captions[EACH])
     seeds = np.random.SeedSequence((0, 4, 1)).generate_state(EACH).tolist()
-    wanted = draw_pictures(base.model, prompt.ids, prompt.pad_id, base.sampling, seeds)
+    sampling = replace(base.sampling, temperature=1.0, top_p=0.95)
+    wanted = draw_pictures(base.model, prompt.ids, prompt.pad_id, sampling, seeds)
     assert np.array_equal(own.tokens[EACH : 2 * EACH], wanted.tokens.flatten(1).numpy())
     retriever = Retriever(index, base.model.config.grid, base.model.vq.codebook(CPU))
     wanted = retrieve_codes(retriever, own.tokens, own.digests, 3)
