@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from .captions import everyday_captions
 from .decode import draw_pictures
 from .errors import InputError
 from .index import EVIDENCE, Calibration
 from .janus import JanusPro
 from .likelihood import model_probabilities, retrieve_truth
-from .own_prompts import own_prompts
 from .prompt import PromptEncoder
 from .retriever import Retriever
 from .settings import HARM, RetrievalOptions, Sampling
@@ -79,7 +79,10 @@ def own_pictures(
     Raises:
         InputError: The tokenizer knows no words.
     """
-    for number, text in enumerate(own_prompts(encoder, count, OWN_SEED)):
+    captions = everyday_captions(encoder, count, OWN_SEED)
+    if not captions:
+        raise InputError("the tokenizer knows no words to draw pictures of; pass known pictures")
+    for number, text in enumerate(captions):
         prompt = encoder.encode(text)
         seeds = [OWN_SEED + number]
         drawing = draw_pictures(

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arrag_engine.calibrate import FLOOR, HARM, Observations, fit, observe, own_pictures
+from arrag_engine.captions import everyday_captions
 from arrag_engine.daid import Retrieval, RetrievalOptions, mix
 from arrag_engine.decode import draw_pictures
 from arrag_engine.errors import InputError
@@ -24,7 +25,6 @@ from arrag_engine.index import (
 )
 from arrag_engine.index.calibration import CLOSE, WITNESSES
 from arrag_engine.likelihood import model_probabilities, retrieve_truth
-from arrag_engine.own_prompts import own_prompts
 from arrag_engine.prompt import PromptEncoder
 from arrag_engine.retriever import Retriever
 from arrag_engine.sampling import Sampling, draw, position_noise
@@ -361,7 +361,7 @@ def test_observations_are_those_of_the_pictures(model, index):
 def test_own_pictures_are_what_the_model_draws_alone(model):
     encoder, sampling = PromptEncoder(tiny_tokenizer()), Sampling(2.0, 0.7)
     pictures = list(own_pictures(model, encoder, sampling, 4))
-    assert [text for _, text in pictures] == own_prompts(encoder, 4, 0)
+    assert [text for _, text in pictures] == everyday_captions(encoder, 4, 0)
     for seed, (tokens, text) in enumerate(pictures):
         prompt = encoder.encode(text)
         alone = draw_pictures(model, prompt.ids, prompt.pad_id, sampling, [seed])

@@ -23,7 +23,7 @@ LAYERS = [
     {"decode"},
     {"weights"},
     {"layouts", "prompt", "images"},
-    {"checkpoint", "own_prompts"},
+    {"checkpoint", "captions"},
     {"adapter", "recommended"},
     {"session"},
     {"build", "golden", "shipped"},

@@ -9,11 +9,11 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from ..captions import everyday_captions
 from ..checkpoint import Checkpoint
 from ..decode import draw_pictures
 from ..index import PatchIndex
 from ..retriever import Retriever
-from .captions import everyday_captions
 from .data import Examples, Progress, retrieve_codes
 from .settings import TrainSettings
 from .state import RunFolder

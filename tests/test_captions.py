@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from arrag_engine import shipped
+from arrag_engine.captions import FORMS, THINGS, article, everyday_captions, plural
 from arrag_engine.checkpoint import load_checkpoint
 from arrag_engine.prompt import PromptEncoder
-from arrag_engine.train.captions import FORMS, THINGS, article, everyday_captions, plural
 from tests.tiny import tiny_tokenizer
 
 
@@ -56,7 +56,7 @@ def test_what_is_to_be_learnt_is_not_asked_for(pocket, encoder, caption):
 
 
 def test_a_tokenizer_of_other_words_gives_its_own(encoder, monkeypatch):
-    monkeypatch.setattr("arrag_engine.train.captions.THINGS", ["xylophone"])
+    monkeypatch.setattr("arrag_engine.captions.THINGS", ["xylophone"])
     found = everyday_captions(encoder, 12, 0)
     assert {"two", "apples"} <= {word for caption in found for word in caption.split()}
     assert all(encoder.encode(caption).unknown == [] for caption in found)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from ..prompt import PromptEncoder
+from .prompt import PromptEncoder
 
 
 def words(text: str) -> list[str]:
@@ -54,7 +54,8 @@ def everyday_captions(
 
     A tokenizer of whole words has an unknown one for all others, so its words say what the model
     was taught; one of word pieces knows all, and the list names what any such model was. Where the
-    tokenizer knows none of the listed things, its own words are the captions.
+    tokenizer knows none of the listed things, its own words are the captions; without any, there
+    are none.
 
     Args:
         left_out: Captions of what is to be learnt: nothing that they name is asked for, since what
