@@ -9,13 +9,13 @@ import numpy as np
 import torch
 
 from .captions import everyday_captions
-from .decode import draw_pictures
+from .decode import Recipe, draw_pictures
 from .errors import InputError
 from .index import EVIDENCE, Calibration
 from .janus import JanusPro
 from .likelihood import model_probabilities, retrieve_truth
 from .prompt import PromptEncoder
-from .retriever import Retriever
+from .retrieval import Retriever
 from .settings import HARM, RetrievalOptions, Sampling
 
 STEPS = 200
@@ -85,9 +85,8 @@ def own_pictures(
     for number, text in enumerate(captions):
         prompt = encoder.encode(text)
         seeds = [OWN_SEED + number]
-        drawing = draw_pictures(
-            model, prompt.ids, prompt.pad_id, sampling, seeds, window=OWN_WINDOW
-        )
+        recipe = Recipe(prompt.ids, prompt.pad_id, sampling)
+        drawing = draw_pictures(model, recipe, seeds, window=OWN_WINDOW)
         yield drawing.tokens[0].flatten().numpy(), text
 
 

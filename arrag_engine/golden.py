@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from .checkpoint import open_checkpoint, read_model
-from .daid import Retrieval
-from .decode import draw_pictures
+from .decode import Recipe, draw_pictures
 from .errors import InputError
 from .faid import Faid
 from .grid import Grid
 from .index import KeySpec, PatchIndex, SourceTable, create_index
 from .janus import JanusPro
-from .sampling import Sampling
+from .retrieval import Retriever
+from .settings import Sampling
 from .vq import to_uint8
 from .weights import open_weights, read_json
 
@@ -131,20 +131,13 @@ def greedy_values(
     fixture: Fixture,
     prompt: Tensor,
     sampling: Sampling,
-    retrieval: Retrieval | None = None,
+    retriever: Retriever | None = None,
     faid: Faid | None = None,
 ) -> Values:
-    drawing = draw_pictures(
-        fixture.model,
-        prompt.tolist(),
-        fixture.settings["pad_id"],
-        sampling,
-        [0],
-        retrieval,
-        faid=faid,
-    )
+    recipe = Recipe(prompt.tolist(), fixture.settings["pad_id"], sampling, retriever, faid)
+    drawing = draw_pictures(fixture.model, recipe, [0])
     yield f"{name}.tokens", EXACT, drawing.tokens
-    if retrieval is not None and retrieval.options.weighs:
+    if retriever is not None and retriever.options.weighs:
         yield f"{name}.active", EXACT, drawing.traces[0].weight > 0
     yield f"{name}.image_u8", LEVELS, to_uint8(fixture.decode(drawing.tokens))
 

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .daid import RetrievalOptions, proposal_distribution
 from .index import evidence
 from .janus import JanusPro
-from .retriever import Retriever
-from .sampling import Sampling, guide, model_distribution
+from .retrieval import Retriever, proposal_distribution
+from .sampling import guide, model_distribution
+from .settings import RetrievalOptions, Sampling
 
 
 @torch.inference_mode()
@@ -40,7 +40,7 @@ def model_probabilities(
 
 
 @dataclass(frozen=True)
-class Retrieved:
+class TruthFound:
     """What retrieval makes of one picture, at the positions where it runs."""
 
     positions: np.ndarray
@@ -57,7 +57,7 @@ class Retrieved:
 
 def retrieve_truth(
     retriever: Retriever, tokens: np.ndarray, options: RetrievalOptions, unknown: bool = False
-) -> Retrieved:
+) -> TruthFound:
     """Look up all of a picture's tokens [N] as they stand.
 
     Args:
@@ -65,18 +65,18 @@ def retrieve_truth(
     """
     tokens = tokens.astype(np.int64)
     positions = np.flatnonzero(retriever.active)
-    neighbors = retriever.retrieve(tokens, positions, options.neighbours)
-    proposed = proposal_distribution(neighbors, options, len(retriever.codebook))
-    return Retrieved(
+    hits = retriever.lookup(tokens, positions, options.neighbours)
+    proposed = proposal_distribution(hits, options, len(retriever.query.codebook))
+    return TruthFound(
         positions,
         proposed[np.arange(len(positions)), tokens[positions]].double().numpy(),
-        np.asarray(neighbors.found().any(axis=1)),
-        evidence(neighbors, unknown),
-        neighbors.codes[:, 0],
+        np.asarray(hits.found().any(axis=1)),
+        evidence(hits, unknown),
+        hits.codes[:, 0],
     )
 
 
-def mixed(p_model: np.ndarray, retrieved: Retrieved, weight: np.ndarray | float) -> np.ndarray:
+def mixed(p_model: np.ndarray, retrieved: TruthFound, weight: np.ndarray | float) -> np.ndarray:
     """Probabilities [N] of a picture's own tokens: p_model [N] mixed with weight λ or λ_i [A]."""
     p = p_model.astype(np.float64)
     at = retrieved.positions

@@ -10,9 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from .checkpoint import Checkpoint
-from .daid import RetrievalOptions
 from .index import KeySpec
-from .sampling import Sampling
+from .settings import RetrievalOptions, Sampling
 
 
 @dataclass(frozen=True)

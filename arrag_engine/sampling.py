@@ -1,38 +1,11 @@
-"""From logits to a token: guidance, temperature, top-k, top-p, and noise keyed by position.
-
-Every position of every picture has noise of its own, made from (seed, position) when it is needed.
-So a token depends neither on the batch nor on how many positions are worked out at once.
-"""
+"""From logits to the model's distribution: guidance, temperature, top-k, top-p."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-import numpy as np
 import torch
 from torch import Tensor
 
 from .settings import Sampling
-
-SEEDS = 2**64
-
-
-@dataclass(frozen=True)
-class Noise:
-    """The randomness of one position."""
-
-    uniform: float
-    """Chooses the mixture component."""
-    gumbel: Tensor
-    """[vocab] float32; the argmax of log p + gumbel is an exact draw from p."""
-
-
-def position_noise(seed: int, position: int, vocab: int) -> Noise:
-    """Noise of one position of the picture with this seed, from counter-based Philox bits."""
-    raw = np.random.Philox(key=seed % SEEDS, counter=position << 192).random_raw(vocab + 1)
-    uniform = ((raw >> np.uint64(12)) + 0.5) * 2.0**-52  # exact, so never 0 or 1
-    gumbel = -np.log(-np.log(uniform[1:]))
-    return Noise(float(uniform[0]), torch.from_numpy(gumbel.astype(np.float32)))
 
 
 def guide(logits: Tensor, cfg: float) -> Tensor:
@@ -67,9 +40,3 @@ def model_distribution(logits: Tensor, sampling: Sampling) -> Tensor:
     temperature = sampling.temperature or 1.0
     probs = torch.softmax(logits.float() / temperature, dim=-1)
     return truncate(probs, sampling.top_k, sampling.top_p)
-
-
-def draw(probs: Tensor, noise: Noise | None) -> int:
-    """A token drawn from probs [vocab], or the most probable one when there is no noise."""
-    scores = probs if noise is None else probs.log() + noise.gumbel
-    return int(scores.argmax())

@@ -14,13 +14,12 @@ import numpy as np
 import torch
 
 from .checkpoint import Checkpoint
-from .daid import Retrieval, calibrated_options
-from .decode import Drawing, Progress, draw_pictures
+from .decode import Drawing, Progress, Recipe, draw_pictures
 from .faid import Faid
 from .index import KeySpec, PatchIndex
 from .prompt import Prompt
 from .recommended import Recommended, recommended
-from .retriever import Retriever
+from .retrieval import Retriever, calibrated_options, make_retriever
 from .settings import (
     AS_BUILT,
     PROMPT,
@@ -95,9 +94,7 @@ class Plan:
     """Everything that is known before the first token."""
 
     prompt: Prompt
-    sampling: Sampling
-    retrieval: Retrieval | None
-    faid: Faid | None
+    recipe: Recipe
     notes: tuple[str, ...]
     """Sentences for the person: the values used, the subject, what was skipped and why."""
 
@@ -124,13 +121,14 @@ def plan(
     advised = recommended(checkpoint)
     chosen = (sampling or SamplingChoice()).over(advised.sampling)
     notes = [*_unknown_note(prompt), _sampling_note(chosen, advised, sampling)]
-    retrieval = None
+    retriever = None
     if layer is not None:
         if codebook is None:
             codebook = checkpoint.model.vq.codebook(checkpoint.model.device)
-        retrieval, said = _retrieval(checkpoint, prompt, layer, advised, faid, codebook)
+        retriever, said = _retriever(checkpoint, prompt, layer, advised, faid, codebook)
         notes += said
-    return Plan(prompt, chosen, retrieval, faid, tuple(notes))
+    recipe = Recipe(prompt.ids, prompt.pad_id, chosen, retriever, faid)
+    return Plan(prompt, recipe, tuple(notes))
 
 
 def draw(
@@ -142,20 +140,9 @@ def draw(
     device: torch.device | None = None,
 ) -> Drawing:
     """Draw one picture per seed; see `decode.draw_pictures`."""
-    prompt = planned.prompt
-    with few_threads(checkpoint.model, device or checkpoint.model.device):
-        return draw_pictures(
-            checkpoint.model,
-            prompt.ids,
-            prompt.pad_id,
-            planned.sampling,
-            seeds,
-            planned.retrieval,
-            window,
-            progress,
-            device,
-            planned.faid,
-        )
+    model = checkpoint.model
+    with few_threads(model, device or model.device):
+        return draw_pictures(model, planned.recipe, seeds, window, progress, device)
 
 
 def _unknown_note(prompt: Prompt) -> list[str]:
@@ -178,14 +165,14 @@ def _sampling_note(used: Sampling, advised: Recommended, choice: SamplingChoice 
     return f"Sampling: {values} ({', '.join(own)}: {advised.source})."
 
 
-def _retrieval(
+def _retriever(
     checkpoint: Checkpoint,
     prompt: Prompt,
     layer: Layer,
     advised: Recommended,
     faid: Faid | None,
     codebook: np.ndarray,
-) -> tuple[Retrieval | None, list[str]]:
+) -> tuple[Retriever | None, list[str]]:
     """(how patches are retrieved, what to say of it); None where nothing is to be retrieved."""
     grid = checkpoint.model.config.grid
     layer.index.check_fits(grid, codebook)
@@ -199,10 +186,9 @@ def _retrieval(
     if faid is not None and not auto:
         base = replace(base, weight=advised.faid_weight)
     options = replace(base, **layer.chosen())
-    retriever = Retriever(index, grid, codebook)
     notes += [*said, _retrieval_note(index.spec, options, layer, advised)]
     notes += _weight_hint(layer, prompt, options, advised)
-    return Retrieval(retriever, options, unknown_words=bool(prompt.unknown)), notes
+    return make_retriever(index, grid, codebook, options, bool(prompt.unknown)), notes
 
 
 def select(layer: Layer, prompt: Prompt, has_unknown: bool) -> tuple[PatchIndex | None, list[str]]:

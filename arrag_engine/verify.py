@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .daid import Retrieval, RetrievalOptions, mix, proposal_distribution
 from .errors import InputError
 from .golden import (
     CFG_LOGITS,
@@ -29,10 +28,11 @@ from .golden import (
     padded,
     scatter_rows,
 )
-from .index import Neighbors
+from .index import Hits
 from .janus import JanusPro
-from .retriever import Retriever
-from .sampling import Sampling, guide, model_distribution
+from .retrieval import make_retriever, mix, proposal_distribution
+from .sampling import guide, model_distribution
+from .settings import RetrievalOptions, Sampling
 from .verify_faid import check_faid
 from .vq import to_uint8
 
@@ -134,20 +134,20 @@ def check_daid(fixture: Fixture, golden: Golden) -> Values:
     db, vanilla = fixture.golden("db"), fixture.golden("vanilla")
     k = fixture.settings["daid"]["top_k"]
     index = golden_index(db, "grid", fixture.codebook)
-    retriever = Retriever(index, fixture.grid, fixture.codebook)
+    retriever = make_retriever(index, fixture.grid, fixture.codebook)
     path = vanilla["forced_tokens"].long().numpy()
     active = np.flatnonzero(retriever.active)
-    queries = retriever.queries(path, active)
-    neighbors = index.search(queries, k)
+    queries = retriever.query.queries(path, active)
+    hits = index.lookup(queries, k)
     yield "a.forced.active", EXACT, retriever.active
     yield "a.forced.query", VECTORS, scatter_rows(queries, active, len(path), 0)
     for name, limit, rows in (
-        ("neighbour_ids", EXACT, neighbors.ids),
-        ("distances", PROBS, neighbors.distances),
-        ("codes", EXACT, neighbors.codes),
+        ("neighbour_ids", EXACT, index.numbers(hits)),
+        ("distances", PROBS, hits.distances),
+        ("codes", EXACT, hits.codes),
     ):
         yield f"a.forced.{name}", limit, scatter_rows(padded(rows, k), active, len(path), -1)
-    yield from unique_values(neighbors, active, len(path), k)
+    yield from unique_values(hits, active, len(path), k)
     ids = torch.stack((vanilla["prompt_ids_cond"], vanilla["prompt_ids_uncond"])).long()
     model = fixture.model
     image = model.embed_codes(torch.from_numpy(path)[:-1])
@@ -159,7 +159,7 @@ def check_daid(fixture: Fixture, golden: Golden) -> Values:
         sampling = fixture.sampling(s["temperature"])
         p_model = model_distribution(guided[0], sampling)
         p_retr = torch.zeros_like(p_model)
-        p_retr[active] = proposal_distribution(neighbors, options, p_model.shape[1])
+        p_retr[active] = proposal_distribution(hits, options, p_model.shape[1])
         p_merged = p_model.clone()
         p_merged[active] = mix(p_model[active], p_retr[active], s["retrieval_ratio"])
         yield f"{name}.forced.p_model", PROBS, p_model
@@ -170,16 +170,16 @@ def check_daid(fixture: Fixture, golden: Golden) -> Values:
             fixture,
             vanilla["prompt_ids_cond"],
             sampling,
-            Retrieval(retriever, options),
+            retriever.using(options),
         )
 
 
-def unique_values(neighbors: Neighbors, active: np.ndarray, size: int, k: int) -> Values:
+def unique_values(hits: Hits, active: np.ndarray, size: int, k: int) -> Values:
     """Each row's codes and distances after keeping every code's nearest occurrence only."""
     codes = np.full((size, k), -1)
     distances = np.full((size, k), -1.0)
     counts = np.zeros(size)
-    for position, row_codes, row in zip(active, neighbors.codes, neighbors.distances, strict=True):
+    for position, row_codes, row in zip(active, hits.codes, hits.distances, strict=True):
         first = np.sort(np.unique(row_codes, return_index=True)[1])
         codes[position, : len(first)] = row_codes[first]
         distances[position, : len(first)] = row[first]

@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .blend import BlendPass, Semantics, slot_table
-from .daid import Retrieval, RetrievalOptions
 from .faid import Blending, Faid, FaidAdapter, assemble, forced_states, whole_picture
 from .golden import (
     CFG_LOGITS,
@@ -31,8 +30,9 @@ from .golden import (
 from .janus import JanusPro
 from .layouts import blender_names, official_name, read_blenders
 from .llama import Augmentation
-from .retriever import Retriever
-from .sampling import Sampling, guide, model_distribution
+from .retrieval import make_retriever
+from .sampling import guide, model_distribution
+from .settings import RetrievalOptions, Sampling
 
 LOSSES, GRADIENTS = 1e-5, 1e-3
 CPU = torch.device("cpu")
@@ -173,10 +173,10 @@ def live_values(parts: FaidFixture, golden: Golden, faid: Faid) -> Values:
     """What is looked up along the forced path, and a picture drawn with live retrieval."""
     fixture, size = parts.fixture, len(parts.path)
     index = golden_index(fixture.golden("db"), "grid", fixture.codebook)
-    retriever = Retriever(index, fixture.grid, fixture.codebook)
+    retriever = make_retriever(index, fixture.grid, fixture.codebook, RetrievalOptions(weight=0))
     active = np.flatnonzero(retriever.active)
-    queries = retriever.queries(parts.path.numpy(), active)
-    found = index.search(queries, parts.k)
+    queries = retriever.query.queries(parts.path.numpy(), active)
+    found = index.lookup(queries, parts.k)
     yield "active", EXACT, retriever.active
     yield "query", VECTORS, scatter_rows(queries, active, size, 0)
     for name, limit, rows in (
@@ -189,7 +189,7 @@ def live_values(parts: FaidFixture, golden: Golden, faid: Faid) -> Values:
         fixture,
         parts.prompt,
         fixture.sampling(fixture.settings["faid"]["temperature"]),
-        Retrieval(retriever, RetrievalOptions(weight=0)),
+        retriever,
         faid,
     )
 

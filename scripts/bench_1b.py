@@ -27,13 +27,13 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from arrag_engine.checkpoint import describe_config, load_checkpoint
-from arrag_engine.decode import draw_pictures
+from arrag_engine.decode import Recipe, draw_pictures
 from arrag_engine.grid import Grid
 from arrag_engine.janus import JanusConfig, JanusPro
 from arrag_engine.layouts import official_name
 from arrag_engine.llama import LlamaConfig
 from arrag_engine.ops import pack_linears
-from arrag_engine.sampling import Sampling
+from arrag_engine.settings import Sampling
 from arrag_engine.vq import VQConfig
 from scripts.launch_comfyui import declare_missing_operators
 
@@ -143,7 +143,7 @@ def compare_steps(model: JanusPro, plain: JanusPro, tokens: int, rounds: int) ->
 def our_step_ms(model: JanusPro) -> float:
     """Milliseconds per token of a whole drawing, prompt included, as on the other side."""
     started = time.perf_counter()
-    draw_pictures(model, PROMPT, PAD, Sampling(), [0])
+    draw_pictures(model, Recipe(PROMPT, PAD, Sampling()), [0])
     return (time.perf_counter() - started) * 1000 / model.config.grid.size
 
 

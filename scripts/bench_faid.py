@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,15 +29,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from arrag_engine.blend import FoldedBlender, PatchBlender
 from arrag_engine.checkpoint import load_checkpoint
-from arrag_engine.daid import Retrieval, RetrievalOptions
-from arrag_engine.decode import draw_pictures
+from arrag_engine.decode import Recipe, draw_pictures
 from arrag_engine.faid import AdapterConfig, Faid, FaidAdapter, assemble
 from arrag_engine.grid import Grid
 from arrag_engine.index import SourceTable, create_index
 from arrag_engine.janus import JanusPro
 from arrag_engine.ops import pack_linears
-from arrag_engine.retriever import Retriever
-from arrag_engine.sampling import Sampling
+from arrag_engine.retrieval import Retriever, make_retriever
+from arrag_engine.settings import RetrievalOptions, Sampling
 from scripts.bench_1b import PAD, PROMPT, write_checkpoint
 
 BLENDERS = AdapterConfig(blender_layers=(0, 12), hops=(1, 2))
@@ -59,14 +59,14 @@ def main() -> None:
     model = load_checkpoint(folder, torch.bfloat16).model
     side = round(a.tokens**0.5)
     model.config = replace(model.config, grid=Grid(side, side))
-    retrieval = random_retrieval(model)
+    retriever = random_retriever(model)
     pack_linears(model)
     adapter, weights = random_adapter(model)
     print(f"bf16, {a.threads} threads, {a.rounds} rounds")
     with torch.inference_mode():
         compare_blenders(adapter, weights, a.rounds)
         del weights
-        compare_steps(model, Faid(adapter, candidates=K), retrieval, a.rounds)
+        compare_steps(model, Faid(adapter, candidates=K), retriever, a.rounds)
 
 
 def random_adapter(model: JanusPro) -> tuple[FaidAdapter, PatchBlender]:
@@ -133,12 +133,12 @@ def compare_blenders(adapter: FaidAdapter, whole: PatchBlender, rounds: int) -> 
     )
 
 
-def compare_steps(model: JanusPro, faid: Faid, retrieval: Retrieval, rounds: int) -> None:
-    def drawing(**more: object) -> Callable[[], object]:
-        return lambda: draw_pictures(model, PROMPT, PAD, Sampling(), [0], **more)  # type: ignore[arg-type]
+def compare_steps(model: JanusPro, faid: Faid, retriever: Retriever, rounds: int) -> None:
+    def drawing(*used: Any) -> Callable[[], object]:
+        return lambda: draw_pictures(model, Recipe(PROMPT, PAD, Sampling(), *used), [0])
 
     by_turns(
-        ("FAiD ms", drawing(faid=faid, retrieval=retrieval)),
+        ("FAiD ms", drawing(retriever, faid)),
         ("plain ms", drawing()),
         rounds,
         f"a drawing of {model.config.grid.size} tokens, guidance, batch 1, FAiD / plain",
@@ -167,14 +167,14 @@ def by_turns(
         print(f"  {name:<14} median {statistics.median(values):.3f}  min {low:.3f}  max {high:.3f}")
 
 
-def random_retrieval(model: JanusPro) -> Retrieval:
-    """An index of random pictures, without a weight of its own: only the adapter hears it."""
+def random_retriever(model: JanusPro) -> Retriever:
+    """An index of random pictures with weight 0: only the adapter receives its patches."""
     rng, grid = np.random.default_rng(0), model.config.grid
     codebook = model.vq.codebook(torch.device("cpu"))
     tokens = rng.integers(0, len(codebook), (INDEXED, grid.size)).astype(np.uint16)
     sources = SourceTable.unknown(INDEXED)
     index = create_index(grid, tokens, codebook[tokens], codebook, sources)
-    return Retrieval(Retriever(index, grid, codebook), RetrievalOptions(weight=0))
+    return make_retriever(index, grid, codebook, RetrievalOptions(weight=0))
 
 
 if __name__ == "__main__":

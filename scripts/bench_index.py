@@ -118,7 +118,7 @@ def milliseconds(indexes: list[PatchIndex], queries: np.ndarray) -> list[float]:
         for row, index in zip(turn, indexes, strict=True):
             for i in range(len(queries)):
                 start = time.perf_counter()
-                index.search(queries[i : i + 1], K)
+                index.lookup(queries[i : i + 1], K)
                 row[i] = time.perf_counter() - start
     return (np.median(np.median(taken, axis=0), axis=1) * 1e3).tolist()
 
@@ -134,7 +134,7 @@ def measure(path: Path, queries: np.ndarray) -> dict:
     faiss.omp_set_num_threads(1)
     memory, start = Memory(), time.perf_counter()
     index = load_index(path)
-    index.search(queries[:1], K)
+    index.lookup(queries[:1], K)
     facts = {
         "load_seconds": time.perf_counter() - start,
         "memory": memory.grown() / path.stat().st_size,
@@ -142,7 +142,7 @@ def measure(path: Path, queries: np.ndarray) -> dict:
     views = [index, *(index.restricted(images) for images in subsets(len(index.tokens)))]
     times = milliseconds(views, queries)
     facts |= {"ms": times[0], "restricted": [t / times[0] for t in times[1:]]}
-    facts["ids"] = [view.search(queries, K).ids.tolist() for view in views]
+    facts["ids"] = [view.numbers(view.lookup(queries, K)).tolist() for view in views]
     if index.searcher.kind != "flat":
         nprobe = index.searcher.nprobe  # type: ignore[attr-defined]
         index.searcher.nprobe = min(4 * nprobe, len(index.searcher.centroids))  # type: ignore[attr-defined]

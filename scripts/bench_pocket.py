@@ -20,11 +20,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from arrag_engine import shipped
 from arrag_engine.checkpoint import load_checkpoint
-from arrag_engine.daid import Retrieval, RetrievalOptions
-from arrag_engine.decode import draw_pictures
+from arrag_engine.decode import Recipe, draw_pictures
 from arrag_engine.index import load_index
-from arrag_engine.retriever import Retriever
-from arrag_engine.sampling import Sampling
+from arrag_engine.retrieval import make_retriever
+from arrag_engine.settings import RetrievalOptions, Sampling
 
 WEIGHTS = (None, 0.1, 0.3)
 WINDOWS = (1, 4, 16)
@@ -41,17 +40,16 @@ def main() -> None:
     model = checkpoint.model
     prompt = checkpoint.prompt_encoder.encode(a.prompt)
     index = load_index(shipped.resolve("pocket", shipped.INDEXES))
-    retriever = Retriever(index, model.config.grid, model.vq.codebook(model.device))
+    retriever = make_retriever(index, model.config.grid, model.vq.codebook(model.device))
     settings = [(weight, window) for weight in WEIGHTS for window in WINDOWS]
     times: dict[tuple, list[float]] = {s: [] for s in settings}
     passes: dict[tuple, list[int]] = {s: [] for s in settings}
     for seed in range(-1, a.seeds):  # the first one warms up
         for weight, window in settings:
-            retrieval = None if weight is None else Retrieval(retriever, RetrievalOptions(weight))
+            used = None if weight is None else retriever.using(RetrievalOptions(weight))
+            recipe = Recipe(prompt.ids, prompt.pad_id, Sampling(), used)
             started = time.perf_counter()
-            drawing = draw_pictures(
-                model, prompt.ids, prompt.pad_id, Sampling(), [seed], retrieval, window
-            )
+            drawing = draw_pictures(model, recipe, [seed], window)
             model.vq.decode(drawing.tokens)
             if seed >= 0:
                 times[weight, window].append(time.perf_counter() - started)

@@ -1,6 +1,7 @@
 """Fixtures and options shared by all tests of the engine."""
 
 import math
+import signal
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +17,7 @@ from tests.folders import long
 from tests.tiny import tiny_config, tiny_index, tiny_model, write_adapter, write_tiny
 
 declare_missing_operators()  # transformers imports torchvision
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 
 
 def pytest_addoption(parser):

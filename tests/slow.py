@@ -10,8 +10,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from arrag_engine.decode.noise import position_noise
 from arrag_engine.llama import make_span
-from arrag_engine.sampling import position_noise
 
 
 def truncated(weights: list[int], top_k: int, top_p: Fraction) -> list[Fraction]:

@@ -15,12 +15,11 @@ from arrag_engine.adapter import (
     open_adapter,
 )
 from arrag_engine.checkpoint import load_checkpoint
-from arrag_engine.daid import Retrieval, RetrievalOptions
-from arrag_engine.decode import draw_pictures
+from arrag_engine.decode import Recipe, draw_pictures
 from arrag_engine.errors import InputError
 from arrag_engine.faid import AdapterConfig, Faid, assemble
-from arrag_engine.retriever import Retriever
-from arrag_engine.sampling import Sampling
+from arrag_engine.retrieval import make_retriever
+from arrag_engine.settings import RetrievalOptions, Sampling
 from tests.folders import deepseek_folder, long
 from tests.tiny import (
     PAD_ID,
@@ -52,10 +51,10 @@ def adapter_file(tmp_path_factory, model_file):
 
 
 def drawn(model, faid, index, weight=0.0):
-    retriever = Retriever(index, model.config.grid, model.vq.codebook(torch.device("cpu")))
-    retrieval = Retrieval(retriever, RetrievalOptions(weight=weight))
-    sampling = Sampling(cfg=2)
-    return draw_pictures(model, PROMPT, PAD_ID, sampling, [3], retrieval, 9, faid=faid).tokens
+    codebook, options = model.vq.codebook(torch.device("cpu")), RetrievalOptions(weight=weight)
+    retriever = make_retriever(index, model.config.grid, codebook, options)
+    recipe = Recipe(PROMPT, PAD_ID, Sampling(cfg=2), retriever, faid)
+    return draw_pictures(model, recipe, [3], 9).tokens
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)

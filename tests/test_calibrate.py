@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from arrag_engine.calibrate import FLOOR, HARM, Observations, fit, observe, own_pictures
 from arrag_engine.captions import everyday_captions
-from arrag_engine.daid import Retrieval, RetrievalOptions, mix
-from arrag_engine.decode import draw_pictures
+from arrag_engine.decode import Recipe, draw_pictures
+from arrag_engine.decode.noise import draw, position_noise
 from arrag_engine.errors import InputError
 from arrag_engine.index import (
     EVIDENCE,
     Calibration,
-    Neighbors,
+    Hits,
     evidence,
     load_index,
     merge_indexes,
@@ -26,8 +26,8 @@ from arrag_engine.index import (
 from arrag_engine.index.calibration import CLOSE, WITNESSES
 from arrag_engine.likelihood import model_probabilities, retrieve_truth
 from arrag_engine.prompt import PromptEncoder
-from arrag_engine.retriever import Retriever
-from arrag_engine.sampling import Sampling, draw, position_noise
+from arrag_engine.retrieval import Retriever, make_retriever, mix
+from arrag_engine.settings import RetrievalOptions, Sampling
 from tests.tiny import PAD_ID, PROMPT, tiny_index, tiny_tokenizer
 
 WEIGHTS = (0.8, -0.4, 0.6, 1.5, -0.2, 0.7)
@@ -42,7 +42,7 @@ def calibrated(index):
 
 def retrieval(model, index, options=AUTO):
     codebook = model.vq.codebook(model.device)
-    return Retrieval(Retriever(index, model.config.grid, codebook), options)
+    return make_retriever(index, model.config.grid, codebook, options)
 
 
 def slow_evidence(distances, codes):
@@ -71,9 +71,9 @@ def test_evidence_is_what_it_says(queries, unknown):
     for row, query in enumerate(queries):
         for column, (distance, code) in enumerate(query):
             distances[row, column], codes[row, column], ids[row, column] = distance, code, column
-    neighbors = Neighbors(distances, codes, ids)
-    told = evidence(neighbors, unknown)
-    weights = CALIBRATION.weigh(neighbors, unknown)
+    hits = Hits(distances, codes, ids, ids)
+    told = evidence(hits, unknown)
+    weights = CALIBRATION.weigh(hits, unknown)
     for row, query in enumerate(queries):
         slow = slow_evidence([d for d, _ in query], [c for _, c in query])
         if slow is None:
@@ -95,26 +95,27 @@ def test_drawing_with_auto_equals_drawing_by_hand(model, calibrated, window):
     for i in range(36):
         noise = position_noise(seed, i, 64)
         p = model_probabilities(model, PROMPT, PAD_ID, tokens)[i]
-        if mine.retriever.active[i]:
+        if mine.active[i]:
             [proposal] = mine.propose(tokens, [i])
-            share = CALIBRATION.weigh(proposal.neighbors, False)[0]
+            share = CALIBRATION.weigh(proposal.hits, False)[0]
             if noise.uniform < share:
                 p, taken = mine.distribution(proposal, 64), taken + 1
         tokens[i] = draw(p, noise)
-    drawing = draw_pictures(model, PROMPT, PAD_ID, sampling, [seed], mine, window)
+    drawing = draw_pictures(model, Recipe(PROMPT, PAD_ID, sampling, mine), [seed], window)
     assert np.array_equal(drawing.tokens.flatten().numpy(), tokens)
     [trace] = drawing.traces
-    assert 0 < taken == trace.from_retrieval.sum() < mine.retriever.active.sum()
-    assert len(np.unique(trace.weight[mine.retriever.active])) > 3
-    assert (trace.weight[~mine.retriever.active] == 0).all()
+    assert 0 < taken == trace.from_retrieval.sum() < mine.active.sum()
+    assert len(np.unique(trace.weight[mine.active])) > 3
+    assert (trace.weight[~mine.active] == 0).all()
 
 
 def test_without_noise_the_whole_mixture_counts(model, calibrated):
     mine = retrieval(model, calibrated)
     greedy = Sampling(cfg=1.0, temperature=0)
-    tokens = draw_pictures(model, PROMPT, PAD_ID, greedy, [0], mine).tokens.flatten().numpy()
+    drawing = draw_pictures(model, Recipe(PROMPT, PAD_ID, greedy, mine), [0])
+    tokens = drawing.tokens.flatten().numpy()
     p = model_probabilities(model, PROMPT, PAD_ID, tokens, Sampling(1.0))
-    for i in np.flatnonzero(mine.retriever.active):
+    for i in np.flatnonzero(mine.active):
         [proposal] = mine.propose(tokens, [int(i)])
         whole = mix(p[i], mine.distribution(proposal, 64), mine.weight(proposal))
         assert tokens[i] == whole.argmax()
@@ -177,7 +178,7 @@ def test_a_calibration_of_the_first_kind_hears_everything_and_asks_for_no_words(
 def test_no_weight_is_larger_than_the_largest(weights, query, unknown):
     calibration = replace(CALIBRATION, weights=tuple(weights))
     distances, codes = zip(*sorted(query), strict=True)
-    found = Neighbors(np.float32([distances]), np.array([codes]), np.array([codes]))
+    found = Hits(np.float32([distances]), *[np.array([codes])] * 3)
     assert calibration.weigh(found, unknown)[0] <= calibration.largest(unknown)
 
 
@@ -186,13 +187,12 @@ def test_a_prompt_that_cannot_reach_the_floor_is_drawn_without_retrieval(model, 
     shy = replace(CALIBRATION, weights=(-12.0, -0.4, 0.0, 1.5, -0.2, 14.0), floor=0.02)
     mine = retrieval(model, replace(calibrated, calibration=shy))
     assert shy.largest(False) == 0 < shy.largest(True)
-    plain = draw_pictures(model, PROMPT, PAD_ID, Sampling(1.0), [3, 4])
-    silent = draw_pictures(model, PROMPT, PAD_ID, Sampling(1.0), [3, 4], mine)
+    plain = draw_pictures(model, Recipe(PROMPT, PAD_ID, Sampling(1.0)), [3, 4])
+    silent = draw_pictures(model, Recipe(PROMPT, PAD_ID, Sampling(1.0), mine), [3, 4])
     assert torch.equal(silent.tokens, plain.tokens)
-    assert not any(trace.neighbors.found().any() for trace in silent.traces)
-    told = draw_pictures(
-        model, PROMPT, PAD_ID, Sampling(1.0), [3, 4], replace(mine, unknown_words=True)
-    )
+    assert not any(trace.hits.found().any() for trace in silent.traces)
+    asking = replace(mine, unknown_words=True)
+    told = draw_pictures(model, Recipe(PROMPT, PAD_ID, Sampling(1.0), asking), [3, 4])
     assert not torch.equal(told.tokens, plain.tokens)
     assert told.traces[0].from_retrieval.any()
 
@@ -208,15 +208,15 @@ def test_unknown_words_part_what_the_model_knows_from_what_it_does_not():
 def test_what_lies_above_the_ceiling_is_not_looked_up(model, calibrated, monkeypatch):
     """The picture stays, the searches go: those that the noise forbids cannot matter."""
     asked = []
-    propose = Retrieval.propose
+    propose = Retriever.propose
     monkeypatch.setattr(
-        Retrieval, "propose", lambda self, t, at: asked.extend(at) or propose(self, t, at)
+        Retriever, "propose", lambda self, t, at: asked.extend(at) or propose(self, t, at)
     )
     low = replace(CALIBRATION, ceiling=0.3, floor=0.05)
     mine = retrieval(model, replace(calibrated, calibration=low))
-    drawing = draw_pictures(model, PROMPT, PAD_ID, Sampling(1.0), [11], mine)
+    drawing = draw_pictures(model, Recipe(PROMPT, PAD_ID, Sampling(1.0), mine), [11])
     uniform = np.array([position_noise(11, i, 64).uniform for i in range(36)])
-    wanted = np.flatnonzero(mine.retriever.active & (uniform < 0.3))
+    wanted = np.flatnonzero(mine.active & (uniform < 0.3))
     assert asked == wanted.tolist()
     [trace] = drawing.traces
     assert np.array_equal(trace.from_retrieval, uniform < trace.weight)
@@ -343,7 +343,7 @@ def test_too_few_positions_are_refused():
 
 def test_observations_are_those_of_the_pictures(model, index):
     encoder = PromptEncoder(tiny_tokenizer())
-    retriever = retrieval(model, index, RetrievalOptions()).retriever
+    retriever = retrieval(model, index, RetrievalOptions())
     grids = tiny_index(model, 3, seed=7).tokens
     seen = observe(model, encoder, retriever, zip(grids, ["a car", "", "two"], strict=True), AUTO)
     active = int(retriever.active.sum())
@@ -364,7 +364,7 @@ def test_own_pictures_are_what_the_model_draws_alone(model):
     assert [text for _, text in pictures] == everyday_captions(encoder, 4, 0)
     for seed, (tokens, text) in enumerate(pictures):
         prompt = encoder.encode(text)
-        alone = draw_pictures(model, prompt.ids, prompt.pad_id, sampling, [seed])
+        alone = draw_pictures(model, Recipe(prompt.ids, prompt.pad_id, sampling), [seed])
         assert np.array_equal(tokens, alone.tokens.flatten().numpy())
 
 
@@ -376,12 +376,13 @@ def test_merging_drops_the_calibration(calibrated, model, tmp_path):
 
 
 def test_a_given_beginning_stands(model):
-    whole = draw_pictures(model, PROMPT, PAD_ID, Sampling(2.0), [4])
-    first = whole.tokens.flatten().numpy()
-    again = draw_pictures(model, PROMPT, PAD_ID, Sampling(2.0), [4], given=first[:13])
-    assert np.array_equal(again.tokens.flatten().numpy(), first)
+    def drawn(given=None, window=1):
+        recipe = Recipe(PROMPT, PAD_ID, Sampling(2.0), given=given)
+        return draw_pictures(model, recipe, [4], window).tokens.flatten().numpy()
+
+    first = drawn()
+    assert np.array_equal(drawn(first[:13]), first)
     other = (first[:13] + 1) % 64
-    changed = draw_pictures(model, PROMPT, PAD_ID, Sampling(2.0), [4], given=other).tokens.flatten()
-    assert np.array_equal(changed[:13].numpy(), other)
-    windowed = draw_pictures(model, PROMPT, PAD_ID, Sampling(2.0), [4], window=6, given=other)
-    assert np.array_equal(windowed.tokens.flatten(), changed)
+    changed = drawn(other)
+    assert np.array_equal(changed[:13], other)
+    assert np.array_equal(drawn(other, window=6), changed)

@@ -17,11 +17,11 @@ from arrag_engine.checkpoint import (
     open_checkpoint,
     resolve_dtype,
 )
-from arrag_engine.decode import draw_pictures
+from arrag_engine.decode import Recipe, draw_pictures
 from arrag_engine.errors import InputError
 from arrag_engine.faid import AdapterConfig
 from arrag_engine.layouts import official_name
-from arrag_engine.sampling import Sampling
+from arrag_engine.settings import Sampling
 from tests.folders import (
     BLENDER,
     UNDERSTANDING,
@@ -53,7 +53,7 @@ def assert_same_weights(model, wanted):
 
 
 def drawn(model, seed=3):
-    return draw_pictures(model, PROMPT, PAD_ID, Sampling(cfg=2), [seed], window=9).tokens
+    return draw_pictures(model, Recipe(PROMPT, PAD_ID, Sampling(cfg=2)), [seed], 9).tokens
 
 
 @pytest.mark.parametrize("write", WRITERS)

@@ -14,13 +14,12 @@ from safetensors import safe_open
 from arrag_engine import session
 from arrag_engine.adapter import load_adapter
 from arrag_engine.checkpoint import load_checkpoint
-from arrag_engine.daid import Retrieval, RetrievalOptions
-from arrag_engine.decode import draw_pictures
+from arrag_engine.decode import Recipe, draw_pictures
 from arrag_engine.faid import Faid
 from arrag_engine.grid import Grid
 from arrag_engine.recommended import JANUS_PRO, POCKET
-from arrag_engine.retriever import Retriever
-from arrag_engine.sampling import Sampling
+from arrag_engine.retrieval import make_retriever
+from arrag_engine.settings import RetrievalOptions, Sampling
 from arrag_engine.shipped import INDEXES, MODELS, resolve, shipped_names
 from tests.tiny import write_tiny
 
@@ -46,16 +45,11 @@ def test_the_settings_reach_the_engine(run, tmp_path, model, index):
     line += " --retrieval-temperature 0.7 --neighbours 9 --duplicates sum --retrieval-top-p 0.9"
     assert run(line)[0] == 0
     report = json.loads((tmp_path / "a.json").read_text())
-    retriever = Retriever(index, Grid(6, 6), model.vq.quantize.rows(torch.device("cpu")).numpy())
-    drawing = draw_pictures(
-        model,
-        [1, 3, 11, 7, 5, 11, 4],
-        2,
-        Sampling(2.5, 0.8, 50, 0.95),
-        [11, 12],
-        Retrieval(retriever, RetrievalOptions(0.6, 0.7, 9, "sum", 0.9)),
-        3,
-    )
+    codebook = model.vq.quantize.rows(torch.device("cpu")).numpy()
+    options = RetrievalOptions(0.6, 0.7, 9, "sum", 0.9)
+    retriever = make_retriever(index, Grid(6, 6), codebook, options)
+    prompt, sampling = [1, 3, 11, 7, 5, 11, 4], Sampling(2.5, 0.8, 50, 0.95)
+    drawing = draw_pictures(model, Recipe(prompt, 2, sampling, retriever), [11, 12], 3)
     assert [i["tokens"] for i in report["images"]] == drawing.tokens.flatten(1).tolist()
     assert report["passes"] == drawing.passes
     pixels = np.asarray(Image.open(tmp_path / "a-1.png"))
@@ -83,19 +77,12 @@ def test_the_settings_of_faid_reach_the_engine(run, tmp_path, model_file, index,
     assert run(line + " --semantics stepzero" + more)[0] == 0
     base = load_checkpoint(model_file, torch.float32)
     adapter = load_adapter(files / "adapter.safetensors", base, torch.float32)
-    retriever = Retriever(index, Grid(6, 6), base.model.vq.codebook(torch.device("cpu")))
     advised = replace(JANUS_PRO.retrieval, weight=0.0)
     options = replace(advised, weight=0.4, neighbours=9) if more else advised
-    drawing = draw_pictures(
-        base.model,
-        base.prompt_encoder.encode("red").ids,
-        2,
-        Sampling(),
-        [11],
-        Retrieval(retriever, options),
-        4,
-        faid=Faid(adapter, 0.8, 3, "stepzero"),
-    )
+    codebook = base.model.vq.codebook(torch.device("cpu"))
+    retriever = make_retriever(index, Grid(6, 6), codebook, options)
+    prompt, faid = base.prompt_encoder.encode("red").ids, Faid(adapter, 0.8, 3, "stepzero")
+    drawing = draw_pictures(base.model, Recipe(prompt, 2, Sampling(), retriever, faid), [11], 4)
     report = json.loads((tmp_path / "a.json").read_text())
     assert report["images"][0]["tokens"] == drawing.tokens.flatten().tolist()
     told = {"adapter", "strength", "candidates", "semantics", "retrieval_weight"}

@@ -10,7 +10,7 @@ from arrag_engine.bench.settings import EVERY_KIND
 from arrag_engine.calibrate import observe, own_pictures
 from arrag_engine.checkpoint import load_checkpoint
 from arrag_engine.index import load_index
-from arrag_engine.retriever import Retriever
+from arrag_engine.retrieval import make_retriever
 from arrag_engine.settings import HARM, RetrievalOptions
 
 SHIPPED = pytest.mark.skipif(
@@ -141,7 +141,7 @@ def test_without_known_pictures_the_model_draws_some_and_keeps_them(
     index = load_index(tmp_path / "k.safetensors")
     checkpoint = load_checkpoint(model_file, torch.float32)
     codebook = model.vq.codebook(torch.device("cpu"))
-    retriever = Retriever(index, model.config.grid, codebook)
+    retriever = make_retriever(index, model.config.grid, codebook)
     encoder, options = checkpoint.prompt_encoder, RetrievalOptions(neighbours=8)
     own = own_pictures(checkpoint.model, encoder, checkpoint.sampling, OWN)
     known = observe(checkpoint.model, encoder, retriever, own, options)

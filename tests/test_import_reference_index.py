@@ -45,14 +45,14 @@ def test_the_index_finds_what_the_database_holds(database, tmp_path, capsys):
     keys = native.reconstruct_n(0, native.ntotal)
     assert np.abs(index.searcher.reconstruct(np.arange(1200)) - keys).mean() < 0.01
     queries = exact.codebook[np.random.default_rng(0).integers(0, 64, (40, 4))].reshape(40, 32)
-    found = index.search(queries, 20)
+    found = index.lookup(queries, 20)
+    numbers = index.numbers(found)
     distances, ids = faiss.knn(queries, keys, 20)
-    shared = [len(set(a) & set(b)) for a, b in zip(found.ids, ids, strict=True)]
+    shared = [len(set(a) & set(b)) for a, b in zip(numbers, ids, strict=True)]
     assert np.mean(shared) > 0.9 * 20
-    assert np.array_equal(found.codes, values[found.ids])
+    assert np.array_equal(found.codes, values[numbers])
     assert np.median(np.abs(found.distances - distances)) < 0.02
-    pictures, places = index.locate(found.ids)
-    assert np.array_equal(exact.tokens[pictures, places], found.codes)
+    assert np.array_equal(exact.tokens[found.sources, found.positions], found.codes)
 
 
 def test_the_result_is_a_sound_index_of_unknown_pictures(database, tmp_path):

@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from arrag_engine.daid import Retrieval, RetrievalOptions, mix
-from arrag_engine.decode import draw_pictures
+from arrag_engine.decode import Recipe, draw_pictures
 from arrag_engine.likelihood import bits, mixed, model_probabilities, retrieve_truth
-from arrag_engine.retriever import Retriever
-from arrag_engine.sampling import Sampling
+from arrag_engine.retrieval import make_retriever, mix
+from arrag_engine.settings import RetrievalOptions, Sampling
 from tests.tiny import PAD_ID, PROMPT
 
 
@@ -16,30 +15,29 @@ from tests.tiny import PAD_ID, PROMPT
 def test_a_drawn_picture_is_as_probable_as_when_it_was_drawn(model, index, sampling):
     """The trace keeps what the model gave each token while it drew."""
     codebook = model.vq.codebook(model.device)
-    retrieval = Retrieval(Retriever(index, model.config.grid, codebook), RetrievalOptions(0.3))
-    drawing = draw_pictures(model, PROMPT, PAD_ID, sampling, [3], retrieval)
+    retriever = make_retriever(index, model.config.grid, codebook, RetrievalOptions(0.3))
+    drawing = draw_pictures(model, Recipe(PROMPT, PAD_ID, sampling, retriever), [3])
     tokens = drawing.tokens.flatten().numpy()
     p = model_probabilities(model, PROMPT, PAD_ID, tokens, sampling)
     assert p.shape == (36, model.config.vq.codebook_size)
     assert torch.allclose(p.sum(dim=1), torch.ones(36), atol=1e-5)
     [trace] = drawing.traces
     assert np.allclose(p[np.arange(36), tokens].numpy(), trace.p_model, atol=1e-5)
-    found = retrieve_truth(retrieval.retriever, tokens, retrieval.options)
+    found = retrieve_truth(retriever, tokens, retriever.options)
     assert np.allclose(found.p_true, trace.p_retrieval[found.positions], atol=1e-6)
-    assert np.array_equal(found.nearest, trace.neighbors.codes[found.positions, 0])
+    assert np.array_equal(found.nearest, trace.hits.codes[found.positions, 0])
 
 
 def test_mixtures_are_those_of_drawing(model, index):
     codebook = model.vq.codebook(model.device)
-    retriever = Retriever(index, model.config.grid, codebook)
-    tokens = np.random.default_rng(0).integers(0, 64, 36)
     options = RetrievalOptions(0.4, 0.2, 8)
-    retrieval = Retrieval(retriever, options)
+    retriever = make_retriever(index, model.config.grid, codebook, options)
+    tokens = np.random.default_rng(0).integers(0, 64, 36)
     p = model_probabilities(model, PROMPT, PAD_ID, tokens)
     expected = p[np.arange(36), tokens].double().numpy()
     for i in np.flatnonzero(retriever.active):
-        [proposal] = retrieval.propose(tokens, [int(i)])
-        whole = mix(p[i], retrieval.distribution(proposal, 64), 0.4)
+        [proposal] = retriever.propose(tokens, [int(i)])
+        whole = mix(p[i], retriever.distribution(proposal, 64), 0.4)
         expected[i] = whole[tokens[i]]
     true = p[np.arange(36), tokens].numpy()
     retrieved = retrieve_truth(retriever, tokens, options)

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 import run
 from arrag_engine import ops
-from arrag_engine.decode import draw_pictures
+from arrag_engine.decode import Recipe, draw_pictures
 from arrag_engine.ops import Linear, onednn_takes, pack_linears, rowwise
-from arrag_engine.sampling import Sampling
+from arrag_engine.settings import Sampling
 from tests.tiny import PAD_ID, PROMPT, tiny_model
 
 needs_onednn = pytest.mark.skipif(
@@ -86,7 +86,7 @@ def test_pictures_are_the_same_in_windows_and_batches(with_onednn):
     pack_linears(model)
 
     def drawn(seeds, window):
-        return draw_pictures(model, PROMPT, PAD_ID, Sampling(cfg=2), seeds, window=window).tokens
+        return draw_pictures(model, Recipe(PROMPT, PAD_ID, Sampling(cfg=2)), seeds, window).tokens
 
     alone = drawn([4], 1)
     assert len(alone.unique()) > 3

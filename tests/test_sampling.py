@@ -1,4 +1,4 @@
-"""Guidance, shaping, noise, and drawing."""
+"""Guidance and shaping."""
 
 from fractions import Fraction
 
@@ -7,23 +7,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
 
 from arrag_engine.errors import InputError
-from arrag_engine.sampling import (
-    Noise,
-    Sampling,
-    draw,
-    guide,
-    model_distribution,
-    position_noise,
-    truncate,
-)
+from arrag_engine.sampling import guide, model_distribution, truncate
+from arrag_engine.settings import Sampling
 from tests import slow
-
-
-def noise_with(gumbel):
-    return Noise(0.5, torch.tensor(gumbel, dtype=torch.float32))
 
 
 @pytest.mark.parametrize(
@@ -142,92 +130,3 @@ def test_logits_of_low_precision_are_shaped_in_float32():
 def test_a_tiny_temperature_approaches_the_most_probable_token(temperature):
     found = model_distribution(torch.tensor([3.0, 9.0, -4.0]), Sampling(temperature=temperature))
     assert found.tolist() == [0, 1, 0]
-
-
-def test_greedy_takes_the_most_probable_and_the_lower_id_on_a_tie():
-    assert draw(torch.tensor([0.1, 0.4, 0.4, 0.1]), None) == 1
-
-
-def test_a_token_of_probability_zero_is_never_drawn():
-    probs = torch.tensor([0.0, 1.0, 0.0])
-    assert draw(probs, noise_with([50.0, -50.0, 50.0])) == 1
-
-
-def test_the_golden_noise_of_a_few_positions():
-    """Written down once: a picture must look the same after every update."""
-    wanted = {
-        (0, 0): (0.0115467543, [-0.351137, -0.785907, 0.558675]),
-        (0, 1): (0.3421827847, [0.596465, -0.894395, 0.791216]),
-        (12345, 575): (0.1384403425, [1.493495, 1.357055, 0.338569]),
-        (2**64 - 1, 3): (0.1168144515, [0.182934, 0.545355, -0.826251]),
-    }
-    for (seed, position), (uniform, gumbel) in wanted.items():
-        noise = position_noise(seed, position, 1000)
-        assert noise.uniform == pytest.approx(uniform, abs=1e-9)
-        np.testing.assert_allclose(noise.gumbel[:3].numpy(), gumbel, rtol=1e-5)
-
-
-@pytest.mark.parametrize(("seed", "position"), [(0, 0), (99, 575), (2**64 - 1, 1)])
-def test_noise_comes_from_the_published_philox_generator(seed, position):
-    bits = slow.philox(seed, position, 9)
-    uniform = [(b + 0.5) / 2**64 for b in bits]
-    noise = position_noise(seed, position, 8)
-    assert noise.uniform == pytest.approx(uniform[0], abs=1e-12)
-    np.testing.assert_allclose(noise.gumbel, -np.log(-np.log(uniform[1:])), rtol=1e-5)
-
-
-def test_noise_does_not_depend_on_the_size_of_the_vocabulary():
-    small, large = position_noise(7, 5, 10), position_noise(7, 5, 1000)
-    assert small.uniform == large.uniform
-    assert torch.equal(small.gumbel, large.gumbel[:10])
-
-
-def test_seeds_wrap_at_two_to_the_64():
-    assert torch.equal(position_noise(2**64 + 9, 2, 50).gumbel, position_noise(9, 2, 50).gumbel)
-    assert torch.equal(position_noise(-1, 2, 50).gumbel, position_noise(2**64 - 1, 2, 50).gumbel)
-
-
-def test_noise_of_positions_and_seeds_is_unrelated():
-    rows = [
-        position_noise(seed, position, 4096).gumbel.numpy()
-        for seed in range(4)
-        for position in range(6)
-    ]
-    related = np.abs(np.corrcoef(rows) - np.eye(24))
-    assert related.max() < 0.08  # 5 standard deviations of 1 / sqrt(4096)
-    flat = np.concatenate(rows)
-    assert len(np.unique(flat)) > 0.95 * len(flat)
-
-
-def test_noise_is_gumbel_and_the_choice_of_component_uniform():
-    noises = [position_noise(3, position, 200) for position in range(400)]
-    gumbel = torch.cat([n.gumbel for n in noises]).numpy()
-    assert stats.kstest(gumbel, "gumbel_r").pvalue > 1e-3
-    assert stats.kstest([n.uniform for n in noises], "uniform").pvalue > 1e-3
-
-
-@pytest.mark.parametrize("bits", [0, 2**64 - 1])
-def test_noise_is_finite_for_every_random_number(monkeypatch, bits):
-    class Constant:
-        def __init__(self, **_):
-            pass
-
-        def random_raw(self, count):
-            return np.full(count, bits, dtype=np.uint64)
-
-    monkeypatch.setattr(np.random, "Philox", Constant)
-    noise = position_noise(0, 0, 4)
-    assert 0 < noise.uniform < 1
-    assert torch.isfinite(noise.gumbel).all()
-
-
-def test_draws_have_the_distribution_they_are_drawn_from():
-    probs = truncate(
-        torch.softmax(torch.randn(24, generator=torch.Generator().manual_seed(1)), -1), 12, 1.0
-    )
-    drawn = [draw(probs, position_noise(seed, 17, 24)) for seed in range(4000)]
-    counts = np.bincount(drawn, minlength=24)
-    kept = probs.numpy() > 0
-    assert counts[~kept].sum() == 0
-    wanted = probs.double().numpy()[kept]
-    assert stats.chisquare(counts[kept], wanted / wanted.sum() * 4000).pvalue > 1e-3

@@ -9,7 +9,6 @@ import torch
 from arrag_engine import recommended as table
 from arrag_engine import threads
 from arrag_engine.checkpoint import load_checkpoint
-from arrag_engine.daid import RetrievalOptions
 from arrag_engine.errors import InputError
 from arrag_engine.faid import Faid
 from arrag_engine.index import Calibration, KeySpec, SourceTable
@@ -24,7 +23,7 @@ from arrag_engine.session import (
     plan,
     select,
 )
-from arrag_engine.settings import Sampling
+from arrag_engine.settings import RetrievalOptions, Sampling
 from arrag_engine.shipped import MODELS
 from tests.tiny import tiny_adapter, tiny_index, tiny_source
 
@@ -56,7 +55,7 @@ def pandas(index):
 
 
 def images_of(planned):
-    return planned.retrieval.retriever.index.images.tolist()
+    return planned.recipe.retriever.source.images.tolist()
 
 
 def test_the_shipped_model_has_measured_values():
@@ -74,9 +73,9 @@ def test_other_models_have_their_own_sampling_and_the_papers_retrieval(checkpoin
 
 def test_untouched_means_recommended(checkpoint, measured, pandas):
     planned = plan(checkpoint, "a panda", layer=Layer(pandas))
-    assert planned.sampling == measured.sampling
-    assert planned.retrieval.options == measured.retrieval
-    assert planned.retrieval.retriever.index.spec == measured.keys
+    assert planned.recipe.sampling == measured.sampling
+    assert planned.recipe.retriever.options == measured.retrieval
+    assert planned.recipe.retriever.source.spec == measured.keys
     assert images_of(planned) == [1, 2]
     text = "\n".join(planned.notes)
     assert "does not know: panda" in text
@@ -90,26 +89,27 @@ def test_what_is_chosen_counts(checkpoint, measured, pandas):
         pandas, "a*", KeyChoice("causal-8", "zero", AS_BUILT, 0.5), 0.3, 0.7, 5, "sum", 0.9
     )
     planned = plan(checkpoint, "a panda", SamplingChoice(1.0, 0.0, 4, 0.8), layer)
-    assert planned.sampling == Sampling(1.0, 0.0, 4, 0.8)
-    assert planned.retrieval.options == RetrievalOptions(0.3, 0.7, 5, "sum", 0.9)
-    assert planned.retrieval.retriever.index.spec == KeySpec("causal-8", "zero", "encoder", 0.5)
+    assert planned.recipe.sampling == Sampling(1.0, 0.0, 4, 0.8)
+    assert planned.recipe.retriever.options == RetrievalOptions(0.3, 0.7, 5, "sum", 0.9)
+    assert planned.recipe.retriever.source.spec == KeySpec("causal-8", "zero", "encoder", 0.5)
     assert images_of(planned) == [0, 1, 3, 4]
     assert "Sampling: cfg 1, temperature 0, top_p 0.8." in planned.notes
 
 
 def test_the_own_top_p_belongs_to_the_own_temperature(checkpoint, measured):
-    assert plan(checkpoint, "a car").sampling.top_p == 0.9
-    assert plan(checkpoint, "a car", SamplingChoice(cfg=1.0)).sampling.top_p == 0.9
-    assert plan(checkpoint, "a car", SamplingChoice(temperature=0.3)).sampling.top_p == 1.0
+    assert plan(checkpoint, "a car").recipe.sampling.top_p == 0.9
+    assert plan(checkpoint, "a car", SamplingChoice(cfg=1.0)).recipe.sampling.top_p == 0.9
+    assert plan(checkpoint, "a car", SamplingChoice(temperature=0.3)).recipe.sampling.top_p == 1.0
 
 
 def test_an_adapter_has_a_weight_of_its_own(checkpoint, measured, model, pandas):
     faid = Faid(tiny_adapter(model))
     assert (
-        plan(checkpoint, "panda", layer=Layer(pandas), faid=faid).retrieval.options.weight == 0.25
+        plan(checkpoint, "panda", layer=Layer(pandas), faid=faid).recipe.retriever.options.weight
+        == 0.25
     )
     layer = Layer(pandas, weight=0.5)
-    assert plan(checkpoint, "panda", layer=layer, faid=faid).retrieval.options.weight == 0.5
+    assert plan(checkpoint, "panda", layer=layer, faid=faid).recipe.retriever.options.weight == 0.5
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_a_model_that_knows_every_word_is_asked_with_all_words(checkpoint, panda
 def test_an_index_without_captions_is_used_as_a_whole(checkpoint, index):
     bare = captioned(index, [""] * 5)
     planned = plan(checkpoint, "a panda", layer=Layer(bare))
-    assert planned.retrieval.retriever.index.images is None
+    assert planned.recipe.retriever.source.images is None
     assert any("no captions" in note for note in planned.notes)
 
 
@@ -162,7 +162,7 @@ def test_recommended_keys_stay_as_built_where_they_are_fixed(model, checkpoint, 
     spec = KeySpec(space="codebook" if structure == "compact" else "encoder")
     fixed = tiny_index(model, 30, spec=spec, structure=structure)
     planned = plan(checkpoint, "car", layer=Layer(fixed, only=""))
-    assert planned.retrieval.retriever.index.spec == spec
+    assert planned.recipe.retriever.source.spec == spec
     assert any("as built" in note for note in planned.notes)
     with pytest.raises(InputError, match="are fixed"):
         plan(checkpoint, "car", layer=Layer(fixed, "", KeyChoice("causal-8")))
@@ -171,15 +171,15 @@ def test_recommended_keys_stay_as_built_where_they_are_fixed(model, checkpoint, 
 def test_an_index_of_codes_has_the_recommended_keys_of_codes(model, checkpoint, measured):
     codes = tiny_index(model, spec=KeySpec(space="codebook"))
     planned = plan(checkpoint, "car", layer=Layer(codes, only=""))
-    assert planned.retrieval.retriever.index.spec == replace(measured.keys, space="codebook")
+    assert planned.recipe.retriever.source.spec == replace(measured.keys, space="codebook")
 
 
 def test_auto_takes_the_index_as_it_was_calibrated(checkpoint, measured, pandas):
     calibrated = replace(pandas, calibration=CALIBRATION)
     planned = plan(checkpoint, "a panda", layer=Layer(calibrated, weight="auto"))
-    used = planned.retrieval.retriever.index
+    used = planned.recipe.retriever.source
     assert (used.spec, used.images) == (pandas.spec, None)
-    assert planned.retrieval.options == RetrievalOptions("auto", 0.2, 8)
+    assert planned.recipe.retriever.options == RetrievalOptions("auto", 0.2, 8)
 
 
 @pytest.mark.parametrize(
@@ -221,7 +221,7 @@ def test_values_out_of_range_are_refused_at_once(index, wrong):
 def test_nothing_to_retrieve_draws_what_the_model_draws(checkpoint, pandas):
     alone = plan(checkpoint, "a red car")
     nothing = plan(checkpoint, "a red car", layer=Layer(pandas))
-    assert nothing.retrieval is None
+    assert nothing.recipe.retriever is None
     pictures = [draw(checkpoint, planned, [3]).tokens for planned in (alone, nothing)]
     assert torch.equal(*pictures)
 

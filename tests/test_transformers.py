@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from arrag_engine.checkpoint import load_checkpoint
-from arrag_engine.decode import draw_pictures
+from arrag_engine.decode import Recipe, draw_pictures
 from arrag_engine.janus import JanusConfig
-from arrag_engine.sampling import Sampling
+from arrag_engine.settings import Sampling
 from arrag_engine.shipped import MODELS
 from arrag_engine.vq import VQConfig
 from tests.tiny import PAD_ID, PROMPT, official_tensors, tiny_config, tiny_model, transformers_name
@@ -84,9 +84,8 @@ def their_tokens(theirs, prompt, pad_id, cfg):
 
 def our_tokens(model, prompt, pad_id, cfg, window=1):
     sampling = Sampling(cfg=cfg, temperature=0)
-    return (
-        draw_pictures(model, prompt, pad_id, sampling, [0], window=window).tokens.flatten().tolist()
-    )
+    drawing = draw_pictures(model, Recipe(prompt, pad_id, sampling), [0], window)
+    return drawing.tokens.flatten().tolist()
 
 
 CONFIGS = {

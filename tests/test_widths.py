@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from arrag_engine.adapter import merge_adapter
 from arrag_engine.checkpoint import convert_checkpoint, describe_config, load_checkpoint
 from arrag_engine.cli import main
-from arrag_engine.decode import draw_pictures
+from arrag_engine.decode import Recipe, draw_pictures
 from arrag_engine.errors import InputError
 from arrag_engine.faid import AdapterConfig
-from arrag_engine.sampling import Sampling
+from arrag_engine.settings import Sampling
 from tests.folders import UNDERSTANDING, VISION, as_safetensors, deepseek_folder
 from tests.tiny import (
     PAD_ID,
@@ -93,7 +93,7 @@ def test_it_converts_and_draws_the_same(tmp_path, small):
     convert_checkpoint(source, tmp_path / "again.safetensors")
     again = load_checkpoint(tmp_path / "again.safetensors", torch.float32).model
     pictures = [
-        draw_pictures(m, PROMPT, PAD_ID, Sampling(cfg=2), [5], window=w).tokens
+        draw_pictures(m, Recipe(PROMPT, PAD_ID, Sampling(cfg=2)), [5], w).tokens
         for m in (small, again)
         for w in (1, 4)
     ]

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ..checkpoint import Checkpoint
-from ..decode import draw_pictures
+from ..decode import Recipe, draw_pictures
 from ..faid import Faid
 from ..likelihood import bits, mixed, model_probabilities, retrieve_truth
 from ..prompt import Prompt
@@ -95,9 +95,7 @@ class Bench:
             drawn.verdicts += [judge(task.prompt, found) for found in self.scorer.detect(pixels)]
             drawn.seeds += list(seeds)
             if method != "plain":
-                retrieval = self.library.retrieval(use, method, _word(task))
-                assert retrieval is not None
-                index = retrieval.retriever.index
+                index = self.library.view_of(use, method, _word(task))
                 drawn.copied += [copied_share(t, index) for t in tokens]
             progress(f"{task.prompt.kind} {method}")
         return drawn
@@ -111,19 +109,10 @@ class Bench:
         """Tokens [seeds, N] of a task drawn once for each seed."""
         # The calibrated weight asks whether the model knows the words, so it is told them.
         prompt = self._prompt(replace(use, blank=False) if method == "auto" else use, task)
-        retrieval = self.library.retrieval(use, method, _word(task))
-        if retrieval is not None:
-            retrieval = replace(retrieval, unknown_words=bool(prompt.unknown))
-        drawing = draw_pictures(
-            self.checkpoint.model,
-            prompt.ids,
-            prompt.pad_id,
-            use.sampling,
-            seeds,
-            retrieval,
-            faid=self.faid if method in ADAPTED else None,
-            given=task.given,
-        )
+        retriever = self.library.retriever(use, method, _word(task), bool(prompt.unknown))
+        faid = self.faid if method in ADAPTED else None
+        recipe = Recipe(prompt.ids, prompt.pad_id, use.sampling, retriever, faid, task.given)
+        drawing = draw_pictures(self.checkpoint.model, recipe, seeds)
         return drawing.tokens.flatten(1).numpy()
 
     def _prompt(self, use: Use, task: Task) -> Prompt:
@@ -156,15 +145,15 @@ class Bench:
         self, method: str, split: str, grid: np.ndarray, true: np.ndarray, unknown: bool
     ) -> np.ndarray:
         use = TEACHER_FORCED[split]
-        retrieval = self.library.retrieval(use, method, "")
-        if retrieval is None:
+        retriever = self.library.retriever(use, method, "", unknown)
+        if retriever is None:
             return true
-        retrieved = retrieve_truth(retrieval.retriever, grid, retrieval.options, unknown)
-        if retrieval.options.weight != "auto":
-            return mixed(true, retrieved, retrieval.options.weight)
-        calibration = retrieval.retriever.index.calibration
+        found = retrieve_truth(retriever, grid, retriever.options, unknown)
+        if retriever.options.weight != "auto":
+            return mixed(true, found, retriever.options.weight)
+        calibration = retriever.source.calibration
         assert calibration is not None
-        return mixed(true, retrieved, calibration.of(retrieved.evidence))
+        return mixed(true, found, calibration.of(found.evidence))
 
 
 def _word(task: Task) -> str:

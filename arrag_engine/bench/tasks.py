@@ -13,11 +13,10 @@ from safetensors.numpy import load_file
 
 from ..checkpoint import Checkpoint
 from ..codebook import codebook_agreement
-from ..daid import Retrieval, calibrated_options
 from ..errors import InputError
 from ..images import to_tensor
 from ..index import PatchIndex
-from ..retriever import Retriever
+from ..retrieval import Retriever, calibrated_options, make_retriever
 from ..vq import to_uint8
 from .prompts import BenchPrompt
 from .scenes import BenchScene
@@ -107,13 +106,13 @@ class Library:
         index.check_fits(self.grid, self.codebook)
         self.names = np.array([source.name for source in index.sources])
         self._rekeyed: dict = {}
-        self._retrievers: dict = {}
+        self._views: dict = {}
 
     def of_parts(self, parts: Sequence[str]) -> np.ndarray:
         """Numbers of the pictures whose names begin with one of `parts`."""
         return np.flatnonzero([name.startswith(tuple(parts)) for name in self.names.tolist()])
 
-    def retriever(self, use: Use, control: bool, word: str) -> Retriever:
+    def view(self, use: Use, control: bool, word: str) -> PatchIndex:
         """The part of the index that a task of a use may look at.
 
         Raises:
@@ -121,7 +120,7 @@ class Library:
         """
         by_word = use.by_word and not control
         key = (use.spec, use.control if control else use.parts, word if by_word else "")
-        if key not in self._retrievers:
+        if key not in self._views:
             images = self.of_parts(key[1])
             if by_word:
                 images = np.intersect1d(images, self.index.sources.matching(word, ("caption",)))
@@ -131,10 +130,8 @@ class Library:
                     f"the index has no picture in {', '.join(key[1]) or 'it'}{wanted}; "
                     "evaluate with the index that scripts/pocket/make.py builds"
                 )
-            self._retrievers[key] = Retriever(
-                self._keyed(use).restricted(images), self.grid, self.codebook
-            )
-        return self._retrievers[key]
+            self._views[key] = self._keyed(use).restricted(images)
+        return self._views[key]
 
     def _keyed(self, use: Use) -> PatchIndex:
         if use.spec is None:
@@ -143,14 +140,22 @@ class Library:
             self._rekeyed[use.spec] = self.index.rekeyed(use.spec)
         return self._rekeyed[use.spec]
 
-    def retrieval(self, use: Use, method: str, word: str) -> Retrieval | None:
+    def retriever(
+        self, use: Use, method: str, word: str, unknown_words: bool = False
+    ) -> Retriever | None:
         """What a method looks up for a task."""
         if method == "plain":
             return None
         options = use.options
         if method == "auto":
             options = calibrated_options(self.index)
-            use = replace(use, spec=None, parts=("",), by_word=False)  # as it was calibrated
         if method == "faid":
             options = replace(options, weight=0.0)
-        return Retrieval(self.retriever(use, method == "control", word), options)
+        view = self.view_of(use, method, word)
+        return make_retriever(view, self.grid, self.codebook, options, unknown_words)
+
+    def view_of(self, use: Use, method: str, word: str) -> PatchIndex:
+        """The part of the index that a method may look at."""
+        if method == "auto":
+            use = replace(use, spec=None, parts=("",), by_word=False)  # as it was calibrated
+        return self.view(use, method == "control", word)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ..bench.tasks import Task
     from ..calibrate import Observations
     from ..checkpoint import Checkpoint
-    from ..retriever import Retriever
+    from ..retrieval import Retriever
 
 SUITES = ("pocket",)
 
@@ -244,12 +244,12 @@ def calibrate(a: argparse.Namespace) -> int:
     if not 0 <= a.harm <= 1:
         raise InputError(f"--harm is {a.harm}; choose 0 to 1")
     from ..calibrate import fit
-    from ..retriever import Retriever
+    from ..retrieval import make_retriever
 
     checkpoint = load_model(a)
     model = checkpoint.model
     index = load_index(shipped.resolve(a.index, shipped.INDEXES))
-    retriever = Retriever(index, model.config.grid, model.vq.codebook(model.device))
+    retriever = make_retriever(index, model.config.grid, model.vq.codebook(model.device))
     seen = _observed(a.images, checkpoint, retriever, options, a.limit)
     if a.known is None:
         known = _observed_own(checkpoint, retriever, options)
@@ -299,9 +299,9 @@ def _observed(
     from ..build import encode_folder
     from ..calibrate import observe
 
-    model, index = checkpoint.model, retriever.index
+    model = checkpoint.model
     with progress_bar("picture") as bar:
-        known = index.sources.names_by_hash()
+        known = retriever.source.sources.names_by_hash()
         encoded = encode_folder(model, folder, None, known, False, progress=follow(bar))
     pictures = [(t, s.caption) for t, s in zip(encoded.tokens, encoded.sources, strict=True)]
     if not pictures:

@@ -153,6 +153,7 @@ def _settings(
     a: argparse.Namespace, checkpoint: Checkpoint, planned: Plan, decoding: str
 ) -> dict[str, Any]:
     """What a picture was drawn with, as it is written into its file."""
+    recipe = planned.recipe
     settings = {
         "model": a.model,
         "prompt": a.prompt,
@@ -160,15 +161,15 @@ def _settings(
         "seed": a.seed,
         "window": a.window,
         "dtype": str(checkpoint.model.dtype).removeprefix("torch."),
-        **asdict(planned.sampling),
+        **asdict(recipe.sampling),
     }
-    if planned.faid is not None:
+    if recipe.faid is not None:
         settings |= {name: getattr(a, name) for name in ("adapter", "strength", "semantics")}
-        settings["candidates"] = planned.faid.heard
-    if (retrieval := planned.retrieval) is not None:
+        settings["candidates"] = recipe.faid.heard
+    if (retriever := recipe.retriever) is not None:
         settings |= {"index": a.index, "only": a.only}
-        settings |= {f"keys_{k}": v for k, v in asdict(retrieval.retriever.index.spec).items()}
-        settings |= {f"retrieval_{k}": v for k, v in asdict(retrieval.options).items()}
+        settings |= {f"keys_{k}": v for k, v in asdict(retriever.source.spec).items()}
+        settings |= {f"retrieval_{k}": v for k, v in asdict(retriever.options).items()}
     return settings
 
 

@@ -4,8 +4,9 @@ from .calibration import EVIDENCE, Calibration, evidence
 from .check import Finding, check_index
 from .edit import Patches, SearchChoice, add_patches, merge_indexes, remove_pictures
 from .file import is_index, load_index, read_header, save_index
+from .hits import Hits
 from .keys import KEY_SPACES, MAX_POSITION_WEIGHT, KeySpec
-from .patch_index import Neighbors, PatchIndex, create_index
+from .patch_index import PatchIndex, create_index
 from .search import STRUCTURES
 from .sources import Source, SourceTable
 from .thumbnails import contact_sheet
@@ -17,8 +18,8 @@ __all__ = [
     "STRUCTURES",
     "Calibration",
     "Finding",
+    "Hits",
     "KeySpec",
-    "Neighbors",
     "PatchIndex",
     "Patches",
     "SearchChoice",

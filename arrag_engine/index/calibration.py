@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from .patch_index import Neighbors
+from .hits import Hits
 
 WITNESSES = 16
 """Nearest neighbours that are looked at."""
@@ -38,10 +38,10 @@ class Calibration:
     floor: float = 0.0
     """Smallest λ that is heard: a picture that never reaches it is drawn as without retrieval."""
 
-    def weigh(self, neighbors: Neighbors, unknown: bool) -> np.ndarray:
-        """λ [B] of neighbours [B, K]; 0 where nothing was found."""
-        weight = self.of(evidence(neighbors, unknown))
-        return np.where(neighbors.found().any(axis=1), weight, 0.0)
+    def weigh(self, hits: Hits, unknown: bool) -> np.ndarray:
+        """λ [B] of hits [B, K]; 0 where nothing was found."""
+        weight = self.of(evidence(hits, unknown))
+        return np.where(hits.found().any(axis=1), weight, 0.0)
 
     def largest(self, unknown: bool) -> float:
         """No neighbours can make λ larger; 0 if they cannot lift it to the floor."""
@@ -90,7 +90,7 @@ class Calibration:
         return cls(weights, ceiling, temperature, neighbours, duplicates, top_p, floor)
 
 
-def evidence(neighbors: Neighbors, unknown: bool) -> np.ndarray:
+def evidence(hits: Hits, unknown: bool) -> np.ndarray:
     """What the nearest neighbours of queries say about themselves [B, len(EVIDENCE)].
 
     1; the logarithm of the nearest squared distance; how much further off the others are (mean
@@ -99,8 +99,8 @@ def evidence(neighbors: Neighbors, unknown: bool) -> np.ndarray:
     know, else 0: only there is an index sure to know more. What the model says of the position is
     not asked, so that tokens drawn from retrieval stay free.
     """
-    distances = neighbors.distances[:, :WITNESSES].astype(np.float64)
-    codes, found = neighbors.codes[:, :WITNESSES], neighbors.found()[:, :WITNESSES]
+    distances = hits.distances[:, :WITNESSES].astype(np.float64)
+    codes, found = hits.codes[:, :WITNESSES], hits.found()[:, :WITNESSES]
     count = np.maximum(found.sum(axis=1), 1)
     logs = np.log(np.where(found, distances, 1.0) + CLOSE)
     nearest = logs[:, 0]

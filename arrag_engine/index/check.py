@@ -123,7 +123,7 @@ def _check_recall(index: PatchIndex, progress: Progress) -> Finding:
         near = exact_index(keys.dim, [chunk]).search(queries, min(k, len(chunk)))[0]
         nearest = np.sort(np.concatenate((nearest, near), axis=1), axis=1)[:, :k]
         progress(first + len(chunk), index.size)
-    ids = index.search(queries, k).ids
+    ids = index.numbers(index.lookup(queries, k))
     distances = ((keys.rows(np.maximum(ids, 0)) - queries[:, None]) ** 2).sum(axis=-1)
     recall = float(((distances <= nearest[:, -1:] + ROUNDING) & (ids >= 0)).mean())
     promised = index.recall

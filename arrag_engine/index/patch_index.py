@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -12,35 +12,13 @@ import numpy as np
 from ..codebook import codebook_agreement
 from ..errors import InputError
 from ..grid import Grid
+from .hits import Hits
 from .keys import Keys, KeySpec
 from .search import Searcher, build_searcher
 from .sources import Source, SourceTable
 
 if TYPE_CHECKING:
     from .calibration import Calibration
-
-
-@dataclass(frozen=True)
-class Neighbors:
-    """Nearest patches of a batch of queries, nearest first.
-
-    Where fewer than K exist, distance is inf and code and id are -1.
-    """
-
-    distances: np.ndarray
-    """Squared L2 [B, K] float32."""
-    codes: np.ndarray
-    """[B, K] int64: what stood in the middle."""
-    ids: np.ndarray
-    """[B, K] int64: rows of the index."""
-
-    def found(self) -> np.ndarray:
-        """Mask [B, K] of the entries that are neighbours."""
-        return self.ids >= 0
-
-    def row(self, i: int) -> Neighbors:
-        """The neighbours [1, K] of query i."""
-        return Neighbors(*(a[i : i + 1] for a in (self.distances, self.codes, self.ids)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,18 +68,42 @@ class PatchIndex:
         """What searches the pictures that can be found."""
         return self.searcher if self.images is None else self.searcher.restrict(self.images)
 
-    def search(self, queries: np.ndarray, k: int) -> Neighbors:
-        """The k nearest patches of queries [B, D] by squared L2 (all, if k > size)."""
+    def lookup(
+        self,
+        queries: np.ndarray,
+        k: int,
+        allowed: np.ndarray | None = None,
+        without: Sequence[Sequence[int]] | None = None,
+    ) -> Hits:
+        """The k nearest patches of queries [B, D] by squared L2; all of them, if k is more.
+
+        Args:
+            allowed: Numbers of the pictures to look in; all that can be found when absent. A view
+                (`restricted`) serves many look-ups better: each call prepares its search anew.
+            without: For each query, numbers of pictures whose patches are left out.
+
+        Raises:
+            InputError: No picture is allowed.
+        """
+        view = self if allowed is None else self.restricted(allowed)
+        spare = max(map(len, without), default=0) * len(self.active) if without else 0
         xq = np.ascontiguousarray(queries, dtype=np.float32)
-        distances, ids = self._view.search(xq, min(k, self.size))
-        image, position = self.locate(np.maximum(ids, 0))
-        codes = np.where(ids < 0, -1, self.tokens[image, position].astype(np.int64))
-        return Neighbors(distances, codes, ids)
+        distances, ids = view._view.search(xq, min(k + spare, view.size))
+        missing = ids < 0
+        sources, positions = self.locate(np.maximum(ids, 0))
+        codes = self.tokens[sources, positions].astype(np.int64)
+        hits = Hits(distances, *(np.where(missing, -1, f) for f in (codes, sources, positions)))
+        return hits if without is None else hits.outside(without, k)
 
     def locate(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(source number, grid position) of index rows."""
+        """(source number, grid position) of patch numbers."""
         image, slot = np.divmod(ids, len(self.active))
         return image, self.active[slot]
+
+    def numbers(self, hits: Hits) -> np.ndarray:
+        """Patch numbers [B, K] of hits, -1 where nothing was found."""
+        slots = np.searchsorted(self.active, hits.positions)
+        return np.where(hits.found(), hits.sources * len(self.active) + slots, -1)
 
     def restricted(self, images: np.ndarray) -> PatchIndex:
         """A view that finds only patches of these pictures; rows keep their numbers.

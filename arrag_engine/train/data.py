@@ -15,7 +15,7 @@ from ..errors import InputError
 from ..index import PatchIndex, Source, load_index
 from ..janus import JanusPro
 from ..prompt import PromptEncoder
-from ..retriever import Retriever
+from ..retrieval import Retriever, make_retriever
 from .settings import TrainSettings
 
 Progress = Callable[[int, int], None]
@@ -98,7 +98,7 @@ def prepare_examples(
     """
     retriever = None
     if index is not None:
-        retriever = Retriever(index, model.config.grid, model.vq.codebook(model.device))
+        retriever = make_retriever(index, model.config.grid, model.vq.codebook(model.device))
     tokens, sources, skipped = [], [], []
     for place in places:
         found, its, unreadable = _tokens_of(model, place, [s.sha256 for s in sources], encoding)
@@ -159,8 +159,7 @@ def retrieve_codes(
     Raises:
         InputError: The index lacks the hashes of its pictures.
     """
-    index = retriever.index
-    hashes = np.asarray(index.sources.sha256)
+    hashes = np.asarray(retriever.source.sources.sha256)
     if not hashes.any(axis=1).all():
         raise InputError(
             "the index lacks the SHA-256 of its pictures, so a picture could retrieve its own "
@@ -173,24 +172,11 @@ def retrieve_codes(
     codes = np.full((*tokens.shape, k), -1, np.int32)
     for i, (grid, digest) in enumerate(zip(tokens, digests, strict=True)):
         own = rows.get(digest.tobytes(), [])
-        codes[i, active] = _nearest_of_others(retriever, grid, active, own, k)
+        nearest = retriever.lookup(grid, active, k, [own] * len(active)).codes
+        codes[i, active, : nearest.shape[1]] = nearest
         if progress is not None:
             progress(i + 1, len(tokens))
     return codes
-
-
-def _nearest_of_others(
-    retriever: Retriever, grid: np.ndarray, active: np.ndarray, own: list[int], k: int
-) -> np.ndarray:
-    """Codes [A, k]: enough neighbours are asked for that k are left without the picture's own."""
-    index = retriever.index
-    found = retriever.retrieve(grid, active, k + len(own) * len(index.active))
-    image, _ = index.locate(np.maximum(found.ids, 0))
-    foreign = found.found() & ~np.isin(image, own)
-    order = np.argsort(~foreign, axis=1, kind="stable")[:, :k]
-    codes = np.where(foreign, found.codes, -1)
-    nearest = np.take_along_axis(codes, order, axis=1)
-    return np.pad(nearest, ((0, 0), (0, k - nearest.shape[1])), constant_values=-1)
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ import torch
 
 from ..captions import everyday_captions
 from ..checkpoint import Checkpoint
-from ..decode import draw_pictures
+from ..decode import Recipe, draw_pictures
 from ..index import PatchIndex
-from ..retriever import Retriever
+from ..retrieval import Retriever, make_retriever
 from .data import Examples, Progress, retrieve_codes
 from .settings import TrainSettings
 from .state import RunFolder
@@ -56,7 +56,7 @@ def draw_own(
     model = base.model
     retriever = None
     if index is not None:
-        retriever = Retriever(index, model.config.grid, model.vq.codebook(device))
+        retriever = make_retriever(index, model.config.grid, model.vq.codebook(device))
     own = run.load_own()
     for number in range(len(own) // EACH if own else 0, count):
         drawn = draw_caption(base, captions[number], number, settings, retriever, device)
@@ -79,7 +79,8 @@ def draw_caption(
     prompt = base.prompt_encoder.encode(caption)
     seeds = np.random.SeedSequence((settings.seed, 4, number)).generate_state(EACH).tolist()
     sampling = replace(base.sampling, **VARIED)
-    drawing = draw_pictures(base.model, prompt.ids, prompt.pad_id, sampling, seeds, device=device)
+    recipe = Recipe(prompt.ids, prompt.pad_id, sampling)
+    drawing = draw_pictures(base.model, recipe, seeds, device=device)
     tokens = drawing.tokens.flatten(1).numpy()
     digests = np.stack([np.frombuffer(hashlib.sha256(t).digest(), np.uint8) for t in tokens])
     size, k = base.model.config.grid.size, settings.looked_up

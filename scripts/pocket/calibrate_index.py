@@ -27,10 +27,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from arrag_engine.bench.tasks import encode_pixels
 from arrag_engine.calibrate import Observations, fit, observe
 from arrag_engine.checkpoint import Checkpoint, load_checkpoint
-from arrag_engine.daid import RetrievalOptions
-from arrag_engine.index import load_index, save_index
-from arrag_engine.retriever import Retriever
-from arrag_engine.settings import HARM
+from arrag_engine.index import PatchIndex, load_index, save_index
+from arrag_engine.retrieval import Retriever, make_retriever
+from arrag_engine.settings import HARM, RetrievalOptions
 
 SEED = 30_000_000
 OPTIONS = RetrievalOptions(temperature=0.2, neighbours=16)
@@ -51,6 +50,7 @@ def held_out_scenes(archives: Path, count: int) -> dict[str, list[Scene]]:
 
 def observe_scenes(
     checkpoint: Checkpoint,
+    index: PatchIndex,
     retriever: Retriever,
     scenes: list[Scene],
     usage: Usage,
@@ -59,7 +59,7 @@ def observe_scenes(
     """What retrieval finds for scenes that the index lacks."""
     pixels = np.stack([scene.pixels for scene in scenes])
     tokens = usage.settle(patch_contents(pixels), encode_pixels(checkpoint, pixels))
-    own = {bytes(grid) for grid in np.asarray(retriever.index.tokens, np.uint16)}
+    own = {bytes(grid) for grid in np.asarray(index.tokens, np.uint16)}
     pairs = [
         (grid, scene.caption)
         for grid, scene in zip(tokens, scenes, strict=True)
@@ -79,9 +79,9 @@ def main() -> None:
     args = parser.parse_args()
     checkpoint = load_checkpoint(args.model, torch.float32)
     model, index, usage = checkpoint.model, load_index(args.index), Usage.load(args.usage)
-    retriever = Retriever(index, model.config.grid, model.vq.codebook(model.device))
+    retriever = make_retriever(index, model.config.grid, model.vq.codebook(model.device))
     seen = {
-        name: observe_scenes(checkpoint, retriever, scenes, usage, OPTIONS)
+        name: observe_scenes(checkpoint, index, retriever, scenes, usage, OPTIONS)
         for name, scenes in held_out_scenes(args.archives, args.scenes).items()
     }
     found = fit(seen["new"], OPTIONS, known=seen["known"], harm=args.harm)

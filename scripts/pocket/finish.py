@@ -26,12 +26,12 @@ from training import scaled
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from arrag_engine.build import BuildOptions, ReadSettings, build_index
 from arrag_engine.checkpoint import describe_config, load_checkpoint, write_checkpoint
-from arrag_engine.decode import draw_pictures
+from arrag_engine.decode import Recipe, draw_pictures
 from arrag_engine.index import KeySpec, PatchIndex, SourceTable, create_index, save_index
 from arrag_engine.janus import JanusPro
 from arrag_engine.layouts import official_name
 from arrag_engine.prompt import PromptEncoder
-from arrag_engine.sampling import Sampling
+from arrag_engine.settings import Sampling
 from arrag_engine.vq import to_uint8
 
 PROMPTS = (
@@ -79,7 +79,8 @@ def write_samples(
         x, y = i % COLUMNS * cell, i // COLUMNS * (height + LABEL_HEIGHT)
         for number, (model, encoder, sampling) in enumerate(models):
             prompt = encoder.encode(text)
-            drawing = draw_pictures(model, prompt.ids, prompt.pad_id, sampling, [0], window=16)
+            recipe = Recipe(prompt.ids, prompt.pad_id, sampling)
+            drawing = draw_pictures(model, recipe, [0], window=16)
             picture = to_uint8(model.vq.decode(drawing.tokens))[0].numpy()
             sheet.paste(Image.fromarray(picture), (x + number * width, y))
         label = "\n".join(textwrap.wrap(text, cell // 5)[:2])

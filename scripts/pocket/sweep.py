@@ -41,12 +41,12 @@ from arrag_engine.bench.scorer import load_scorer
 from arrag_engine.bench.settings import COMPLETION, TEACHER_FORCED, Use
 from arrag_engine.bench.tasks import Library, Task, make_tasks, scene_tokens
 from arrag_engine.checkpoint import load_checkpoint
-from arrag_engine.daid import RetrievalOptions, proposal_distribution
 from arrag_engine.faid import Faid
-from arrag_engine.index import KeySpec, Neighbors, load_index
+from arrag_engine.index import Hits, KeySpec, load_index
 from arrag_engine.likelihood import bits, model_probabilities
 from arrag_engine.ops import pack_linears
-from arrag_engine.sampling import Sampling
+from arrag_engine.retrieval import proposal_distribution
+from arrag_engine.settings import RetrievalOptions, Sampling
 
 WEIGHTS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8)
 TEMPERATURES = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
@@ -102,23 +102,23 @@ def make_truths(bench: Bench, scenes: list[BenchScene]) -> list[Truth]:
     return truths
 
 
-def search(bench: Bench, use: Use, control: bool, truths: list[Truth]) -> list[Neighbors]:
+def search(bench: Bench, use: Use, control: bool, truths: list[Truth]) -> list[Hits]:
     """The nearest max(NEIGHBOURS) of every active position."""
-    retriever = bench.library.retriever(use, control, "")
+    retriever = bench.library.retriever(use, "control" if control else "daid", "")
+    assert retriever is not None
     positions = np.flatnonzero(retriever.active)
-    return [retriever.retrieve(t.tokens, positions, max(NEIGHBOURS)) for t in truths]
+    return [retriever.lookup(t.tokens, positions, max(NEIGHBOURS)) for t in truths]
 
 
 def weigh(
-    truths: list[Truth], found: list[Neighbors], active: np.ndarray, options: RetrievalOptions
+    truths: list[Truth], found: list[Hits], active: np.ndarray, options: RetrievalOptions
 ) -> np.ndarray:
     """Bits per marked token for each of WEIGHTS."""
     mixed: list[list[np.ndarray]] = [[] for _ in WEIGHTS]
     vocab, k = 1 + max(int(n.codes.max()) for n in found), options.neighbours
     vocab = max(vocab, 1 + max(int(t.tokens.max()) for t in truths))
     for truth, n in zip(truths, found, strict=True):
-        near = Neighbors(n.distances[:, :k], n.codes[:, :k], n.ids[:, :k])
-        proposed = proposal_distribution(near, options, vocab).double().numpy()
+        proposed = proposal_distribution(n.nearest(k), options, vocab).double().numpy()
         true = proposed[np.arange(len(active)), truth.tokens[active]]
         for row, weight in zip(mixed, WEIGHTS, strict=True):
             p = truth.p_model.copy()
@@ -161,7 +161,7 @@ def sweep_bits(bench: Bench, scenes: list[BenchScene], args: argparse.Namespace)
                 mine = replace(use, spec=spec_of(keys))
                 if (keys, control) not in known:
                     known[keys, control] = search(bench, mine, control, truths)
-                active = np.flatnonzero(bench.library.retriever(mine, control, "").active)
+                active = bench.library.view(mine, control, "").active
                 values = weigh(truths, known[keys, control], active, options)
                 row["control" if control else "bits"] = values.round(4).tolist()
             rows.append(row)

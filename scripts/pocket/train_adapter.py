@@ -40,7 +40,7 @@ from arrag_engine.bench.scenes import BenchScene, read_scenes
 from arrag_engine.bench.tasks import scene_tokens
 from arrag_engine.checkpoint import Checkpoint, load_checkpoint
 from arrag_engine.index import PatchIndex, Source, create_index, load_index, save_index
-from arrag_engine.retriever import Retriever
+from arrag_engine.retrieval import make_retriever
 from arrag_engine.train import Examples, Place, RunFolder, Team, TrainSettings, score, train_adapter
 from arrag_engine.train.data import retrieve_codes
 
@@ -159,7 +159,7 @@ def make_examples(
     k: int,
 ) -> Examples:
     codebook = checkpoint.model.vq.codebook(torch.device("cpu"))
-    retriever = Retriever(index, checkpoint.model.config.grid, codebook)
+    retriever = make_retriever(index, checkpoint.model.config.grid, codebook)
     sums = np.stack([np.frombuffer(digest, np.uint8) for digest in digests])
     with tqdm(total=len(tokens), desc="search") as bar:
         codes = retrieve_codes(retriever, tokens, sums, k, lambda *_: bar.update())

@@ -90,11 +90,10 @@ def check_sound(index):
     """Whatever is asked of it, an index that was loaded stays within its bounds."""
     queries = np.stack([np.zeros(index.spec.dim(index.codebook.shape[1]), np.float32)] * 2)
     for view in (index, index.restricted(np.array([0]))):
-        found = view.search(queries, 10)
+        found = view.lookup(queries, 10)
         assert (found.codes < len(index.codebook)).all()
-        sources, places = index.locate(found.ids[found.found()])
-        assert (sources < len(index.sources)).all()
-        assert (places < index.grid.size).all()
+        assert (found.sources < len(index.sources)).all()
+        assert (found.positions < index.grid.size).all()
     assert len(list(index.sources)) == len(index.tokens)
     index.sources.matching("a")
     contact_sheet(index.sources)

@@ -148,7 +148,7 @@ def test_an_index_that_becomes_small_enough_is_searched_exactly(tmp_path, model)
     read = load_index(tmp_path / "a.safetensors")
     wanted = built_from((exact, range(1, 30)))
     queries = exact.codebook[np.random.default_rng(0).integers(0, 64, (9, 4))].reshape(9, -1)
-    found, truth = read.search(queries, 20), wanted.search(queries, 20)
+    found, truth = read.lookup(queries, 20), wanted.lookup(queries, 20)
     np.testing.assert_allclose(found.distances, truth.distances, atol=0.1)
 
 

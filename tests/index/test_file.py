@@ -71,7 +71,7 @@ def test_an_index_is_read_back_as_it_was(tmp_path, model, neighborhood, borders,
         mine, its = getattr(read, field), getattr(index, field)
         assert mine is its is None or (mine.dtype == its.dtype and np.array_equal(mine, its))
     queries = np.random.default_rng(0).normal(size=(3, index.spec.dim(8)))
-    assert np.array_equal(read.search(queries, 7).ids, index.search(queries, 7).ids)
+    assert np.array_equal(read.lookup(queries, 7).positions, index.lookup(queries, 7).positions)
 
 
 def test_a_grid_that_is_not_square_is_read_back(tmp_path, model):

@@ -58,18 +58,19 @@ def test_keys_equal_a_plain_walk(neighborhood, borders, space):
 def test_search_equals_brute_force(neighborhood, borders, space, k):
     index = index_of(neighborhood, borders, space)
     queries = random_queries(index, 6)
-    found = index.search(queries, k)
+    found = index.lookup(queries, k)
     patches = slow.patches(index, NEIGHBORHOODS[neighborhood])
     keys = np.array([key for key, *_ in patches])
     codes = np.array([code for _, code, *_ in patches])
-    assert found.ids.shape == (6, min(k, len(patches)))
+    numbers = index.numbers(found)
+    assert numbers.shape == (6, min(k, len(patches)))
     for row, query in enumerate(queries):
         distances = ((keys - query) ** 2).sum(1)
         wanted = np.sort(distances)[:k]
         np.testing.assert_allclose(found.distances[row], wanted, atol=2e-5)
-        np.testing.assert_allclose(distances[found.ids[row]], wanted, atol=2e-5)
-        assert len(set(found.ids[row])) == len(wanted)
-        assert np.array_equal(found.codes[row], codes[found.ids[row]])
+        np.testing.assert_allclose(distances[numbers[row]], wanted, atol=2e-5)
+        assert len(set(numbers[row])) == len(wanted)
+        assert np.array_equal(found.codes[row], codes[numbers[row]])
     assert found.found().all()
 
 
@@ -96,7 +97,7 @@ def test_nothing_found_is_masked_and_never_a_real_patch(index):
             shape = (len(queries), k)
             return np.full(shape, np.inf, np.float32), np.full(shape, -1)
 
-    found = replace(index, searcher=Nothing()).search(np.zeros((2, 32)), 3)
+    found = replace(index, searcher=Nothing()).lookup(np.zeros((2, 32)), 3)
     assert not found.found().any()
     assert (found.codes == -1).all()
 
@@ -105,11 +106,12 @@ def test_a_view_finds_patches_of_its_pictures_only_by_their_numbers_in_the_whole
     index = tiny_index(model, 6)
     view = index.restricted(np.array([4, 1, 4]))
     queries = random_queries(index, 5)
-    found, everything = view.search(queries, 10_000), index.search(queries, 10_000)
-    assert view.size == found.ids.shape[1] == 2 * len(index.active)
+    found, everything = view.lookup(queries, 10_000), index.lookup(queries, 10_000)
+    assert view.size == found.codes.shape[1] == 2 * len(index.active)
     for row in range(5):
-        of_view = np.isin(index.locate(everything.ids[row])[0], [1, 4])
-        assert np.array_equal(found.ids[row], everything.ids[row][of_view])
+        of_view = np.isin(everything.sources[row], [1, 4])
+        assert np.array_equal(found.sources[row], everything.sources[row][of_view])
+        assert np.array_equal(found.positions[row], everything.positions[row][of_view])
         assert np.array_equal(found.codes[row], everything.codes[row][of_view])
 
 
@@ -129,15 +131,15 @@ def test_other_keys_are_those_of_an_index_built_with_them(neighborhood, borders,
     rekeyed, built = tiny_index(wide_model()).rekeyed(spec), tiny_index(wide_model(), spec=spec)
     assert (rekeyed.spec, rekeyed.size) == (spec, built.size)
     queries = np.random.default_rng(0).normal(size=(4, spec.dim(8)))
-    found, wanted = rekeyed.search(queries, 20), built.search(queries, 20)
-    assert np.array_equal(found.ids, wanted.ids)
+    found, wanted = rekeyed.lookup(queries, 20), built.lookup(queries, 20)
+    assert np.array_equal(rekeyed.numbers(found), built.numbers(wanted))
     assert np.array_equal(found.distances, wanted.distances)
 
 
 def test_a_view_stays_one_when_its_keys_change(index):
     view = index.restricted(np.array([2])).rekeyed(KeySpec(borders="zero"))
-    found = view.search(np.zeros((1, 32)), 99)
-    assert set(view.locate(found.ids[0])[0]) == {2}
+    found = view.lookup(np.zeros((1, 32)), 99)
+    assert set(found.sources[0]) == {2}
     assert view.size == 35
 
 

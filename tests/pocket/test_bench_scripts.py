@@ -39,10 +39,9 @@ from arrag_engine.bench.scorer import CELL, Detection, Scorer
 from arrag_engine.bench.settings import CONCEPTS, GENERAL
 from arrag_engine.bench.tasks import Library
 from arrag_engine.checkpoint import load_checkpoint
-from arrag_engine.daid import RetrievalOptions
 from arrag_engine.faid import Faid
 from arrag_engine.index import KeySpec
-from arrag_engine.sampling import Sampling
+from arrag_engine.settings import RetrievalOptions, Sampling
 from tests.pocket.made import NAMES as MADE
 from tests.tiny import tiny_adapter, tiny_index, write_tiny
 

@@ -12,7 +12,7 @@ from arrag_engine.checkpoint import load_checkpoint
 from arrag_engine.errors import InputError
 from arrag_engine.grid import NEIGHBORHOODS
 from arrag_engine.index import create_index, load_index, save_index
-from arrag_engine.retriever import Retriever
+from arrag_engine.retrieval import make_retriever
 from arrag_engine.train import Examples, TrainSettings, prepare_examples, retrieve_codes
 from arrag_engine.train.data import Batches
 from tests import slow
@@ -37,7 +37,7 @@ def digests_of(index, rows):
 
 
 def retriever_for(model, index):
-    return Retriever(index, model.config.grid, model.vq.codebook(CPU))
+    return make_retriever(index, model.config.grid, model.vq.codebook(CPU))
 
 
 def brute_force(index, codebook, grid, own, k):

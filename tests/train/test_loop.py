@@ -11,10 +11,10 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from arrag_engine.checkpoint import load_checkpoint
-from arrag_engine.decode import draw_pictures
+from arrag_engine.decode import Recipe, draw_pictures
 from arrag_engine.errors import InputError
 from arrag_engine.faid import assemble
-from arrag_engine.sampling import Sampling
+from arrag_engine.settings import Sampling
 from arrag_engine.train import Place, RunFolder, TrainSettings, score, train_adapter
 from arrag_engine.train import loop as loop_module
 from arrag_engine.train.curve import draw_curve, ticks
@@ -54,9 +54,8 @@ def trained(base, tmp_path, settings=QUICK, name="run", place=HERE, examples=Non
 def own_pictures(base, count=40, k=4):
     """Pictures that the base draws of one caption, with nothing retrieved for them."""
     prompt = base.prompt_encoder.encode("a red car")
-    drawing = draw_pictures(
-        base.model, prompt.ids, prompt.pad_id, Sampling(cfg=1.0), list(range(count))
-    )
+    recipe = Recipe(prompt.ids, prompt.pad_id, Sampling(cfg=1.0))
+    drawing = draw_pictures(base.model, recipe, list(range(count)))
     tokens = drawing.tokens.flatten(1).numpy()
     digests = np.zeros((count, 32), np.uint8)
     codes = np.full((*tokens.shape, k), -1, np.int32)

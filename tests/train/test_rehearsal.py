@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from arrag_engine.checkpoint import load_checkpoint
-from arrag_engine.decode import draw_pictures
-from arrag_engine.retriever import Retriever
+from arrag_engine.decode import Recipe, draw_pictures
+from arrag_engine.retrieval import make_retriever
 from arrag_engine.train import RunFolder, TrainSettings, draw_own, retrieve_codes
 from arrag_engine.train import rehearsal as rehearsal_module
 from arrag_engine.train.data import Batches
@@ -49,9 +49,9 @@ def test_the_base_draws_its_own_pictures_and_looks_patches_up_for_them(base, ind
     prompt = base.prompt_encoder.encode(own.captions[EACH])
     seeds = np.random.SeedSequence((0, 4, 1)).generate_state(EACH).tolist()
     sampling = replace(base.sampling, temperature=1.0, top_p=0.95)
-    wanted = draw_pictures(base.model, prompt.ids, prompt.pad_id, sampling, seeds)
+    wanted = draw_pictures(base.model, Recipe(prompt.ids, prompt.pad_id, sampling), seeds)
     assert np.array_equal(own.tokens[EACH : 2 * EACH], wanted.tokens.flatten(1).numpy())
-    retriever = Retriever(index, base.model.config.grid, base.model.vq.codebook(CPU))
+    retriever = make_retriever(index, base.model.config.grid, base.model.vq.codebook(CPU))
     wanted = retrieve_codes(retriever, own.tokens, own.digests, 3)
     assert np.array_equal(own.codes, wanted)
     assert np.array_equal(own.active, retriever.active)

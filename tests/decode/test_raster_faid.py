@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from arrag_engine.daid import Retrieval, RetrievalOptions
-from arrag_engine.decode import draw_pictures
+from arrag_engine.decode import Recipe, draw_pictures
 from arrag_engine.errors import InputError
 from arrag_engine.faid import AdapterConfig, Faid, assemble
 from arrag_engine.grid import NEIGHBORHOODS, Grid
-from arrag_engine.retriever import Retriever
-from arrag_engine.sampling import Sampling
+from arrag_engine.retrieval import Retriever, make_retriever
+from arrag_engine.settings import RetrievalOptions, Sampling
 from tests import slow
 from tests.tiny import (
     PAD_ID,
@@ -52,13 +51,12 @@ def full_adapter(model, seed=5):
 
 def retrieval_for(model, index, **options):
     codebook = model.vq.quantize.rows(CPU).numpy()
-    return Retrieval(
-        Retriever(index, model.config.grid, codebook), RetrievalOptions(**{"weight": 0.0} | options)
-    )
+    options = RetrievalOptions(**{"weight": 0.0} | options)
+    return make_retriever(index, model.config.grid, codebook, options)
 
 
 def drawn(model, faid, retrieval=None, seeds=(7,), window=1, sampling=PLAIN):
-    return draw_pictures(model, PROMPT, PAD_ID, sampling, seeds, retrieval, window, faid=faid)
+    return draw_pictures(model, Recipe(PROMPT, PAD_ID, sampling, retrieval, faid), seeds, window)
 
 
 def small_model(height=4, width=5):
@@ -147,19 +145,19 @@ def test_a_picture_of_a_batch_is_the_picture_drawn_alone(model, index, window, c
 @pytest.mark.parametrize("weight", [None, 0.0, 0.4])
 def test_strength_zero_is_the_base_bit_for_bit(model, index, weight, window):
     retrieval = None if weight is None else retrieval_for(model, index, weight=weight)
-    base = draw_pictures(model, PROMPT, PAD_ID, PLAIN, [7], retrieval, window)
+    base = drawn(model, None, retrieval, window=window)
     silent = drawn(model, Faid(full_adapter(model), 0.0), retrieval, window=window)
     assert torch.equal(base.tokens, silent.tokens)
     assert base.passes == silent.passes
     for mine, its in zip(base.traces, silent.traces, strict=True):
         assert np.array_equal(mine.p_model, its.p_model)
-        assert np.array_equal(mine.neighbors.ids, its.neighbors.ids)
+        assert np.array_equal(index.numbers(mine.hits), index.numbers(its.hits))
 
 
 def test_every_part_of_an_adapter_is_heard_and_more_strength_is_more_of_it(model, index):
     retrieval = retrieval_for(model, index)
     adapter = full_adapter(model)
-    base = draw_pictures(model, PROMPT, PAD_ID, PLAIN, [7]).tokens
+    base = drawn(model, None).tokens
     whole = drawn(model, Faid(adapter), retrieval).tokens
     seen = [base, whole, drawn(model, Faid(adapter, 2.0), retrieval).tokens]
     for part in ("blender", "q_proj", "v_proj"):
@@ -174,14 +172,14 @@ def test_every_part_of_an_adapter_is_heard_and_more_strength_is_more_of_it(model
 
 
 def test_drawing_leaves_no_trace_in_model_or_adapter(model, index):
-    base = draw_pictures(model, PROMPT, PAD_ID, PLAIN, [7]).tokens
+    base = drawn(model, None).tokens
     one, two = Faid(full_adapter(model, 1)), Faid(full_adapter(model, 2))
     before = [t.clone() for part in (model, one.adapter) for t in part.state_dict().values()]
     retrieval = retrieval_for(model, index)
     first = drawn(model, one, retrieval).tokens
     assert not torch.equal(first, drawn(model, two, retrieval, (3, 4), 6).tokens[0])
     assert torch.equal(first, drawn(model, one, retrieval).tokens)
-    assert torch.equal(base, draw_pictures(model, PROMPT, PAD_ID, PLAIN, [7]).tokens)
+    assert torch.equal(base, drawn(model, None).tokens)
     after = [t for part in (model, one.adapter) for t in part.state_dict().values()]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
@@ -202,14 +200,14 @@ def test_blenders_hear_as_many_codes_as_they_were_trained_with(model, index):
     retrieval = retrieval_for(model, index)
     told, untold = (drawn(model, Faid(adapter, candidates=k), retrieval) for k in (3, 0))
     assert torch.equal(untold.tokens, told.tokens)
-    assert untold.traces[0].neighbors.codes.shape == (36, 3)
+    assert untold.traces[0].hits.codes.shape == (36, 3)
 
 
 def test_the_trace_tells_what_the_blenders_heard(model, index):
     retrieval = retrieval_for(model, index)
     trace = drawn(model, Faid(adapter_of(model)[0], candidates=4), retrieval).traces[0]
-    assert trace.neighbors.codes.shape == (36, 4)
-    assert np.array_equal(trace.neighbors.found().all(1), retrieval.retriever.active)
+    assert trace.hits.codes.shape == (36, 4)
+    assert np.array_equal(trace.hits.found().all(1), retrieval.active)
     assert not trace.weight.any()
     assert not trace.from_retrieval.any()
     facts = trace.position_facts(8)
@@ -222,9 +220,9 @@ def test_an_adapter_without_blenders_looks_nothing_up(model, index, monkeypatch)
     adapter.config = replace(adapter.config, blender_layers=())
     for layer in adapter.layers.values():
         layer.blender = None
-    monkeypatch.setattr(Retriever, "retrieve", lambda *_: pytest.fail("looked something up"))
+    monkeypatch.setattr(Retriever, "lookup", lambda *_: pytest.fail("looked something up"))
     trace = drawn(model, Faid(adapter), retrieval_for(model, index)).traces[0]
-    assert not trace.neighbors.found().any()
+    assert not trace.hits.found().any()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

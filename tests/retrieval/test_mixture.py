@@ -6,23 +6,24 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arrag_engine.daid import RetrievalOptions, mix, proposal_distribution
 from arrag_engine.errors import InputError
-from arrag_engine.index import Neighbors
+from arrag_engine.index import Hits
+from arrag_engine.retrieval import mix, proposal_distribution
+from arrag_engine.settings import RetrievalOptions
 from tests import slow
 
 VOCAB = 9
 
 
-def neighbors_of(rows):
-    """Neighbors [B, K] of rows of (distance, code), padded with "nothing found"."""
+def hits_of(rows):
+    """Hits [B, K] of rows of (distance, code), padded with "nothing found"."""
     width = max(map(len, rows))
     distances = np.full((len(rows), width), np.inf, np.float32)
-    codes, ids = np.full((len(rows), width), -1), np.full((len(rows), width), -1)
+    codes, places = np.full((len(rows), width), -1), np.full((len(rows), width), -1)
     for b, row in enumerate(rows):
         for k, (distance, code) in enumerate(row):
-            distances[b, k], codes[b, k], ids[b, k] = distance, code, k
-    return Neighbors(distances, codes, ids)
+            distances[b, k], codes[b, k], places[b, k] = distance, code, k
+    return Hits(distances, codes, places, places)
 
 
 FOUND = st.lists(
@@ -33,43 +34,43 @@ FOUND = st.lists(
 @given(st.lists(FOUND, min_size=1, max_size=3), st.sampled_from(("first", "sum")))
 def test_proposals_equal_a_walk_through_the_neighbours(rows, duplicates):
     options = RetrievalOptions(temperature=0.7, duplicates=duplicates)
-    found = proposal_distribution(neighbors_of(rows), options, VOCAB)
+    found = proposal_distribution(hits_of(rows), options, VOCAB)
     wanted = [slow.proposals(row, VOCAB, options) for row in rows]
     np.testing.assert_allclose(found.numpy(), wanted, atol=1e-6)
 
 
 def test_first_counts_the_nearest_of_a_code_and_sum_counts_all():
-    neighbors = neighbors_of([[(0.0, 4), (1.0, 7), (1.0, 7)]])
+    hits = hits_of([[(0.0, 4), (1.0, 7), (1.0, 7)]])
     e = np.exp(-1)
-    first = proposal_distribution(neighbors, RetrievalOptions(temperature=1), VOCAB)[0]
+    first = proposal_distribution(hits, RetrievalOptions(temperature=1), VOCAB)[0]
     assert float(first[7]) == pytest.approx(e / (1 + e))
     both = RetrievalOptions(temperature=1, duplicates="sum")
-    summed = proposal_distribution(neighbors, both, VOCAB)[0]
+    summed = proposal_distribution(hits, both, VOCAB)[0]
     assert float(summed[7]) == pytest.approx(2 * e / (1 + 2 * e))
 
 
 def test_where_nothing_was_found_all_is_zero_and_other_rows_are_untouched():
-    neighbors = neighbors_of([[], [(0.5, 3)]])
+    hits = hits_of([[], [(0.5, 3)]])
     for duplicates in ("first", "sum"):
         options = RetrievalOptions(duplicates=duplicates)
-        found = proposal_distribution(neighbors, options, VOCAB)
+        found = proposal_distribution(hits, options, VOCAB)
         assert found[0].tolist() == [0] * VOCAB
         assert found[1].tolist() == [0, 0, 0, 1, 0, 0, 0, 0, 0]
 
 
 @pytest.mark.parametrize("temperature", [1e-4, 1000])
 def test_extreme_temperatures_stay_distributions(temperature):
-    neighbors = neighbors_of([[(15.9, 1), (16.0, 2)]])
-    found = proposal_distribution(neighbors, RetrievalOptions(temperature=temperature), VOCAB)[0]
+    hits = hits_of([[(15.9, 1), (16.0, 2)]])
+    found = proposal_distribution(hits, RetrievalOptions(temperature=temperature), VOCAB)[0]
     wanted = [1, 0] if temperature < 1 else [0.5, 0.5]
     np.testing.assert_allclose(found[1:3].numpy(), wanted, atol=1e-4)
     assert float(found.sum()) == pytest.approx(1)
 
 
 def test_top_p_keeps_the_most_probable_proposals():
-    neighbors = neighbors_of([[(0.0, 5), (0.0, 6), (3.0, 1)]])
+    hits = hits_of([[(0.0, 5), (0.0, 6), (3.0, 1)]])
     options = RetrievalOptions(temperature=1, top_p=0.9)
-    found = proposal_distribution(neighbors, options, VOCAB)[0]
+    found = proposal_distribution(hits, options, VOCAB)[0]
     assert found[[5, 6, 1]].tolist() == pytest.approx([0.5, 0.5, 0])
 
 

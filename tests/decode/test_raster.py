@@ -7,13 +7,13 @@ import pytest
 import torch
 from scipy import stats
 
-from arrag_engine.daid import Retrieval, RetrievalOptions
-from arrag_engine.decode import draw_pictures
+from arrag_engine.decode import Recipe, draw_pictures
+from arrag_engine.decode.noise import position_noise
 from arrag_engine.errors import InputError
 from arrag_engine.grid import NEIGHBORHOODS, Grid
 from arrag_engine.index import KeySpec
-from arrag_engine.retriever import Retriever
-from arrag_engine.sampling import Sampling, position_noise
+from arrag_engine.retrieval import Retriever, make_retriever
+from arrag_engine.settings import RetrievalOptions, Sampling
 from tests import slow
 from tests.tiny import PAD_ID, PROMPT, tiny_config, tiny_index, tiny_model
 
@@ -25,15 +25,14 @@ SAMPLINGS = {
 }
 
 
-def retrieval_for(model, index, **options):
+def retriever_for(model, index, **options):
     codebook = model.vq.quantize.rows(CPU).numpy()
-    return Retrieval(
-        Retriever(index, model.config.grid, codebook), RetrievalOptions(**{"weight": 0.5} | options)
-    )
+    options = RetrievalOptions(**{"weight": 0.5} | options)
+    return make_retriever(index, model.config.grid, codebook, options)
 
 
-def drawn(model, sampling=SAMPLINGS["plain"], seeds=(7,), retrieval=None, window=1, **rest):
-    return draw_pictures(model, PROMPT, PAD_ID, sampling, seeds, retrieval, window, **rest)
+def drawn(model, sampling=SAMPLINGS["plain"], seeds=(7,), retriever=None, window=1, **rest):
+    return draw_pictures(model, Recipe(PROMPT, PAD_ID, sampling, retriever), seeds, window, **rest)
 
 
 def model_of(height, width, kv_heads=4, codes=64):
@@ -65,32 +64,32 @@ def test_a_picture_equals_the_slow_reference(sampling, kv_heads):
 def test_a_retrieving_picture_equals_the_slow_reference(sampling, spec, duplicates):
     model = model_of(4, 6)
     index = tiny_index(model, spec=spec)
-    retrieval = retrieval_for(model, index, neighbours=9, duplicates=duplicates)
+    retriever = retriever_for(model, index, neighbours=9, duplicates=duplicates)
     offsets = NEIGHBORHOODS[spec.neighborhood]
-    wanted = slow.picture(model, PROMPT, PAD_ID, sampling, 7, index, offsets, retrieval.options)
-    assert drawn(model, sampling, retrieval=retrieval).tokens.flatten().tolist() == wanted
+    wanted = slow.picture(model, PROMPT, PAD_ID, sampling, 7, index, offsets, retriever.options)
+    assert drawn(model, sampling, retriever=retriever).tokens.flatten().tolist() == wanted
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS.values(), ids=SAMPLINGS)
 @pytest.mark.parametrize("weight", [None, 0.2, 0.7, 1.0])
 def test_the_window_does_not_change_the_picture(model, index, sampling, weight):
-    retrieval = None if weight is None else retrieval_for(model, index, weight=weight)
-    one = drawn(model, sampling, (7, 8), retrieval)
+    retriever = None if weight is None else retriever_for(model, index, weight=weight)
+    one = drawn(model, sampling, (7, 8), retriever)
     for window in (2, 4, 16, 36, 1000):
-        other = drawn(model, sampling, (7, 8), retrieval, window)
+        other = drawn(model, sampling, (7, 8), retriever, window)
         assert torch.equal(one.tokens, other.tokens)
         assert other.passes <= one.passes
 
 
 @pytest.mark.parametrize("borders", ["skip", "zero"])
 @pytest.mark.parametrize("window", [4, 36])
-def test_the_window_does_not_change_what_retrieval_did(model, borders, window):
+def test_the_window_does_not_change_what_retriever_did(model, borders, window):
     index = tiny_index(model, spec=KeySpec(borders=borders))
-    retrieval = retrieval_for(model, index)
-    one = drawn(model, retrieval=retrieval).traces[0]
-    other = drawn(model, retrieval=retrieval, window=window).traces[0]
+    retriever = retriever_for(model, index)
+    one = drawn(model, retriever=retriever).traces[0]
+    other = drawn(model, retriever=retriever, window=window).traces[0]
     assert np.array_equal(one.from_retrieval, other.from_retrieval)
-    assert np.array_equal(one.neighbors.ids, other.neighbors.ids)
+    assert np.array_equal(index.numbers(one.hits), index.numbers(other.hits))
     assert np.array_equal(one.weight, other.weight)
     np.testing.assert_allclose(one.p_model, other.p_model, atol=1e-5)
     np.testing.assert_allclose(one.p_retrieval, other.p_retrieval, atol=1e-6)
@@ -100,11 +99,11 @@ def test_the_window_does_not_change_what_retrieval_did(model, borders, window):
 @pytest.mark.parametrize("retrieve", [False, True])
 @pytest.mark.parametrize("cfg", [1.0, 4.0])
 def test_a_picture_of_a_batch_is_the_picture_drawn_alone(model, index, window, retrieve, cfg):
-    retrieval = retrieval_for(model, index) if retrieve else None
+    retriever = retriever_for(model, index) if retrieve else None
     seeds = [100, 101, 102, 103]
-    together = drawn(model, Sampling(cfg=cfg), seeds, retrieval, window)
+    together = drawn(model, Sampling(cfg=cfg), seeds, retriever, window)
     for i, seed in enumerate(seeds):
-        alone = drawn(model, Sampling(cfg=cfg), [seed], retrieval, window)
+        alone = drawn(model, Sampling(cfg=cfg), [seed], retriever, window)
         assert torch.equal(together.tokens[i], alone.tokens[0])
         if retrieve:
             mine, its = together.traces[i], alone.traces[0]
@@ -115,13 +114,13 @@ def test_a_picture_of_a_batch_is_the_picture_drawn_alone(model, index, window, r
 @pytest.mark.parametrize("window", [1, 4])
 def test_weight_zero_is_plain_drawing_bit_for_bit(model, index, window):
     plain = drawn(model, window=window)
-    weightless = drawn(model, window=window, retrieval=retrieval_for(model, index, weight=0))
+    weightless = drawn(model, window=window, retriever=retriever_for(model, index, weight=0))
     assert torch.equal(plain.tokens, weightless.tokens)
     assert plain.passes == weightless.passes
     trace = weightless.traces[0]
     assert not trace.weight.any()
     assert not trace.from_retrieval.any()
-    assert not trace.neighbors.found().any()
+    assert not trace.hits.found().any()
 
 
 def test_other_seeds_draw_other_pictures_and_the_same_seed_the_same(model):
@@ -143,12 +142,12 @@ def test_the_global_generator_does_not_matter(model):
 
 
 def test_drawing_keeps_no_state(model, index):
-    retrieval = retrieval_for(model, index)
-    first = drawn(model, retrieval=retrieval)
-    drawn(model, Sampling(temperature=0), (3, 4), retrieval, 6)
-    again = drawn(model, retrieval=retrieval)
+    retriever = retriever_for(model, index)
+    first = drawn(model, retriever=retriever)
+    drawn(model, Sampling(temperature=0), (3, 4), retriever, 6)
+    again = drawn(model, retriever=retriever)
     assert torch.equal(first.tokens, again.tokens)
-    assert np.array_equal(first.traces[0].neighbors.ids, again.traces[0].neighbors.ids)
+    assert np.array_equal(first.traces[0].hits.positions, again.traces[0].hits.positions)
 
 
 def test_a_sequential_picture_takes_one_pass_a_token(model):
@@ -161,21 +160,21 @@ def test_a_window_takes_fewer_passes(model):
 
 
 def test_a_token_drawn_from_retrieval_needs_no_pass(model, index):
-    drawing = drawn(model, retrieval=retrieval_for(model, index, weight=0.6))
+    drawing = drawn(model, retriever=retriever_for(model, index, weight=0.6))
     retrieved = drawing.traces[0].from_retrieval
     assert retrieved.sum() > 8
     assert drawing.passes <= 36 - retrieved.sum() + 1  # one to make up for a run at the very end
 
 
 def test_a_picture_from_retrieval_alone_needs_passes_only_at_the_borders(model, index):
-    drawing = drawn(model, retrieval=retrieval_for(model, index, weight=1.0))
+    drawing = drawn(model, retriever=retriever_for(model, index, weight=1.0))
     retrieved = np.flatnonzero(drawing.traces[0].from_retrieval)
     assert np.array_equal(retrieved, index.active)
     assert drawing.passes <= 36 - len(index.active) + 1
 
 
 def test_the_first_token_of_a_one_token_prompt_can_be_drawn(model):
-    tokens = draw_pictures(model, [4], PAD_ID, SAMPLINGS["plain"], [7]).tokens
+    tokens = draw_pictures(model, Recipe([4], PAD_ID, SAMPLINGS["plain"]), [7]).tokens
     assert tokens.flatten().tolist() == slow.picture(model, [4], PAD_ID, SAMPLINGS["plain"], 7)
 
 
@@ -219,19 +218,19 @@ def test_an_impossible_request_is_refused(model, arguments, message):
 
 def test_a_prompt_that_leaves_no_room_is_refused(model):
     with pytest.raises(InputError, match="prompt has 477 tokens and the picture 36"):
-        draw_pictures(model, [1] * 477, PAD_ID, Sampling(), [0])
+        draw_pictures(model, Recipe([1] * 477, PAD_ID, Sampling()), [0])
 
 
 def test_the_trace_tells_what_a_reader_can_work_out(model, index):
-    sampling, retrieval = SAMPLINGS["plain"], retrieval_for(model, index, neighbours=10)
-    drawing = drawn(model, sampling, retrieval=retrieval)
+    sampling, retriever = SAMPLINGS["plain"], retriever_for(model, index, neighbours=10)
+    drawing = drawn(model, sampling, retriever=retriever)
     trace, tokens = drawing.traces[0], drawing.tokens.flatten().tolist()
     offsets, codebook = NEIGHBORHOODS["causal-4"], model.vq.quantize.rows(CPU).numpy()
     assert np.array_equal(trace.tokens, tokens)
     for i in range(36):
         p = slow.p_model(model, PROMPT, PAD_ID, tokens[:i], sampling)[tokens[i]]
         assert trace.p_model[i] == pytest.approx(p, abs=1e-5)
-        q = slow.p_retrieved(index, codebook, offsets, tokens[:i], i, retrieval.options)
+        q = slow.p_retrieved(index, codebook, offsets, tokens[:i], i, retriever.options)
         assert trace.weight[i] == (0 if q is None else 0.5)
         uniform = position_noise(7, i, 64).uniform
         assert trace.from_retrieval[i] == (q is not None and uniform < 0.5)
@@ -240,8 +239,8 @@ def test_the_trace_tells_what_a_reader_can_work_out(model, index):
 
 
 def test_a_position_names_the_pictures_that_proposed_its_token(model, index):
-    retrieval = retrieval_for(model, index, weight=1.0, neighbours=10)
-    trace = drawn(model, retrieval=retrieval).traces[0]
+    retriever = retriever_for(model, index, weight=1.0, neighbours=10)
+    trace = drawn(model, retriever=retriever).traces[0]
     assert trace.position_facts(0) == {
         "row": 0, "column": 0, "token": int(trace.tokens[0]), "weight": 0.0,
     }  # fmt: skip
@@ -270,14 +269,14 @@ def joint_reference(model, index, options, sampling):
 def test_drawing_the_component_first_draws_from_the_merged_distribution(weight, window):
     model = model_of(1, 2, codes=10)
     index = tiny_index(model, images=12, spec=KeySpec(borders="zero"))
-    retrieval = retrieval_for(model, index, weight=weight, neighbours=6, temperature=1.0)
+    retriever = retriever_for(model, index, weight=weight, neighbours=6, temperature=1.0)
     sampling, draws = Sampling(cfg=2, temperature=4), 2500
     counts = np.zeros((10, 10))
     for start in range(0, draws, 500):
         seeds = range(start, start + 500)
-        tokens = drawn(model, sampling, seeds, retrieval, window).tokens.view(-1, 2)
+        tokens = drawn(model, sampling, seeds, retriever, window).tokens.view(-1, 2)
         np.add.at(counts, tuple(tokens.T.numpy()), 1)
-    wanted = joint_reference(model, index, retrieval.options, sampling) * draws
+    wanted = joint_reference(model, index, retriever.options, sampling) * draws
     likely = wanted > 5
     assert likely.sum() > 20
     found = [*counts[likely], counts[~likely].sum()]
@@ -285,11 +284,11 @@ def test_drawing_the_component_first_draws_from_the_merged_distribution(weight, 
     assert stats.chisquare(found, expected).pvalue > 1e-3
 
 
-def test_retrieval_is_chosen_as_often_as_its_weight_says():
+def test_retriever_is_chosen_as_often_as_its_weight_says():
     model = model_of(1, 2, codes=10)
     index = tiny_index(model, spec=KeySpec(borders="zero"))
     traces = drawn(
-        model, seeds=range(1000), retrieval=retrieval_for(model, index, weight=0.3)
+        model, seeds=range(1000), retriever=retriever_for(model, index, weight=0.3)
     ).traces
     chosen = sum(bool(trace.from_retrieval[1]) for trace in traces)
     assert stats.binomtest(chosen, 1000, 0.3).pvalue > 1e-3
@@ -308,25 +307,25 @@ def test_low_precision_draws_whole_pictures(dtype):
 
 def test_a_trace_costs_nothing_until_it_is_asked_for(model, index, monkeypatch):
     """Drawing looks up what the noise makes it need; the trace looks up the rest, once."""
-    retrieval = retrieval_for(model, index, weight=0.2)
+    retriever = retriever_for(model, index, weight=0.2)
     asked = []
-    propose = Retrieval.propose
+    propose = Retriever.propose
     monkeypatch.setattr(
-        Retrieval, "propose", lambda self, t, at: asked.extend(at) or propose(self, t, at)
+        Retriever, "propose", lambda self, t, at: asked.extend(at) or propose(self, t, at)
     )
-    drawing = drawn(model, retrieval=retrieval)
-    active = np.flatnonzero(retrieval.retriever.active).tolist()
+    drawing = drawn(model, retriever=retriever)
+    active = np.flatnonzero(retriever.active).tolist()
     needed = [i for i in active if position_noise(7, i, 64).uniform < 0.2]
     assert asked == needed
     assert drawing.traces is drawing.traces
     assert sorted(asked) == active
 
 
-def test_progress_is_called_for_every_token_that_retrieval_draws_alone(model, index):
+def test_progress_is_called_for_every_token_that_retriever_draws_alone(model, index):
     seen = []
     drawn(
         model,
-        retrieval=retrieval_for(model, index, weight=1.0),
+        retriever=retriever_for(model, index, weight=1.0),
         progress=lambda decided, _: seen.append(decided),
     )
     assert sorted(set(seen)) == list(range(1, model.config.grid.size + 1))

@@ -1,0 +1,7 @@
+"""Decoding: from a model and a recipe to token grids."""
+
+from .raster import draw_pictures
+from .recipe import Drawing, Progress, Recipe
+from .trace import Trace
+
+__all__ = ["Drawing", "Progress", "Recipe", "Trace", "draw_pictures"]

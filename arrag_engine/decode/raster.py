@@ -1,0 +1,134 @@
+"""Drawing in raster order, token by token or a window of tokens at a time.
+
+Given its noise, a picture is a deterministic function: token i follows from the tokens before it.
+So the next `window` tokens can be guessed, computed in one pass, and kept as far as the guesses
+before them proved right (coupled Jacobi decoding, arXiv 2410.01699, 2510.24211). A window of 1 is
+sequential decoding. Each step looks patches up, runs a pass, chooses the tokens and accepts those
+that hold; `reference.py` is the same method without any of this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from ..janus import JanusPro
+from ..sampling import model_distribution
+from .canvas import Canvas, begin
+from .choice import Chooser, Draft
+from .passes import Passes, attach
+from .recipe import Drawing, Progress, Recipe
+from .trace import make_trace
+
+
+@torch.inference_mode()
+def draw_pictures(
+    model: JanusPro,
+    recipe: Recipe,
+    seeds: Sequence[int],
+    window: int = 1,
+    progress: Progress | None = None,
+    device: torch.device | None = None,
+) -> Drawing:
+    """Draw one picture per seed.
+
+    The same model, recipe and seed give the same picture whatever the batch or window (in float32;
+    in lower precision up to rounding).
+
+    Args:
+        window: Tokens computed per pass, 1 = sequential.
+        progress: See `Progress`.
+        device: Where the model computes; where its weights lie when absent.
+
+    Raises:
+        InputError: No seed, a window below 1, a prompt that leaves no room for the picture, or an
+            index whose queries need tokens that are drawn later.
+    """
+    grid, vocab = model.config.grid, model.config.vq.codebook_size
+    device = device or model.device
+    recipe, blending = attach(model, recipe, len(seeds), device)
+    check(model, recipe, seeds, window)
+    passes = Passes(model, recipe, len(seeds), device, blending)
+    chooser = Chooser(recipe.sampling, recipe.retriever, vocab, grid.width)
+    canvases = [begin(seed, grid.size, recipe.given) for seed in seeds]
+
+    def report() -> None:
+        if progress is not None:
+            progress(min(c.decided for c in canvases), np.stack([c.tokens for c in canvases]))
+
+    count = 0
+    while not all(canvas.done for canvas in canvases):
+        drafts = [look_ahead(canvas, chooser, window, report) for canvas in canvases]
+        ends = [c.decided + len(drafted) for c, drafted in zip(canvases, drafts, strict=True)]
+        if blending is not None:
+            for canvas, end in zip(canvases, ends, strict=True):
+                chooser.look_up(canvas, range(canvas.cached, end))
+        logits = passes.run(canvases, ends)
+        for canvas, drafted, rows in zip(canvases, drafts, logits, strict=True):
+            accept(canvas, chooser, drafted, model_distribution(rows, recipe.sampling))
+        count += 1
+        report()
+    tokens = torch.from_numpy(np.stack([canvas.tokens for canvas in canvases]))
+    tracers = []
+    if (retriever := recipe.retriever) is not None:
+        tracers = [partial(make_trace, grid, retriever, canvas, vocab) for canvas in canvases]
+    return Drawing(tokens.view(-1, grid.height, grid.width), count, tracers)
+
+
+def check(model: JanusPro, recipe: Recipe, seeds: Sequence[int], window: int) -> None:
+    """Refuse what cannot be drawn; see `draw_pictures`."""
+    size, limit = model.config.grid.size, model.config.llama.max_positions
+    if not seeds or window < 1:
+        raise InputError(f"batch is {len(seeds)} and window {window}; both must be 1 or more")
+    if len(recipe.prompt) + size > limit:
+        raise InputError(
+            f"the prompt has {len(recipe.prompt)} tokens and the picture {size}, the model takes "
+            f"{limit} together; shorten the prompt"
+        )
+    retriever = recipe.retriever
+    if retriever is not None and any(map(retriever.looks_up, range(size))):
+        retriever.check_causal()
+
+
+def look_ahead(
+    canvas: Canvas, chooser: Chooser, window: int, report: Callable[[], None]
+) -> list[Draft]:
+    """Decide the tokens that retrieval draws alone, then draft the window after them."""
+    while canvas.decided < canvas.size:
+        token = chooser.retrieved(canvas, canvas.decided)
+        if token is None:
+            break
+        canvas.decide(token, from_retrieval=True)
+        report()
+    drafts = []
+    for position in range(canvas.decided, min(canvas.decided + window, canvas.size)):
+        draft = chooser.draft(canvas, position, guess=window > 1)
+        canvas.tokens[position] = draft.token  # later drafts look at it
+        drafts.append(draft)
+    canvas.guessed = max(canvas.guessed, canvas.decided + len(drafts))
+    return drafts
+
+
+def accept(canvas: Canvas, chooser: Chooser, drafts: Sequence[Draft], p_model: Tensor) -> None:
+    """Choose the tokens of a window from p_model [P, vocab] of the positions from `cached` on.
+
+    A token is final while every guess before it was right; the first wrong guess is replaced by
+    the right token, and what follows becomes the next guess.
+    """
+    first, start = canvas.cached, canvas.decided
+    right_so_far = True
+    for position, draft in enumerate(drafts, start):
+        token = chooser.choose(draft, p_model[position - first])
+        if right_so_far:
+            canvas.decide(token, draft.from_retrieval)
+        right_so_far &= token == draft.token
+        canvas.tokens[position] = token
+    canvas.cached = canvas.decided
+    canvas.noise = {p: noise for p, noise in canvas.noise.items() if p >= canvas.decided}
+    done = np.arange(first, canvas.decided)
+    canvas.p_model[done] = p_model[done - first, canvas.tokens[done]].numpy()

@@ -1,0 +1,54 @@
+"""What goes into a drawing, and what comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from torch import Tensor
+
+from ..faid import Faid
+from ..retrieval import Retriever
+from ..settings import Sampling
+from .trace import Trace
+
+Progress = Callable[[int, np.ndarray], None]
+"""Called at every step with the number of positions that all pictures have decided, and the
+tokens [B, N] so far (later positions hold guesses). What it raises ends the drawing."""
+
+
+@dataclass(frozen=True, eq=False)
+class Recipe:
+    """Everything that decides a picture, besides the model and the seed."""
+
+    prompt: Sequence[int]
+    """Text ids [T]; the last one opens the picture."""
+    pad_id: int
+    """Replaces the text in the unconditional stream."""
+    sampling: Sampling
+    retriever: Retriever | None = None
+    faid: Faid | None = None
+    """An adapter, which receives what `retriever` finds whatever the weight λ is. At strength 0 it
+    is not used at all."""
+    given: np.ndarray | None = None
+    """The first tokens [n] of the pictures, which stay."""
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """Finished token grids."""
+
+    tokens: Tensor
+    """Codes [B, height, width] int64."""
+    passes: int
+    """Passes of the model after the prompt."""
+    tracers: list[Callable[[], Trace]]
+    """What makes the traces."""
+
+    @cached_property
+    def traces(self) -> list[Trace]:
+        """One per picture when retrieval ran, else empty. Made at first use: a trace looks up what
+        the drawing did not need."""
+        return [trace() for trace in self.tracers]

@@ -1,0 +1,55 @@
+"""What a look-up returns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Hits:
+    """The nearest patches of a batch of queries, nearest first.
+
+    Where fewer than K exist, the distance is inf, and code, source and position are -1.
+    """
+
+    distances: np.ndarray
+    """Squared L2 [B, K] float32."""
+    codes: np.ndarray
+    """[B, K] int64: the code in the middle of the neighbourhood."""
+    sources: np.ndarray
+    """[B, K] int64: number of the picture."""
+    positions: np.ndarray
+    """[B, K] int64: grid position in that picture."""
+
+    @property
+    def fields(self) -> tuple[np.ndarray, ...]:
+        """Distances, codes, sources, positions."""
+        return self.distances, self.codes, self.sources, self.positions
+
+    def found(self) -> np.ndarray:
+        """Mask [B, K] of the entries that are patches."""
+        return self.sources >= 0
+
+    def query(self, i: int) -> Hits:
+        """The hits [1, K] of query i."""
+        return self._each(lambda field: field[i : i + 1])
+
+    def nearest(self, k: int) -> Hits:
+        """The first k hits of every query [B, k]."""
+        return self._each(lambda field: field[:, :k])
+
+    def outside(self, sources: Sequence[Sequence[int]], k: int) -> Hits:
+        """The k nearest hits [B, <= k] that lie in none of the pictures listed for their query."""
+        listed = [np.isin(row, own) for row, own in zip(self.sources, sources, strict=True)]
+        dropped = np.stack(listed) | ~self.found()
+        order = np.argsort(dropped, axis=1, kind="stable")[:, :k]
+        dropped = np.take_along_axis(dropped, order, axis=1)
+        distances, *others = (np.take_along_axis(f, order, axis=1) for f in self.fields)
+        distances = np.where(dropped, np.float32(np.inf), distances)
+        return Hits(distances, *(np.where(dropped, -1, f) for f in others))
+
+    def _each(self, change: Callable[[np.ndarray], np.ndarray]) -> Hits:
+        return Hits(*map(change, self.fields))

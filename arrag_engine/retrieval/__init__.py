@@ -1,0 +1,17 @@
+"""Retrieval: from the tokens drawn so far to a distribution of the next one."""
+
+from .mixture import Proposal, mix, proposal_distribution
+from .query import QueryMaker
+from .retriever import Retriever, calibrated_options, make_retriever
+from .source import PatchSource
+
+__all__ = [
+    "PatchSource",
+    "Proposal",
+    "QueryMaker",
+    "Retriever",
+    "calibrated_options",
+    "make_retriever",
+    "mix",
+    "proposal_distribution",
+]

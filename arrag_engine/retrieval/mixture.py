@@ -1,0 +1,49 @@
+"""DAiD: the distribution that retrieved patches propose, mixed with the model's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..index import Hits
+from ..sampling import truncate
+from ..settings import RetrievalOptions
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What was found for one position."""
+
+    surroundings: bytes
+    """The tokens of the query; when they change, the position must be looked up again."""
+    hits: Hits
+    """[1, K]."""
+
+    @property
+    def found(self) -> bool:
+        return bool(self.hits.found().any())
+
+
+def proposal_distribution(hits: Hits, options: RetrievalOptions, vocab: int) -> Tensor:
+    """p_retrieval [B, vocab] float32 of hits [B, K]; all zero where nothing was found."""
+    distances = torch.from_numpy(hits.distances)  # [B, K], inf = nothing
+    codes = torch.from_numpy(np.maximum(hits.codes, 0)).long()
+    if options.duplicates == "first":
+        nearest = distances.new_full((len(codes), vocab), torch.inf)
+        nearest = nearest.scatter_reduce(1, codes, distances, "amin")
+        probs = torch.softmax(-nearest / options.temperature, dim=-1)
+    else:
+        shares = torch.softmax(-distances / options.temperature, dim=-1)
+        probs = shares.new_zeros((len(codes), vocab)).scatter_add(1, codes, shares)
+    found = torch.from_numpy(hits.found().any(axis=1))
+    return truncate(probs.where(found[:, None], 0.0), 0, options.top_p)
+
+
+def mix(p_model: Tensor, p_retrieval: Tensor, weight: float) -> Tensor:
+    """(1 - λ) p_model + λ p_retrieval; p_model itself where nothing was retrieved."""
+    if weight == 0:
+        return p_model
+    return (1 - weight) * p_model + weight * p_retrieval

@@ -1,0 +1,50 @@
+"""Queries: what stands around a position, written as the keys of an index are."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..grid import Grid, neighbor_table
+from ..index import KeySpec
+from ..index.keys import gather_keys
+
+
+class QueryMaker:
+    """Makes queries from the tokens of pictures.
+
+    A neighbour that is not known yet counts as one outside the picture does: as zeros. A model that
+    draws in raster order knows all neighbours of a causal neighbourhood.
+
+    Args:
+        spec: How the keys of the index are made.
+        codebook: The model's unit rows [codes, dim].
+    """
+
+    def __init__(self, spec: KeySpec, grid: Grid, codebook: np.ndarray) -> None:
+        self.codebook = codebook
+        self.neighbors = neighbor_table(grid, spec.neighborhood)  # [N, offsets], -1 = outside
+        self.places = spec.places(grid)
+        self.active = np.zeros(grid.size, dtype=bool)
+        self.active[spec.active(grid)] = True
+
+    def queries(
+        self, tokens: np.ndarray, positions: np.ndarray, known: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Queries [P, key dim] at positions [P] of a picture's tokens [N].
+
+        Args:
+            known: Mask [N] of the tokens that stand; all that the positions ask for when absent.
+        """
+        neighbors = self._known(self.neighbors[positions], known)
+        return gather_keys(self.codebook[tokens], neighbors, self.places[positions])
+
+    def surroundings(
+        self, tokens: np.ndarray, position: int, known: np.ndarray | None = None
+    ) -> bytes:
+        """What the query at a position is made of: equal bytes mean an equal query."""
+        neighbors = self._known(self.neighbors[position], known)
+        return np.where(neighbors >= 0, tokens[neighbors], -1).tobytes()
+
+    @staticmethod
+    def _known(neighbors: np.ndarray, known: np.ndarray | None) -> np.ndarray:
+        return neighbors if known is None else np.where(known[neighbors], neighbors, -1)

@@ -1,0 +1,175 @@
+"""The retriever of one drawing: which positions are looked up, what is found, what it weighs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from torch import Tensor
+
+from ..errors import InputError
+from ..grid import NEIGHBORHOODS, Grid, is_causal
+from ..index import Hits
+from ..settings import RetrievalOptions
+from .mixture import Proposal, proposal_distribution
+from .query import QueryMaker
+from .source import PatchSource
+
+
+@dataclass(frozen=True, eq=False)
+class Retriever:
+    """A source of patches and how it is used. `make_retriever` makes one.
+
+    Raises:
+        InputError: The weight is "auto", and the source is not calibrated, or for other options.
+    """
+
+    source: PatchSource
+    query: QueryMaker
+    options: RetrievalOptions
+    candidates: int = 0
+    """Hits that FAiD's blenders receive at every active position."""
+    unknown_words: bool = False
+    """Whether the prompt has words that the model does not know; the weight "auto" uses it."""
+
+    def __post_init__(self) -> None:
+        check_calibrated(self.source, self.options)
+
+    def using(self, options: RetrievalOptions, unknown_words: bool = False) -> Retriever:
+        """The same source with other options."""
+        return replace(self, options=options, unknown_words=unknown_words)
+
+    @property
+    def active(self) -> np.ndarray:
+        """Mask [N] of the positions that have a query."""
+        return self.query.active
+
+    @property
+    def neighbours(self) -> int:
+        """Hits of a look-up."""
+        return max(self.options.neighbours if self.largest_weight else 0, self.candidates)
+
+    @cached_property
+    def largest_weight(self) -> float:
+        """No λ_i is larger: where the noise lies above it, nothing needs to be looked up."""
+        if self.options.weight != "auto":
+            return self.options.weight
+        calibration = self.source.calibration
+        assert calibration is not None
+        return calibration.largest(self.unknown_words)
+
+    def mixes(self, position: int) -> bool:
+        """Whether retrieval can decide the token at this position."""
+        return self.largest_weight > 0 and bool(self.active[position])
+
+    def looks_up(self, position: int) -> bool:
+        """Whether the hits of this position are of use to anything."""
+        return self.neighbours > 0 and bool(self.active[position])
+
+    def lookup(
+        self,
+        tokens: np.ndarray,
+        positions: np.ndarray,
+        k: int,
+        without: Sequence[Sequence[int]] | None = None,
+    ) -> Hits:
+        """The k nearest patches [P, k] at active positions [P] of a picture's tokens [N]."""
+        return self.source.lookup(self.query.queries(tokens, positions), k, without=without)
+
+    def propose(self, tokens: np.ndarray, positions: Sequence[int]) -> list[Proposal]:
+        """Look up active positions of tokens [N], whose neighbours must be drawn."""
+        hits = self.lookup(tokens, np.array(positions), self.neighbours)
+        return [
+            Proposal(self.query.surroundings(tokens, position), hits.query(i))
+            for i, position in enumerate(positions)
+        ]
+
+    def still_holds(self, proposal: Proposal, tokens: np.ndarray, position: int) -> bool:
+        """Whether the tokens make the query that the proposal answers."""
+        return proposal.surroundings == self.query.surroundings(tokens, position)
+
+    def distribution(self, proposal: Proposal, vocab: int) -> Tensor:
+        """p_retrieval [vocab]."""
+        return proposal_distribution(self._nearest(proposal), self.options, vocab)[0]
+
+    def weight(self, proposal: Proposal) -> float:
+        """λ_i; 0 where nothing was found."""
+        if not proposal.found:
+            return 0.0
+        if self.options.weight != "auto":
+            return self.options.weight
+        calibration = self.source.calibration
+        assert calibration is not None
+        return float(calibration.weigh(self._nearest(proposal), self.unknown_words)[0])
+
+    def _nearest(self, proposal: Proposal) -> Hits:
+        """The K hits that the proposal consists of; FAiD may have asked for more."""
+        return proposal.hits.nearest(self.options.neighbours)
+
+    def check_causal(self) -> None:
+        """Refuse to serve a model that draws in raster order if queries need later tokens.
+
+        Raises:
+            InputError: The neighbourhood of the source is not causal.
+        """
+        neighborhood = self.source.spec.neighborhood
+        if not is_causal(neighborhood):
+            *names, last = filter(is_causal, NEIGHBORHOODS)
+            raise InputError(
+                f"the index looks patches up by {neighborhood}, which needs tokens that this model "
+                f"draws later; load or build it with {', '.join(names)} or {last}"
+            )
+
+
+def make_retriever(
+    source: PatchSource,
+    grid: Grid,
+    codebook: np.ndarray,
+    options: RetrievalOptions | None = None,
+    unknown_words: bool = False,
+) -> Retriever:
+    """A retriever for a model.
+
+    Args:
+        grid: What the model draws.
+        codebook: The model's unit rows [codes, dim].
+
+    Raises:
+        InputError: The source was built for another grid or VQ; see also `Retriever`.
+    """
+    source.check_fits(grid, codebook)
+    query = QueryMaker(source.spec, grid, codebook)
+    return Retriever(source, query, options or RetrievalOptions(), unknown_words=unknown_words)
+
+
+def calibrated_options(source: PatchSource) -> RetrievalOptions:
+    """The weight "auto", with what the source was calibrated for.
+
+    Raises:
+        InputError: It is not calibrated.
+    """
+    known = source.calibration
+    if known is None:
+        raise InputError(f"the index cannot be used with the weight auto: {source.uncalibrated}")
+    return RetrievalOptions(
+        "auto", known.temperature, known.neighbours, known.duplicates, known.top_p
+    )
+
+
+def check_calibrated(source: PatchSource, options: RetrievalOptions) -> None:
+    """Refuse the weight "auto" where the source has no calibration, or one for other options.
+
+    Raises:
+        InputError: That is so.
+    """
+    if options.weight != "auto":
+        return
+    fitted = calibrated_options(source)
+    if options != fitted:
+        raise InputError(
+            f"the index was calibrated for retrieval temperature {fitted.temperature:g}, "
+            f"{fitted.neighbours} neighbours, duplicates {fitted.duplicates} and top_p "
+            f"{fitted.top_p:g}; choose these or calibrate again"
+        )
