@@ -1,0 +1,62 @@
+"""AR-RAG as a student would write it: one picture, token by token, the whole sequence every time.
+
+No cache, no window, no batch. `raster.py` and every other fast path is tested against this loop;
+`reference_faid.py` has the passes with an adapter.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..faid import forced_states
+from ..janus import JanusPro
+from ..retrieval import Retriever, mix
+from ..sampling import guide, model_distribution
+from .noise import draw, position_noise
+from .passes import prompt_streams
+from .recipe import Recipe
+from .reference_faid import augmentation
+
+
+@torch.inference_mode()
+def draw_reference(model: JanusPro, recipe: Recipe, seed: int) -> np.ndarray:
+    """Tokens [N] of the picture of a seed.
+
+    p = (1 - λ) p_model + λ p_retrieval: from the second component where u < λ, else from the first.
+    """
+    size, vocab = model.config.grid.size, model.config.vq.codebook_size
+    sampling, given = recipe.sampling, 0 if recipe.given is None else len(recipe.given)
+    tokens = np.zeros(size, np.int64)
+    tokens[:given] = recipe.given if given else 0
+    for position in range(given, size):
+        logits = next_logits(model, recipe, tokens, position)
+        p = model_distribution(guide(logits, sampling.cfg)[0], sampling)
+        weight, proposed = retrieve(recipe.retriever, tokens, position, vocab)
+        noise = None if sampling.greedy else position_noise(seed, position, vocab)
+        if noise is None:
+            p = mix(p, proposed, weight)
+        elif noise.uniform < weight:
+            p = proposed
+        tokens[position] = draw(p, noise)
+    return tokens
+
+
+def next_logits(model: JanusPro, recipe: Recipe, tokens: np.ndarray, position: int) -> Tensor:
+    """Logits [streams, vocab] of the token at a position, after prompt and tokens[:position]."""
+    ids = prompt_streams(recipe, model.device)[: 1 if recipe.sampling.cfg == 1 else 2]
+    picture = torch.from_numpy(tokens).to(model.device).expand(len(ids), -1)
+    extra = augmentation(model, recipe, tokens, position, ids)
+    hidden = forced_states(model, ids, picture, extra)
+    return model.predict(hidden[:, ids.shape[1] - 1 + position], extra)
+
+
+def retrieve(
+    retriever: Retriever | None, tokens: np.ndarray, position: int, vocab: int
+) -> tuple[float, Tensor]:
+    """(λ, p_retrieval [vocab]) at a position; λ is 0 where nothing is retrieved."""
+    if retriever is None or not retriever.mixes(position):
+        return 0.0, torch.zeros(vocab)
+    [proposal] = retriever.propose(tokens, [position])
+    return retriever.weight(proposal), retriever.distribution(proposal, vocab)

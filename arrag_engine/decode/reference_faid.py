@@ -1,0 +1,52 @@
+"""FAiD's slow twin: the adapter in a pass over the prompt and the whole picture, as in training."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..faid import whole_picture
+from ..janus import JanusPro
+from ..llama import Augmentation
+from ..retrieval import Retriever
+from .recipe import Recipe
+
+
+def augmentation(
+    model: JanusPro, recipe: Recipe, tokens: np.ndarray, position: int, ids: Tensor
+) -> Augmentation | None:
+    """What the adapter of a recipe adds, when the token at a position is to be predicted.
+
+    Args:
+        tokens: [N]; those from `position` on are not drawn yet, and nothing before looks at them.
+        ids: Prompts [streams, T]. The second stream receives no patches.
+    """
+    faid, size = recipe.faid, model.config.grid.size
+    if faid is None or faid.strength == 0:
+        return None
+    codes, active = np.full((size, faid.heard), -1), np.zeros(size, bool)
+    if recipe.retriever is not None and faid.adapter.config.blender_layers:
+        active = recipe.retriever.active
+        look_up(recipe.retriever, tokens, np.flatnonzero(active[: position + 1]), codes)
+    extra = whole_picture(
+        model,
+        faid.adapter,
+        torch.from_numpy(codes).to(model.device).expand(len(ids), -1, -1),
+        torch.from_numpy(active).to(model.device),
+        ids.shape[1],
+        faid.semantics,
+        rows=torch.tensor([1, 0][: len(ids)], device=model.device),
+    )
+    return replace(extra, strength=faid.strength)
+
+
+def look_up(
+    retriever: Retriever, tokens: np.ndarray, positions: np.ndarray, codes: np.ndarray
+) -> None:
+    """Fill codes [N, K] at active positions [P]."""
+    if len(positions):
+        found = retriever.lookup(tokens, positions, codes.shape[1]).codes
+        codes[positions, : found.shape[1]] = found
