@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from . import ops as default_ops
 from .grid import Grid
-from .llama import Augmentation, KVCache, Llama, LlamaConfig
+from .llama import KVCache, LayerHook, Llama, LlamaConfig
 from .ops import rowwise
 from .vq import VQConfig, VQModel
 
@@ -79,6 +79,14 @@ class GenHead(nn.Module):
         return self.vision_head(rowwise(F.gelu, self.output_mlp_projector(x)))
 
 
+class DrawingHook(LayerHook, Protocol):
+    """What may change a pass of the whole drawing model."""
+
+    def predict(self, hidden: Tensor, head: nn.Module) -> Tensor:
+        """Logits [..., codes] of hidden states [..., hidden], where the model would use `head`."""
+        ...
+
+
 class JanusPro(nn.Module):
     """The part of Janus-Pro that draws. It keeps no state of a picture being drawn.
 
@@ -124,21 +132,14 @@ class JanusPro(nn.Module):
         x: Tensor,
         starts: Sequence[int] | None = None,
         cache: KVCache | None = None,
-        extra: Augmentation | None = None,
+        hook: DrawingHook | None = None,
     ) -> Tensor:
         """Image-token logits [rows, L, codes] after inputs x [rows, L, hidden]."""
-        return self.predict(self.llama(x, starts, cache, extra), extra)
+        return self.predict(self.llama(x, starts, cache, hook), hook)
 
-    def predict(self, hidden: Tensor, extra: Augmentation | None = None) -> Tensor:
-        """Image-token logits [..., codes] of hidden states [..., hidden].
-
-        An adapter's own head moves them by its strength: at 1 they are the head's alone.
-        """
-        if extra is None or extra.head is None:
-            return self.gen_head(hidden)
-        if extra.strength == 1:
-            return extra.head(hidden)
-        return self.gen_head(hidden).lerp(extra.head(hidden), extra.strength)
+    def predict(self, hidden: Tensor, hook: DrawingHook | None = None) -> Tensor:
+        """Image-token logits [..., codes] of hidden states [..., hidden]."""
+        return self.gen_head(hidden) if hook is None else hook.predict(hidden, self.gen_head)
 
     def new_cache(self, rows: int, capacity: int, device: torch.device) -> KVCache:
         return KVCache(self.config.llama, rows, capacity, device, self.dtype)

@@ -1,16 +1,16 @@
 """The Llama decoder: a stack of layers that keeps nothing; keys and values travel in a KVCache.
 
-What a FAiD adapter adds to a pass travels in an `Augmentation`; the layers themselves never change.
+A `LayerHook` may change a pass; the layers themselves never change.
 
 Module names follow the official checkpoint keys (`language_model.model.*`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from . import ops as default_ops
-from .blend import BlendPass, FoldedBlender, PatchBlender, blend
 from .ops import rowwise
 
 
@@ -135,75 +134,32 @@ def rotate(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
     return x * cos + torch.cat((-b, a), dim=-1) * sin
 
 
-class LowRank(nn.Module):
-    """What low-rank adaptation adds to a linear layer: x -> alpha / rank · B A x."""
+class LayerHook(Protocol):
+    """What may change a pass from outside: the layers call it and know nothing else of it."""
 
-    def __init__(
-        self,
-        sizes: tuple[int, int],
-        rank: int,
-        alpha: float,
-        dropout: float = 0.0,
-        ops: Any = default_ops,
-    ) -> None:
-        super().__init__()
-        self.lora_A = ops.Linear(sizes[0], rank, bias=False)
-        self.lora_B = ops.Linear(rank, sizes[1], bias=False)
-        self.scale = alpha / rank
-        self.dropout = dropout
+    @property
+    def checkpointing(self) -> bool:
+        """Whether layers are computed again for the gradient instead of keeping what is inside."""
+        ...
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.lora_B(self.lora_A(F.dropout(x, self.dropout, self.training))) * self.scale
-
-
-class LayerAdapter(nn.Module):
-    """What an adapter brings for one decoder layer, each part optional."""
-
-    def __init__(
-        self,
-        q_proj: LowRank | None = None,
-        v_proj: LowRank | None = None,
-        blender: PatchBlender | FoldedBlender | None = None,
-        retrieval_layernorm: nn.Module | None = None,
-    ) -> None:
-        super().__init__()
-        self.q_proj = q_proj
-        self.v_proj = v_proj
-        self.blender = blender
-        self.retrieval_layernorm = retrieval_layernorm
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """An adapter at work in one pass."""
-
-    layers: Mapping[int, LayerAdapter]
-    head: nn.Module | None = None
-    """The adapter's own prediction head."""
-    strength: float = 1.0
-    """Factor of everything the adapter changes."""
-    blending: BlendPass | None = None
-    """Without it the blenders stand still, as they do for a prompt."""
-    checkpointing: bool = False
-    """Work layers out again for the gradient instead of keeping what is inside them."""
-
-    def blend(
-        self, layer: int, x: Tensor, normed: Tensor, blended: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
-        """The residual stream x after the layer's blender, if one works there, and the output of
-        the last blender.
+    def project(self, layer: int, x: Tensor, q: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """The queries and values [rows, L, width] that layer's attention uses.
 
         Args:
-            normed: The layer's normalised inputs.
-            blended: Output of the former blender.
+            x: Its normalised inputs [rows, L, hidden], of which it made q and v.
         """
-        adapter, work = self.layers.get(layer), self.blending
-        if adapter is None or work is None or adapter.blender is None:
-            return x, blended
-        assert adapter.retrieval_layernorm is not None
-        norm = adapter.retrieval_layernorm
-        blended = blend(adapter.blender, norm, layer, normed, blended, work)
-        return work.add(x, self.strength * blended.mean(dim=2)), blended
+        ...
+
+    def after_attention(
+        self, layer: int, x: Tensor, normed: Tensor, state: Any
+    ) -> tuple[Tensor, Any]:
+        """The residual stream [rows, L, hidden] between attention and MLP, and the next state.
+
+        Args:
+            normed: The layer's normalised inputs [rows, L, hidden].
+            state: What the call for the former layer returned; None before the first.
+        """
+        ...
 
 
 def make_span(
@@ -265,14 +221,13 @@ class Attention(nn.Module):
         span: Span,
         cache: KVCache | None,
         layer: int,
-        extra: Augmentation | None = None,
+        hook: LayerHook | None = None,
     ) -> Tensor:
         rows, count, _ = x.shape
         split = (rows, count, -1, self.config.head_dim)
         q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
-        if extra is not None and (adapter := extra.layers.get(layer)) is not None:
-            q = q if adapter.q_proj is None else q + extra.strength * adapter.q_proj(x)
-            v = v if adapter.v_proj is None else v + extra.strength * adapter.v_proj(x)
+        if hook is not None:
+            q, v = hook.project(layer, x, q, v)
         q, k, v = (t.view(split).transpose(1, 2) for t in (q, k, v))  # [rows, heads, L, head_dim]
         q, k = rotate(q, span.rotary), rotate(k, span.rotary)
         if cache is not None:
@@ -310,16 +265,15 @@ class Layer(nn.Module):
         span: Span,
         cache: KVCache | None,
         layer: int,
-        extra: Augmentation | None = None,
-        blended: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor | None]:
-        """(x, blended): blended [B, L, K, hidden] is the output of the last blender, None before
-        the first."""
+        hook: LayerHook | None = None,
+        state: Any = None,
+    ) -> tuple[Tensor, Any]:
+        """(x, state): the state is the hook's, handed from layer to layer."""
         normed = self.input_layernorm(x)
-        x = x + self.self_attn(normed, span, cache, layer, extra)
-        if extra is not None:
-            x, blended = extra.blend(layer, x, normed, blended)
-        return x + self.mlp(self.post_attention_layernorm(x)), blended
+        x = x + self.self_attn(normed, span, cache, layer, hook)
+        if hook is not None:
+            x, state = hook.after_attention(layer, x, normed, state)
+        return x + self.mlp(self.post_attention_layernorm(x)), state
 
 
 class Llama(nn.Module):
@@ -337,7 +291,7 @@ class Llama(nn.Module):
         x: Tensor,
         starts: Sequence[int] | None = None,
         cache: KVCache | None = None,
-        extra: Augmentation | None = None,
+        hook: LayerHook | None = None,
         padding: Sequence[int] | None = None,
     ) -> Tensor:
         """Hidden states [rows, L, hidden] after the final norm.
@@ -346,16 +300,14 @@ class Llama(nn.Module):
             x: Input embeddings [rows, L, hidden].
             starts: Sequence position of each row's first input; all 0 when absent.
             cache: Holds everything before `starts` and takes the keys and values of the inputs.
-            extra: What an adapter adds.
+            hook: What changes the pass.
             padding: How many inputs at the beginning of each row are not there.
         """
         span = make_span(self.config, starts or [0] * len(x), x.shape[1], x.device, padding)
-        blended = None
+        state = None
         for i, layer in enumerate(self.layers):
-            if extra is not None and extra.checkpointing:
-                x, blended = checkpoint(
-                    layer, x, span, cache, i, extra, blended, use_reentrant=False
-                )
+            if hook is not None and hook.checkpointing:
+                x, state = checkpoint(layer, x, span, cache, i, hook, state, use_reentrant=False)
             else:
-                x, blended = layer(x, span, cache, i, extra, blended)
+                x, state = layer(x, span, cache, i, hook, state)
         return self.norm(x)

@@ -11,8 +11,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .blend import BlendPass, Semantics, slot_table
-from .faid import Blending, Faid, FaidAdapter, assemble, forced_states, whole_picture
+from .faid import (
+    Blending,
+    BlendPass,
+    Faid,
+    FaidAdapter,
+    FaidHook,
+    Semantics,
+    assemble,
+    forced_states,
+    slot_table,
+    whole_picture,
+)
 from .golden import (
     CFG_LOGITS,
     EXACT,
@@ -29,7 +39,6 @@ from .golden import (
 )
 from .janus import JanusPro
 from .layouts import blender_names, official_name, read_blenders
-from .llama import Augmentation
 from .retrieval import make_retriever
 from .sampling import guide, model_distribution
 from .settings import RetrievalOptions, Sampling
@@ -161,10 +170,10 @@ def forced_steps(parts: FaidFixture, faid: Faid, codes: Tensor, active: Tensor) 
     model.llama(x[:, :-1], None, cache, blending.prompt)
     x, logits = x[:, -1:], []
     for i, token in enumerate(path):
-        extra = blending.at(
+        hook = blending.at(
             np.array([[i]]), codes[None, i : i + 1].numpy(), active[None, i : i + 1].numpy()
         )
-        logits.append(model.logits(x, [length - 1 + i] * streams, cache, extra))
+        logits.append(model.logits(x, [length - 1 + i] * streams, cache, hook))
         x = model.embed_codes(token).expand(streams, 1, -1)
     return torch.cat(logits, dim=1)
 
@@ -228,9 +237,9 @@ def training_values(parts: FaidFixture, golden: Golden) -> Values:
     """The official training forward over whole sequences."""
     model, adapter = parts.model, parts.training_adapter()
     text, path = parts.text[:1], parts.path[None]
-    extra = training_extra(parts, adapter, parts.codes[None], text.shape[1])
+    hook = training_hook(parts, adapter, parts.codes[None], text.shape[1])
     with recorded(model, adapter) as seen:
-        logits = model.predict(forced_states(model, text, path, extra), extra)
+        logits = model.predict(forced_states(model, text, path, hook), hook)
     yield "train.logits", LOGITS, logits
     yield "train.loss", LOSSES, sequence_loss(logits, path)
     yield from blended_values("train.blender_out", golden, seen.features())
@@ -238,16 +247,16 @@ def training_values(parts: FaidFixture, golden: Golden) -> Values:
         return
     tokens, mask = golden["train2.image_tokens"].long(), golden["train2.text_mask"]
     text = golden["train2.text_ids"].long()
-    extra = training_extra(parts, adapter, golden["train2.codes"].long(), text.shape[1])
+    hook = training_hook(parts, adapter, golden["train2.codes"].long(), text.shape[1])
     padding = (1 - mask).sum(1).tolist()
-    logits = model.predict(forced_states(model, text, tokens, extra, padding), extra)
+    logits = model.predict(forced_states(model, text, tokens, hook, padding), hook)
     yield "train2.logits", LOGITS, logits[:, -tokens.shape[1] - 1 : -1]
     yield "train2.loss", LOSSES, sequence_loss(logits, tokens)
 
 
-def training_extra(
+def training_hook(
     parts: FaidFixture, adapter: FaidAdapter, codes: Tensor, prompt_length: int
-) -> Augmentation:
+) -> FaidHook:
     zero: Semantics = "stepzero"
     return whole_picture(parts.model, adapter, codes, parts.active, prompt_length, zero)
 
@@ -264,9 +273,9 @@ def gradient_values(fixture: Fixture, golden: Golden) -> tuple[str, float, Tenso
     with torch.inference_mode(False), torch.enable_grad():
         parts = FaidFixture(Fixture(fixture.folder), golden)
         model, adapter = parts.model.requires_grad_(True), parts.training_adapter()
-        extra = training_extra(parts, adapter, parts.codes[None], parts.text.shape[1])
-        states = forced_states(model, parts.text[:1], parts.path[None], extra)
-        sequence_loss(model.predict(states, extra), parts.path[None]).backward()
+        hook = training_hook(parts, adapter, parts.codes[None], parts.text.shape[1])
+        states = forced_states(model, parts.text[:1], parts.path[None], hook)
+        sequence_loss(model.predict(states, hook), parts.path[None]).backward()
     parameters = {official_name(n): p for n, p in model.named_parameters()}
     parameters |= {
         f"language_model.model.{name}": parameter for name, parameter in adapter.named_parameters()

@@ -27,10 +27,16 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from arrag_engine.blend import FoldedBlender, PatchBlender
 from arrag_engine.checkpoint import load_checkpoint
 from arrag_engine.decode import Recipe, draw_pictures
-from arrag_engine.faid import AdapterConfig, Faid, FaidAdapter, assemble
+from arrag_engine.faid import (
+    AdapterConfig,
+    Faid,
+    FaidAdapter,
+    FoldedBlender,
+    PatchBlender,
+    assemble,
+)
 from arrag_engine.grid import Grid
 from arrag_engine.index import SourceTable, create_index
 from arrag_engine.janus import JanusPro

@@ -12,7 +12,6 @@ LAYERS = [
     {"errors", "threads"},
     {"grid", "settings", "codebook"},
     {"files", "sampling", "ops"},
-    {"blend"},
     {"vq", "llama"},
     {"janus"},
     {"faid"},

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..faid import Blending
+from ..faid import Blending, FaidHook
 from ..janus import JanusPro
-from ..llama import Augmentation
 from ..sampling import guide
 from .canvas import Canvas
 from .recipe import Recipe
@@ -52,8 +51,8 @@ class Passes:
         x = self.model.embed_text(ids)  # [streams, T, hidden]
         if self.prefix:
             shared = self.model.new_cache(self.streams, self.prefix, self.device)
-            extra = None if self.blending is None else self.blending.prompt
-            self.model.llama(x[:, :-1], None, shared, extra)
+            hook = None if self.blending is None else self.blending.prompt
+            self.model.llama(x[:, :-1], None, shared, hook)
             for own, common in (
                 (self.cache.keys, shared.keys),
                 (self.cache.values, shared.values),
@@ -76,8 +75,8 @@ class Passes:
             [self._inputs(c.tokens, a, length) for c, a in zip(canvases, firsts, strict=True)]
         )
         starts = [self.prefix + first for first in firsts] * self.streams
-        extra = self._augmentation(canvases, firsts, length)
-        logits = self.model.logits(inputs.repeat(self.streams, 1, 1), starts, self.cache, extra)
+        hook = self._hook(canvases, firsts, length)
+        logits = self.model.logits(inputs.repeat(self.streams, 1, 1), starts, self.cache, hook)
         guided = guide(logits, self.cfg).cpu()  # [B, L, vocab]
         if not guided.isfinite().all():
             raise InputError(
@@ -93,9 +92,9 @@ class Passes:
         x = self.model.embed_codes(torch.from_numpy(before).to(self.device))
         return torch.cat((self.opening[None], x)) if first == 0 else x
 
-    def _augmentation(
+    def _hook(
         self, canvases: Sequence[Canvas], firsts: Sequence[int], length: int
-    ) -> Augmentation | None:
+    ) -> FaidHook | None:
         """What the adapter adds to a pass: its blenders receive the nearest hits' codes."""
         if self.blending is None:
             return None

@@ -17,7 +17,7 @@ from ..sampling import guide, model_distribution
 from .noise import draw, position_noise
 from .passes import prompt_streams
 from .recipe import Recipe
-from .reference_faid import augmentation
+from .reference_faid import adapter_hook
 
 
 @torch.inference_mode()
@@ -27,10 +27,10 @@ def draw_reference(model: JanusPro, recipe: Recipe, seed: int) -> np.ndarray:
     p = (1 - λ) p_model + λ p_retrieval: from the second component where u < λ, else from the first.
     """
     size, vocab = model.config.grid.size, model.config.vq.codebook_size
-    sampling, given = recipe.sampling, 0 if recipe.given is None else len(recipe.given)
+    sampling, given = recipe.sampling, [] if recipe.given is None else recipe.given
     tokens = np.zeros(size, np.int64)
-    tokens[:given] = recipe.given if given else 0
-    for position in range(given, size):
+    tokens[: len(given)] = given
+    for position in range(len(given), size):
         logits = next_logits(model, recipe, tokens, position)
         p = model_distribution(guide(logits, sampling.cfg)[0], sampling)
         weight, proposed = retrieve(recipe.retriever, tokens, position, vocab)
@@ -47,9 +47,9 @@ def next_logits(model: JanusPro, recipe: Recipe, tokens: np.ndarray, position: i
     """Logits [streams, vocab] of the token at a position, after prompt and tokens[:position]."""
     ids = prompt_streams(recipe, model.device)[: 1 if recipe.sampling.cfg == 1 else 2]
     picture = torch.from_numpy(tokens).to(model.device).expand(len(ids), -1)
-    extra = augmentation(model, recipe, tokens, position, ids)
-    hidden = forced_states(model, ids, picture, extra)
-    return model.predict(hidden[:, ids.shape[1] - 1 + position], extra)
+    hook = adapter_hook(model, recipe, tokens, position, ids)
+    hidden = forced_states(model, ids, picture, hook)
+    return model.predict(hidden[:, ids.shape[1] - 1 + position], hook)
 
 
 def retrieve(

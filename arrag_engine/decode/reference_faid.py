@@ -8,16 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..faid import whole_picture
+from ..faid import FaidHook, whole_picture
 from ..janus import JanusPro
-from ..llama import Augmentation
 from ..retrieval import Retriever
 from .recipe import Recipe
 
 
-def augmentation(
+def adapter_hook(
     model: JanusPro, recipe: Recipe, tokens: np.ndarray, position: int, ids: Tensor
-) -> Augmentation | None:
+) -> FaidHook | None:
     """What the adapter of a recipe adds, when the token at a position is to be predicted.
 
     Args:
@@ -31,7 +30,7 @@ def augmentation(
     if recipe.retriever is not None and faid.adapter.config.blender_layers:
         active = recipe.retriever.active
         look_up(recipe.retriever, tokens, np.flatnonzero(active[: position + 1]), codes)
-    extra = whole_picture(
+    hook = whole_picture(
         model,
         faid.adapter,
         torch.from_numpy(codes).to(model.device).expand(len(ids), -1, -1),
@@ -40,7 +39,7 @@ def augmentation(
         faid.semantics,
         rows=torch.tensor([1, 0][: len(ids)], device=model.device),
     )
-    return replace(extra, strength=faid.strength)
+    return replace(hook, strength=faid.strength)
 
 
 def look_up(

@@ -8,9 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..blend import PatchBlender
 from ..errors import InputError
-from ..faid import FaidAdapter, forced_states
+from ..faid import FaidAdapter, PatchBlender, forced_states
 from ..janus import JanusPro
 from .data import Batches
 from .settings import TrainSettings

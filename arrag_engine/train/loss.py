@@ -34,7 +34,7 @@ class Learner(nn.Module):
         """Cross entropy (nats) of each picture's tokens [B, N]; where the base drew the picture
         itself, of its distribution at each token."""
         [base] = self.base
-        extra = whole_picture(
+        hook = whole_picture(
             base,
             self.adapter,
             batch.codes,
@@ -44,9 +44,9 @@ class Learner(nn.Module):
             batch.blended,
             self.checkpointing and self.training,
         )
-        states = forced_states(base, batch.text, batch.tokens[:, :-1], extra, batch.padding)
+        states = forced_states(base, batch.text, batch.tokens[:, :-1], hook, batch.padding)
         predicting = states[:, -batch.tokens.shape[1] :]
-        logits = base.predict(predicting, extra)
+        logits = base.predict(predicting, hook)
         losses = token_losses(logits, batch.tokens)
         if not batch.own.any():
             return losses

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from arrag_engine.blend import PatchBlender
 from arrag_engine.checkpoint import load_checkpoint
 from arrag_engine.errors import InputError
+from arrag_engine.faid import PatchBlender
 from arrag_engine.train import TrainSettings
 from arrag_engine.train.begin import hidden_of_codes, new_adapter, normalise, set_centre
 from arrag_engine.train.data import Batches

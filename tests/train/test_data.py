@@ -59,9 +59,9 @@ def test_codes_are_the_nearest_of_other_pictures(model, index, k):
     tokens = index.tokens[[1, 3]].astype(np.int64)
     found = retrieve_codes(retriever, tokens, digests_of(index, [1, 3]), k)
     for row, own in enumerate((1, 3)):
-        wanted = brute_force(index, retriever.codebook, tokens[row], {own}, k)
+        wanted = brute_force(index, index.codebook, tokens[row], {own}, k)
         assert np.array_equal(found[row], wanted)
-        itself = brute_force(index, retriever.codebook, tokens[row], set(), k)
+        itself = brute_force(index, index.codebook, tokens[row], set(), k)
         assert not np.array_equal(found[row], itself)
 
 
@@ -72,7 +72,7 @@ def test_every_copy_of_a_picture_is_left_out(model, index):
     retriever = retriever_for(model, index)
     tokens = index.tokens[[2]].astype(np.int64)
     found = retrieve_codes(retriever, tokens, digests_of(index, [2]), 5)
-    assert np.array_equal(found[0], brute_force(index, retriever.codebook, tokens[0], {1, 2, 3}, 5))
+    assert np.array_equal(found[0], brute_force(index, index.codebook, tokens[0], {1, 2, 3}, 5))
 
 
 def test_an_index_of_nothing_but_the_picture_gives_nothing(model):

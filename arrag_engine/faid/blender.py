@@ -12,19 +12,17 @@ convolutions each time, through which a gradient flows, or once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import ops as default_ops
-from .errors import InputError
-from .grid import Grid, Offset, offset_table
-from .ops import rowwise
-from .settings import HOPS, Semantics
+from .. import ops as default_ops
+from ..errors import InputError
+from ..grid import Offset
+from ..ops import rowwise
+from ..settings import HOPS
 
 
 def causal_offsets(hops: tuple[int, ...]) -> tuple[Offset, ...]:
@@ -119,103 +117,3 @@ def folded(blender: PatchBlender, dtype: torch.dtype, ops: Any = default_ops) ->
     state |= {f"mlp.{name}": value for name, value in blender.mlp.state_dict().items()}
     out.load_state_dict({n: t.to(dtype).contiguous() for n, t in state.items()}, assign=True)
     return out.eval().requires_grad_(False)
-
-
-def slot_table(grid: Grid, hops: tuple[int, ...], device: torch.device) -> Tensor:
-    """Slots [N, offsets] of a feature map that the surroundings of each position stand in."""
-    return torch.from_numpy(offset_table(grid, causal_offsets(hops)) + 1).to(device)
-
-
-class FeatureMaps:
-    """The normalised hidden states of the drawn tokens of one drawing, per blender layer.
-
-    Slot j + 1 of a map belongs to token j; slot 0 stays zero and stands for what lies outside.
-    """
-
-    def __init__(
-        self,
-        layers: Iterable[int],
-        rows: int,
-        size: int,
-        hidden: int,
-        device: torch.device,
-        dtype: torch.dtype,
-    ) -> None:
-        self.maps = {
-            layer: torch.zeros(rows, size + 1, hidden, device=device, dtype=dtype)
-            for layer in layers
-        }
-
-
-@dataclass(frozen=True)
-class BlendPass:
-    """What the blenders work on in one pass over B pictures, L positions of each."""
-
-    positions: Tensor
-    """[B, L] grid positions that are being predicted."""
-    candidates: Tensor
-    """[B, L, K, hidden] embeddings of the retrieved codes, zero where there is none."""
-    active: Tensor
-    """[B, L] whether retrieval runs at the position."""
-    slots: Tensor
-    """[N, offsets] as `slot_table` makes them."""
-    maps: FeatureMaps | None = None
-    """What was drawn in former passes; None when this pass sees the pictures from the start."""
-    first: int = 0
-    """The pass's input that predicts positions[:, 0]; the others follow."""
-    semantics: Semantics = "step"
-    rows: Tensor | None = None
-    """[B] 1 or 0: which pictures are blended at all; all when absent."""
-
-    def surroundings(self, layer: int, h: Tensor) -> Tensor:
-        """The drawn hidden states around each position [B, L, offsets * hidden].
-
-        Args:
-            h: Normalised hidden states [B, L, hidden] of the inputs that predict the positions:
-                the tokens just before them. They are remembered.
-        """
-        if self.maps is None:
-            drawn = h.new_zeros(len(h), len(self.slots) + 1, h.shape[-1])
-        else:
-            drawn = self.maps.maps[layer]
-        row = torch.arange(len(h), device=h.device)[:, None]
-        # The input of position 0 is the prompt's end, no token: slot 0 stays zero.
-        drawn[row, self.positions] = h * (self.positions > 0)[..., None].to(h.dtype)
-        return drawn[row[..., None], self.slots[self.positions]].flatten(2)
-
-    def add(self, x: Tensor, features: Tensor) -> Tensor:
-        """x [rows, length, hidden] plus features [B, L, hidden] where the positions are predicted.
-
-        Rows after the first B, the unconditional stream, stay as they are.
-        """
-        if self.rows is not None:
-            features = features * self.rows[:, None, None].to(features.dtype)
-        batch, count, _ = features.shape
-        after = x.shape[1] - self.first - count
-        return x + F.pad(features.to(x.dtype), (0, 0, self.first, after, 0, len(x) - batch))
-
-
-def blend(
-    blender: PatchBlender | FoldedBlender,
-    norm: Any,
-    layer: int,
-    hidden: Tensor,
-    blended: Tensor | None,
-    work: BlendPass,
-) -> Tensor:
-    """One blender in its layer: f [B, L, K, hidden], which the next blender takes as candidates.
-
-    What the layer adds to the residual stream is the mean over K.
-
-    Args:
-        norm: `retrieval_layernorm`.
-        hidden: The layer's normalised inputs [rows >= B, length, hidden].
-        blended: The former blender's output; None for the first one.
-    """
-    count = work.positions.shape[1]
-    h = hidden[: len(work.positions), work.first : work.first + count]
-    given = work.candidates if blended is None else blended
-    centres = norm(given.to(norm.weight.dtype))  # in training the base may be less precise
-    if blended is None or work.semantics == "stepzero":
-        centres = centres * work.active[..., None, None].to(centres.dtype)
-    return blender(work.surroundings(layer, h), centres)

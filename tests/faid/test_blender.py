@@ -3,15 +3,9 @@
 import pytest
 import torch
 
-from arrag_engine.blend import (
-    BlendPass,
-    FeatureMaps,
-    PatchBlender,
-    causal_offsets,
-    folded,
-    slot_table,
-)
 from arrag_engine.errors import InputError
+from arrag_engine.faid.blender import PatchBlender, causal_offsets, folded
+from arrag_engine.faid.hook import BlendPass, FeatureMaps, slot_table
 from arrag_engine.grid import Grid
 from tests import slow
 from tests.tiny import blender_tensors

@@ -1,0 +1,131 @@
+"""An adapter in the passes of a drawing, and in one pass over whole pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from ..janus import DrawingHook, JanusPro
+from ..settings import MAX_CANDIDATES, MAX_STRENGTH, SEMANTICS, Semantics
+from .adapter import FaidAdapter
+from .hook import BlendPass, FaidHook, FeatureMaps, slot_table
+
+
+@dataclass(frozen=True)
+class Faid:
+    """An adapter and how to use it."""
+
+    adapter: FaidAdapter
+    strength: float = 1.0
+    """0 = the base model, 1 = as trained, up to 2 beyond it."""
+    candidates: int = 0
+    """K: how many retrieved codes the blenders hear at each position, duplicates kept; 0 = as many
+    as they were trained with."""
+    semantics: Semantics = "step"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.strength <= MAX_STRENGTH:
+            raise InputError(f"adapter strength is {self.strength}; choose 0 to {MAX_STRENGTH:g}")
+        if not 0 <= self.candidates <= MAX_CANDIDATES:
+            raise InputError(
+                f"candidates is {self.candidates}; choose 0 (as trained) to {MAX_CANDIDATES}"
+            )
+        if self.semantics not in SEMANTICS:
+            raise InputError(f"semantics is {self.semantics!r}; choose {' or '.join(SEMANTICS)}")
+
+    @property
+    def heard(self) -> int:
+        """How many codes the blenders hear at each position."""
+        return self.candidates or self.adapter.config.candidates
+
+
+class Blending:
+    """An adapter in one drawing of B pictures: what its blenders remember from pass to pass."""
+
+    def __init__(self, faid: Faid, model: JanusPro, batch: int, device: torch.device) -> None:
+        self.faid = faid
+        self.model = model
+        self.device = device
+        self.prompt = FaidHook(faid.adapter.by_layer, faid.adapter.gen_head, faid.strength)
+        """For the prompt: blenders hear nothing there."""
+        config, hidden = faid.adapter.config, model.config.llama.hidden_size
+        size = model.config.grid.size
+        self.maps = FeatureMaps(config.blender_layers, batch, size, hidden, device, model.dtype)
+        self.slots = slot_table(model.config.grid, config.hops, device)
+
+    @property
+    def candidates(self) -> int:
+        """How many codes are wanted at each position."""
+        return self.faid.heard if self.faid.adapter.config.blender_layers else 0
+
+    def at(self, positions: np.ndarray, codes: np.ndarray, active: np.ndarray) -> FaidHook:
+        """For a pass that predicts positions [B, L] with the retrieved codes [B, L, K].
+
+        Args:
+            codes: -1 = none.
+            active: [B, L] where retrieval runs.
+        """
+        places, heard, runs = (
+            torch.from_numpy(a).to(self.device) for a in (positions, codes, active)
+        )
+        work = BlendPass(
+            places,
+            self.model.embed_candidates(heard),
+            runs,
+            self.slots,
+            self.maps,
+            semantics=self.faid.semantics,
+        )
+        return replace(self.prompt, blending=work)
+
+
+def whole_picture(
+    model: JanusPro,
+    adapter: FaidAdapter,
+    codes: Tensor,
+    active: Tensor,
+    prompt_length: int,
+    semantics: Semantics = "step",
+    rows: Tensor | None = None,
+    checkpointing: bool = False,
+) -> FaidHook:
+    """The adapter in one pass over prompts and whole pictures [B, N] at once, as in training.
+
+    Args:
+        codes: Retrieved codes [B, N, K], -1 = none.
+        active: [N] where retrieval runs.
+        rows: [B] 1 or 0, which pictures the blenders work on; all when absent.
+        checkpointing: Compute layers again for the gradient.
+    """
+    batch, size, _ = codes.shape
+    positions = torch.arange(size, device=codes.device).expand(batch, -1)
+    work = BlendPass(
+        positions,
+        model.embed_candidates(codes.masked_fill(~active[:, None], -1)),
+        active.expand(batch, -1),
+        slot_table(model.config.grid, adapter.config.hops, codes.device),
+        first=prompt_length - 1,
+        semantics=semantics,
+        rows=rows,
+    )
+    return FaidHook(adapter.by_layer, adapter.gen_head, blending=work, checkpointing=checkpointing)
+
+
+def forced_states(
+    model: JanusPro,
+    text: Tensor,
+    tokens: Tensor,
+    hook: DrawingHook | None = None,
+    padding: Sequence[int] | None = None,
+) -> Tensor:
+    """Hidden states [B, T + N, hidden] of prompts [B, T] and their pictures' tokens [B, N].
+
+    Token i is predicted at T - 1 + i.
+    """
+    x = torch.cat((model.embed_text(text), model.embed_codes(tokens)), dim=1)
+    return model.llama(x, None, None, hook, padding)
