@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from arrag_engine.build import ReadSettings
 from arrag_engine.build.listing import MAX_CAPTION, list_folder
 from arrag_engine.errors import InputError
-from arrag_engine.images import list_pictures
+from arrag_engine.build.walking import FolderTimes
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5),

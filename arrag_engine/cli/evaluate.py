@@ -18,6 +18,7 @@ from ..bench.settings import ADAPTED, EVERY_KIND, METHODS
 from ..errors import InputError
 from ..files import atomic_write
 from ..index import load_index, save_index
+from ..locks import locked
 from ..settings import DUPLICATES, HARM, RetrievalOptions
 from .generate import load_adapter_flag
 from .progress import follow, progress_bar
@@ -243,6 +244,11 @@ def calibrate(a: argparse.Namespace) -> int:
         raise InputError(f"--ceiling is {a.ceiling}; choose more than 0, at most 1")
     if not 0 <= a.harm <= 1:
         raise InputError(f"--harm is {a.harm}; choose 0 to 1")
+    with locked(out):
+        return _calibrate(a, out, options)
+
+
+def _calibrate(a: argparse.Namespace, out: Path, options: RetrievalOptions) -> int:
     from ..calibrate import fit
     from ..retriever import Retriever
 
