@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..arrag_engine.errors import InputError
@@ -21,7 +20,7 @@ def single(name: str, values: Any) -> Any:
     if not values:
         raise InputError(f"{name} is an empty list; connect one value")
     first = values[0]
-    if any(value is not first and _differ(value, first) for value in values[1:]):
+    if any(value != first for value in values[1:]):
         raise InputError(
             f"{name} is a list of {len(values)} different values; one index takes one of them"
         )
@@ -52,9 +51,3 @@ def captions(values: list[str | None] | str | None) -> list[str]:
     if not any(text.strip() for text in texts):
         return []
     return texts if len(texts) > 1 else texts[0].splitlines()
-
-
-def _differ(a: Any, b: Any) -> bool:
-    if isinstance(a, Tensor) or isinstance(b, Tensor):
-        return not (isinstance(a, Tensor) and isinstance(b, Tensor) and torch.equal(a, b))
-    return a != b

@@ -67,7 +67,8 @@ def test_every_readable_picture_is_in_and_the_others_are_reported(model, folder,
     assert built.report.pictures == len(built.index.tokens) == len(READABLE)
     assert sorted(name for name, _ in built.report.unreadable) == ["broken.png", "folder.png"]
     assert all("not a readable picture" in why for _, why in built.report.unreadable)
-    assert built.report.duplicates == built.report.notes == []
+    assert built.report.duplicates == []
+    assert built.report.notes == ["left out because no pictures: 1 .md"]
 
 
 def test_tokens_and_vectors_are_the_models_own(model, folder, out):

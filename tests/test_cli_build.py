@@ -31,8 +31,8 @@ def test_what_was_built_is_said_in_one_line_and_drawn_with(run, tmp_path):
     size = out.stat().st_size
     assert (code, err) == (0, "")
     assert said == (
-        f"{out}: 3 pictures, 0 with captions, 60 patches, 0 duplicates, 0 unreadable; {size} bytes, "
-        "flat search, recall 1.0\n"
+        f"{out}: 3 pictures, 0 with captions, 60 patches, 0 duplicates, 0 unreadable; "
+        f"{size} bytes, flat search, recall 1.0\n"
     )
     assert {(s.licence, s.origin) for s in load_index(out).sources} == {("CC0", "somewhere")}
     assert (

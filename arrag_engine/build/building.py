@@ -73,8 +73,8 @@ def build_index(
         say: Called with a sentence when a build goes on, or cannot.
 
     Raises:
-        InputError: No folder, no readable picture in it, another program that writes `out`, a folder
-            that disappears, a disk that is full; no place of the model's grid has a key.
+        InputError: No folder, no readable picture in it, another program that writes `out`, a
+            folder that disappears, a disk that is full; no place of the model's grid has a key.
     """
     options, device = options or BuildOptions(), device or model.device
     out, progress = Path(out), progress or _ignore
@@ -147,8 +147,8 @@ def build_from_images(
         captions: One for each picture, or none at all.
 
     Raises:
-        InputError: Another number of captions, `out` cannot be written or another program writes it;
-            no place of the model's grid has a key.
+        InputError: Another number of captions, `out` cannot be written or another program writes
+            it; no place of the model's grid has a key.
     """
     options, device = options or BuildOptions(), device or model.device
     progress = progress or _ignore

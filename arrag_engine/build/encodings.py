@@ -52,11 +52,14 @@ KOREAN = (
     "용단국분교당반열말년양민없던까또빨란꽃색파초노검흰푸른하늘름구바람눈별달빛밤산강나무풀집녀남여"
     "아이고양강새말머손옷치마모자웃긴짧은"
 )
+UNSEEN = 0.01
+"""Texts in an encoding that a folder counts as having beside those that it has."""
 SCRIPTS = {"LATIN", "GREEK", "CYRILLIC", "ARMENIAN", "HEBREW", "ARABIC", "SYRIAC", "UNUSED"}
 """First words of the names of letters below U+0800."""
 HIGH = range(0xA1, 0xFF)
-WRONG, RARE = math.log(1e-9), math.log(1e-7)
-"""Log-probabilities of bytes that stand for nothing, and of a character of no kind."""
+WRONG, RARE, ASCII = math.log(1e-9), math.log(1e-7), math.log(1 / 40)
+"""Log-probabilities of bytes that stand for nothing, of a character of no kind, and of an ASCII
+character, which the second byte of another one may look like."""
 
 MIXED, UNMIXED = (math.log(0.9), math.log(0.1)), (math.log(0.05), math.log(0.95))
 """Log-probabilities that the neighbour of a letter that is not ASCII is an ASCII letter, or not:
@@ -96,9 +99,10 @@ def _chances(encoding: str) -> dict[str, float]:
     """Log-probability of each character of the encoding's texts that is not ASCII."""
     chances: dict[str, float] = {"\ufffd": WRONG}
     for characters, share in _kinds(encoding).items():
-        for character in set(characters):
-            chance = chances.get(character, -math.inf)
-            chances[character] = math.log(math.exp(chance) + share / len(set(characters)))
+        kind = set(characters)
+        for character in kind:
+            chance = math.exp(chances.get(character, -math.inf))
+            chances[character] = math.log(chance + share / len(kind))
     return chances
 
 
@@ -141,23 +145,30 @@ def _by_zeros(text: bytes) -> str:
 
 
 def _guess_narrow(texts: Sequence[bytes]) -> list[str]:
+    """For each text, the others' encodings are what is expected of it."""
     scores = [{encoding: _score(text, encoding) for encoding in ENCODINGS} for text in texts]
-    share = {encoding: 0.0 for encoding in ENCODINGS}
-    for row in scores:
-        best = max(row.values())
-        weights = {encoding: math.exp(score - best) for encoding, score in row.items()}
-        for encoding, weight in weights.items():
-            share[encoding] += weight / sum(weights.values())
-    prior = {encoding: math.log(weight + 1e-6) for encoding, weight in share.items()}
-    return [max(row, key=lambda encoding: row[encoding] + prior[encoding]) for row in scores]
+    alone = [_shares(row) for row in scores]
+    counts = {encoding: sum(row[encoding] for row in alone) for encoding in ENCODINGS}
+    guesses = []
+    for row, own in zip(scores, alone, strict=True):
+        prior = {e: math.log(max(counts[e] - own[e], 0) + UNSEEN) for e in ENCODINGS}
+        guesses.append(max(ENCODINGS, key=lambda e, row=row, prior=prior: row[e] + prior[e]))
+    return guesses
+
+
+def _shares(scores: dict[str, float]) -> dict[str, float]:
+    """Probability of each encoding of a text alone."""
+    best = max(scores.values())
+    weights = {encoding: math.exp(score - best) for encoding, score in scores.items()}
+    return {encoding: weight / sum(weights.values()) for encoding, weight in weights.items()}
 
 
 def _score(text: bytes, encoding: str) -> float:
-    """Log-probability of the bytes that are not ASCII, if the text is in the encoding."""
+    """Log-probability of the bytes, if the text is in the encoding."""
     chances = _chances(encoding)
     mixed, unmixed = MIXED if encoding == "cp1252" else UNMIXED
     decoded = text.decode(encoding, errors="replace")
-    score = sum(chances.get(c, RARE) for c in decoded if not c.isascii())
+    score = sum(ASCII if c.isascii() else chances.get(c, RARE) for c in decoded)
     for a, b in pairwise(decoded):
         if a.isalpha() and b.isalpha() and not (a.isascii() and b.isascii()):
             score += mixed if a.isascii() or b.isascii() else unmixed
