@@ -20,6 +20,7 @@ from ..files import atomic_write
 from ..index import load_index, save_index
 from ..locks import locked
 from ..settings import DUPLICATES, HARM, RetrievalOptions
+from .build import print_report
 from .generate import load_adapter_flag
 from .progress import follow, progress_bar
 from .shared import Command, add_model_flags, check_writable, load_model
@@ -309,6 +310,7 @@ def _observed(
     with progress_bar("picture") as bar:
         known = index.sources.names_by_hash()
         encoded = encode_folder(model, folder, None, known, False, progress=follow(bar))
+    print_report(replace(encoded.report, duplicates=[]))  # it is right that the index has some
     pictures = [(t, s.caption) for t, s in zip(encoded.tokens, encoded.sources, strict=True)]
     if not pictures:
         raise InputError(f"{folder} holds no readable picture that the index lacks; use others")

@@ -361,6 +361,8 @@ def _prepared(
         )
     for line in examples.skipped:
         print(f"skipped {line}", file=sys.stderr)
+    for note in examples.notes:
+        print(f"note: {note}", file=sys.stderr)
     return examples
 
 
