@@ -7,8 +7,10 @@ import sys
 import threading
 
 import pytest
+from PIL import Image
 
 from arrag_engine import locks
+from arrag_engine.build import build_from_images
 from arrag_engine.errors import InputError
 from arrag_engine.locks import locked
 
@@ -98,3 +100,40 @@ def test_a_disk_without_locks_is_told_and_used(tmp_path, monkeypatch):
     warning = pytest.warns(UserWarning, match="is on a disk without file locks")
     with warning, locked(tmp_path / "a"):
         pass
+
+
+WRITERS = {
+    "build": "build --model {model} --images {files}/pictures --out {tmp}/x.safetensors",
+    "add": "add {tmp}/x.safetensors --images {files}/pictures --model {model}",
+    "remove": "remove {tmp}/x.safetensors --licence *",
+    "merge": "merge {files}/index.safetensors {files}/index.safetensors --out {tmp}/x.safetensors",
+    "calibrate": "calibrate --model {model} --index {files}/index.safetensors "
+    "--images {files}/pictures --out {tmp}/x.safetensors",
+    "train": "train faid --model {model} --index {files}/index.safetensors "
+    "--images {files}/pictures --work {tmp}/run --out {tmp}/x.safetensors",
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_every_command_that_writes_an_index_or_adapter_is_refused(run, files, tmp_path, name):
+    target = tmp_path / "x.safetensors"
+    target.write_bytes((files / "index.safetensors").read_bytes())
+    before = target.read_bytes()
+    with locked(target):
+        code, _, err = run(WRITERS[name])
+    assert (code, err.count("\n")) == (2, 1)
+    assert f"another program is writing {target}; wait" in err
+    assert target.read_bytes() == before
+
+
+def test_two_trainings_in_one_folder_are_refused(run, tmp_path):
+    with locked(tmp_path / "run"):
+        code, _, err = run(WRITERS["train"])
+    assert code == 2
+    assert f"another program is writing {tmp_path / 'run'}; wait" in err
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_batch_is_refused_where_a_build_is_at_work(model, tmp_path):
+    with locked(tmp_path / "x.safetensors"), pytest.raises(InputError, match="another program"):
+        build_from_images(model, [Image.new("RGB", (20, 20))], [], tmp_path / "x.safetensors")
