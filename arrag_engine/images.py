@@ -5,22 +5,37 @@ from __future__ import annotations
 import io
 import math
 import os
+import re
 import stat
-from collections.abc import Callable
+import zlib
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from .errors import InputError
 from .files import atomic_write
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
-FORMATS = ("PNG", "JPEG", "WEBP")
-"""What a file may be, whatever its name ends in: other decoders of Pillow are never called."""
+FORMATS = (
+    *("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF", "JXL", "JPEG2000"),
+    *("PPM", "SGI", "QOI", "PSD", "DDS"),
+)
+"""What a file may be, whatever its name ends in, where Pillow or a plug-in of it reads it. Other
+decoders of Pillow are never called: some start programs."""
+UNSIGNED = ("TGA", "PCX")
+"""Formats that cannot be told from other data: only files with their suffixes are tried."""
+SIGNATURE = re.compile(
+    rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|RIFF....WEBP|GIF8[79]a|....ftypavi[fs]", re.DOTALL
+)
+PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
+KEPT_CHUNKS = (b"tRNS", b"eXIf")
+KEPT_SEGMENTS = (0xE0, 0xE1, 0xEE)
+"""APP0, Exif, and Adobe's, which says how colours are stored."""
+SOS = 0xDA
+"""JPEG's marker of the pixels."""
 MAX_PIXELS = 100_000_000
 """A larger picture is taken for a decompression bomb."""
 MAX_BYTES = 2**30
@@ -28,81 +43,141 @@ MAX_CROPS = 64
 THUMBNAIL = 64
 ORIENTATION = 0x0112
 """Exif's tag for how the camera was held."""
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What turns a picture of an orientation upright."""
 
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom in pixels."""
 
 
-def list_pictures(
-    folder: Path, unreadable: Callable[[OSError], object] | None = None
-) -> list[Path]:
-    """Picture files anywhere under `folder`, in name order; links to folders are followed.
-
-    Args:
-        unreadable: Called with the error of every folder that cannot be looked into.
-
-    Raises:
-        InputError: The folder does not exist.
-    """
-    if not Path(folder).is_dir():
-        raise InputError(f"there is no folder {folder}")
-    found, seen = [], set()
-    for here, folders, files in os.walk(folder, onerror=unreadable, followlinks=True):
-        place = os.path.realpath(here)
-        if place in seen:  # a link back
-            folders.clear()
-            continue
-        seen.add(place)
-        # a folder that is called like a picture is reported, not overlooked
-        found += [Path(here, n) for n in (*files, *folders) if Path(n).suffix.lower() in SUFFIXES]
-    return sorted(found)
+def picture_suffixes() -> set[str]:
+    """Suffixes of files that are read as pictures, in lower case."""
+    wanted = {*FORMATS, *UNSIGNED, "MPO"}
+    return {suffix for suffix, kind in Image.registered_extensions().items() if kind in wanted}
 
 
-def read_bytes(path: Path) -> bytes:
+def looks_like_picture(path: str) -> bool:
+    """Whether a file begins as a picture does, whatever its suffix; False if it is unreadable."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return False
+        with open(path, "rb") as file:
+            return SIGNATURE.match(file.read(16)) is not None
+    except OSError:
+        return False
+
+
+def read_bytes(path: str | Path) -> bytes:
     """What is in a picture file.
 
     Raises:
         InputError: Not a file (a pipe would never end), implausibly large, or unreadable.
     """
     try:
-        facts = path.stat()
+        facts = os.stat(path)
         if not stat.S_ISREG(facts.st_mode):
             raise InputError("not a readable picture (not a file)")
         if facts.st_size > MAX_BYTES:
             raise InputError(f"{facts.st_size} bytes, at most {MAX_BYTES} are allowed")
-        return path.read_bytes()
+        return Path(path).read_bytes()
     except OSError as error:
         raise InputError(f"not a readable picture ({error.strerror or error})") from error
 
 
-def open_picture(file: Path | bytes) -> Image.Image:
+def open_picture(file: Path | bytes, suffix: str = "") -> Image.Image:
     """The picture (of an animation the first) as RGB, upright, transparency on white.
+
+    Metadata that is damaged or implausibly large is skipped.
 
     Args:
         file: A path, or what is in the file.
+        suffix: Of the name of a file whose content is given; it matters to few formats.
 
     Raises:
         InputError: It cannot be read as a picture, or is implausibly large.
     """
-    data = file if isinstance(file, bytes) else read_bytes(file)
+    if isinstance(file, Path):
+        file, suffix = read_bytes(file), file.suffix
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise InputError(
-                    f"{image.width}x{image.height} pixels, at most {MAX_PIXELS} are allowed"
-                )
-            return _upright_rgb(image)
+        return _decode(file, suffix)
     except InputError:
         raise
-    except UnidentifiedImageError as error:  # its own words name a place in memory
-        raise InputError("not a readable picture (neither PNG, JPEG nor WebP)") from error
     except Exception as error:  # decoders raise many kinds on damaged files
-        raise InputError(f"not a readable picture ({error})") from error
+        pixels = without_metadata(file)
+        if pixels == file:
+            raise _unreadable(error) from error
+    try:
+        return _decode(pixels, suffix)
+    except InputError:
+        raise
+    except Exception as error:
+        raise _unreadable(error) from error
+
+
+def _decode(data: bytes, suffix: str) -> Image.Image:
+    Image.init()
+    kinds = [kind for kind in FORMATS if kind in Image.OPEN]
+    named = Image.registered_extensions().get(suffix.lower())
+    if named in UNSIGNED:
+        kinds.append(named)
+    with Image.open(io.BytesIO(data), formats=kinds) as image:
+        if image.width * image.height > MAX_PIXELS:
+            raise InputError(
+                f"{image.width}x{image.height} pixels, at most {MAX_PIXELS} are allowed"
+            )
+        return _upright_rgb(image)
+
+
+def _unreadable(error: Exception) -> InputError:
+    if isinstance(error, UnidentifiedImageError):  # its own words name a place in memory
+        return InputError("not a readable picture (unknown format)")
+    return InputError(f"not a readable picture ({error})")
+
+
+def without_metadata(data: bytes) -> bytes:
+    """A PNG or JPEG file without texts, colour profiles and the like; others as they are."""
+    if data.startswith(PNG):
+        return _png_without_metadata(data)
+    return _jpeg_without_metadata(data) if data.startswith(JPEG) else data
+
+
+def _png_without_metadata(data: bytes) -> bytes:
+    kept, at = [PNG], len(PNG)
+    while at < len(data):
+        size, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+        body, end = data[at + 4 : at + 8 + size], at + 12 + size
+        whole = data[end - 4 : end] == zlib.crc32(body).to_bytes(4, "big")
+        if kind[:1].isupper() or (kind in KEPT_CHUNKS and whole):  # upper case: needed by readers
+            kept.append(data[at:end])
+        at = end
+    return b"".join(kept)
+
+
+def _jpeg_without_metadata(data: bytes) -> bytes:
+    kept, at = [JPEG], len(JPEG)
+    while data[at : at + 1] == b"\xff" and data[at + 1 : at + 2] not in (b"", bytes([SOS])):
+        marker, end = data[at + 1], at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        metadata = 0xE0 <= marker <= 0xEF or marker == 0xFE  # APP0 to APP15, a comment
+        if not metadata or marker in KEPT_SEGMENTS:
+            kept.append(data[at:end])
+        at = end
+    return b"".join((*kept, data[at:]))
 
 
 def _upright_rgb(image: Image.Image) -> Image.Image:
-    if image.getexif().get(ORIENTATION, 1) != 1:  # else it would only be copied
-        image = ImageOps.exif_transpose(image)
+    turn = UPRIGHT.get(_orientation(image))
+    if turn is not None:
+        image = image.transpose(turn)
+    if image.mode == "F":
+        raise InputError("its pixels are floating-point numbers; save it with 8 or 16 bits")
     if image.mode.startswith("I"):
         image = _eight_bits(image)
     if "A" in image.getbands() or "transparency" in image.info:
@@ -113,10 +188,21 @@ def _upright_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
+def _orientation(image: Image.Image) -> int:
+    """How the camera was held; 1 is upright, and what damaged Exif data counts as."""
+    try:
+        return image.getexif().get(ORIENTATION, 1)
+    except Exception:  # Pillow's parser raises many kinds
+        return 1
+
+
 def _eight_bits(image: Image.Image) -> Image.Image:
     """The upper half of 16-bit greyscale, which Pillow would clip; the value that stands for
     transparency has 16 bits too."""
-    values = np.asarray(image).astype(np.uint16)
+    values = np.asarray(image)
+    if values.max() >= 2**16 or values.min() < 0:
+        raise InputError("its pixels have 32 bits; save it with 8 or 16 bits")
+    values = values.astype(np.uint16)
     grey = Image.fromarray((values >> 8).astype(np.uint8))
     if "transparency" not in image.info:
         return grey

@@ -19,8 +19,8 @@ from ..arrag_engine.build import (
     build_from_images,
     build_index,
 )
-from ..arrag_engine.build.listing import list_folder, listing_state
 from ..arrag_engine.build.reading import BATCH
+from ..arrag_engine.build.walking import FolderTimes
 from ..arrag_engine.errors import InputError
 from ..arrag_engine.grid import BORDERS, NEIGHBORHOODS
 from ..arrag_engine.images import from_floats
@@ -29,7 +29,8 @@ from ..arrag_engine.index.search import STRUCTURES
 from ..arrag_engine.recommended import recommended
 from ..arrag_engine.session import AS_BUILT_KEYS, RECOMMENDED, KeyChoice
 from ..arrag_engine.settings import CROPS
-from . import folders
+from . import folders, lists
+from .lists import single
 from .loaders import describe
 from .memory import ManagedModel
 from .progress import Progress
@@ -39,7 +40,9 @@ NO_FOLDER = "(the images input)"
 DEFAULTS = BuildOptions()
 RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 """Names that mean devices on Windows."""
-FORBIDDEN = re.compile('[\x00-\x1f\x7f<>:"/\\\\|?*\ud800-\udfff]')
+BIDI = "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
+"""Characters that turn the writing direction: what is shown is not the name."""
+FORBIDDEN = re.compile(f'[\x00-\x1f\x7f-\x9f<>:"/\\\\|?*\u2028\u2029\ud800-\udfff{BIDI}]')
 MAX_NAME = 100
 SUFFIX = ".safetensors"
 
@@ -51,8 +54,8 @@ class BuildPatchIndex(io.ComfyNode):
             node_id="ARRAG_BuildIndex",
             display_name="Build Patch Index",
             category=CATEGORY,
-            description="Builds a patch index from a batch of images or a subfolder of ComfyUI's "
-            "input folder, and saves it in models/arrag/indexes.",
+            description="Builds one patch index from images (a batch or a list) or from a "
+            "subfolder of ComfyUI's input folder, and saves it in models/arrag/indexes.",
             inputs=[
                 Model.Input(
                     "model", tooltip="The model that will draw; its VQ encodes the pictures."
@@ -67,13 +70,15 @@ class BuildPatchIndex(io.ComfyNode):
                     options=[NO_FOLDER, *input_folders()],
                     default=NO_FOLDER,
                     tooltip="A subfolder of ComfyUI's input folder, with everything below it. "
-                    "Captions come from text files beside the pictures or a metadata.jsonl.",
+                    "Captions come from text files beside the pictures, a metadata.jsonl or a "
+                    "metadata.csv.",
                 ),
                 io.String.Input(
                     "captions",
                     multiline=True,
                     default="",
-                    tooltip="For the images input: one line for each picture, or empty.",
+                    tooltip="For the images input: one line for each picture, or a list with one "
+                    "text for each, or empty.",
                 ),
                 io.String.Input(
                     "licence",
@@ -146,7 +151,8 @@ class BuildPatchIndex(io.ComfyNode):
                 io.Image.Input(
                     "images",
                     optional=True,
-                    tooltip="The pictures. Leave it unconnected to use a folder.",
+                    tooltip="The pictures: a batch, or a list of pictures of any sizes. Leave it "
+                    "unconnected to use a folder.",
                 ),
                 io.String.Input(
                     "only",
@@ -165,11 +171,13 @@ class BuildPatchIndex(io.ComfyNode):
                     tooltip="Contents of the index, and the pictures that were left out.",
                 ),
             ],
+            is_input_list=True,
         )
 
     @classmethod
-    def validate_inputs(cls, name: str | None, folder: str | None) -> bool | str:
+    def validate_inputs(cls, name: Any, folder: Any) -> bool | str:
         try:  # None: not known yet, another node says it
+            name, folder = single("name", name), single("folder", folder)
             index_path("later" if name is None else name)
             picture_folder(NO_FOLDER if folder is None else folder)
         except InputError as error:
@@ -177,55 +185,61 @@ class BuildPatchIndex(io.ComfyNode):
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, name: str, folder: str, **_: Any) -> str:
-        place = picture_folder(folder)
-        state = "" if place is None else listing_state(list_folder(place, ReadSettings())[0])
-        return f"{BUILT.generation(index_path(name))} {state}"
+    def fingerprint_inputs(cls, name: Any, folder: Any, **_: Any) -> str:
+        name, folder = single("name", name), single("folder", folder)
+        place = None if folder is None else picture_folder(folder)
+        state = "" if place is None else TIMES.state(str(place))
+        generation = 0 if name is None else BUILT.generation(index_path(name))
+        return f"{generation} {state}"
 
     @classmethod
-    def execute(
-        cls,
-        model: ManagedModel,
-        name: str,
-        folder: str,
-        captions: str,
-        licence: str,
-        source: str,
-        crops: str,
-        neighborhood: str,
-        borders: Any,
-        key_space: Any,
-        position_weight: float,
-        structure: str,
-        recall_target: float,
-        overwrite: bool,
-        images: Tensor | None = None,
-        only: str = "",
-    ) -> io.NodeOutput:
-        out, place = index_path(name), picture_folder(folder)
-        check_inputs(out, overwrite, place, images, captions)
-        keys = KeyChoice(neighborhood, borders, key_space, chosen(position_weight))
-        spec = keys.spec(KeySpec(), recommended(model.checkpoint).keys)
-        read = ReadSettings(licence, source, crops)
-        options = BuildOptions(spec, read, structure, recall_target)
-        device = model.to_device(model.model.picture_bytes(BATCH))
-        os.makedirs(out.parent, exist_ok=True)
-        if images is not None:
-            lines = caption_lines(captions)
-            pictures = [from_floats(image) for image in images]
-            built = build_from_images(
-                model.model, pictures, lines, out, options, device, Progress()
-            )
-        else:
-            built = build_index(
-                model.model, place, out, options, device, progress=Progress(), say=logging.info
-            )
-        BUILT.note(out)
-        return io.NodeOutput(IndexChoice(built.index, AS_BUILT_KEYS, only), tell(out, built))
+    def execute(cls, captions: Any, images: Any = None, **settings: Any) -> io.NodeOutput:
+        return build(lists.pictures(images), lists.captions(captions), **lists.singles(settings))
+
+
+def build(
+    images: list[Tensor] | None,
+    captions: list[str],
+    model: ManagedModel,
+    name: str,
+    folder: str,
+    licence: str,
+    source: str,
+    crops: str,
+    neighborhood: str,
+    borders: Any,
+    key_space: Any,
+    position_weight: float,
+    structure: str,
+    recall_target: float,
+    overwrite: bool,
+    only: str = "",
+) -> io.NodeOutput:
+    """One index of all pictures [H, W, channels], or of a folder's."""
+    out, place = index_path(name), picture_folder(folder)
+    check_inputs(out, overwrite, place, images, captions)
+    keys = KeyChoice(neighborhood, borders, key_space, chosen(position_weight))
+    spec = keys.spec(KeySpec(), recommended(model.checkpoint).keys)
+    options = BuildOptions(spec, ReadSettings(licence, source, crops), structure, recall_target)
+    device = model.to_device(model.model.picture_bytes(BATCH))
+    os.makedirs(out.parent, exist_ok=True)
+    if images is not None:
+        pictures = [from_floats(image) for image in images]
+        built = build_from_images(model.model, pictures, captions, out, options, device, Progress())
+    else:
+        built = build_index(
+            model.model, place, out, options, device, progress=Progress(), say=logging.info
+        )
+    BUILT.note(out)
+    return io.NodeOutput(IndexChoice(built.index, AS_BUILT_KEYS, only), tell(out, built))
 
 
 def check_inputs(
-    out: Path, overwrite: bool, place: Path | None, images: Tensor | None, captions: str
+    out: Path,
+    overwrite: bool,
+    place: Path | None,
+    images: list[Tensor] | None,
+    captions: list[str],
 ) -> None:
     """Refuse what contradicts itself, before anything is loaded.
 
@@ -236,7 +250,7 @@ def check_inputs(
         raise InputError(
             "connect images or choose a folder: exactly one of them supplies the pictures"
         )
-    if images is None and captions.strip():
+    if images is None and captions:
         raise InputError(
             "captions belong to the images input; those of a folder come from text files "
             "beside the pictures"
@@ -267,19 +281,18 @@ def index_path(name: str) -> Path:
             f"{name[:100]!r} cannot be a file's name; choose one of up to {MAX_NAME} letters, "
             "digits, - and _, without folders"
         )
-    return Path(folders.own_folder(folders.INDEXES), stem + SUFFIX)
+    return Path(folders.save_folder(folders.INDEXES), stem + SUFFIX)
 
 
 def input_folders() -> dict[str, Path]:
     """Subfolders of ComfyUI's input folder by their paths below it, with forward slashes."""
-    root = Path(folder_paths.get_input_directory())
-    found = {}
-    for here, names, _ in os.walk(root, followlinks=True):
-        below = Path(here).relative_to(root)
-        if len(below.parts) >= folders.MAX_DEPTH:
-            names.clear()
-        if below.parts:
-            found[below.as_posix()] = Path(here)
+    found, waiting = {}, [(folder_paths.get_input_directory(), "", 0)]
+    while waiting:
+        path, below, depth = waiting.pop()
+        for name in TIMES.subfolders(path)[1]:
+            found[below + name] = Path(path, name)
+            if depth + 1 < folders.MAX_DEPTH:
+                waiting.append((os.path.join(path, name), f"{below}{name}/", depth + 1))
     return dict(sorted(found.items()))
 
 
@@ -300,11 +313,6 @@ def picture_folder(name: str) -> Path | None:
     return on_offer[name]
 
 
-def caption_lines(captions: str) -> list[str]:
-    """One caption for each line; none at all if nothing is said."""
-    return captions.splitlines() if captions.strip() else []
-
-
 def tell(out: Path, built: Built) -> str:
     """What the index holds, and every picture that it does not."""
     report = built.report
@@ -313,7 +321,9 @@ def tell(out: Path, built: Built) -> str:
     lines += report.notes
     for line in lines:
         logging.warning(line)
-    return "\n".join((describe(out.name, built.index, out.stat().st_size), *lines))
+    captions = f"{report.captioned} of {report.pictures} pictures have captions"
+    head = describe(out.name, built.index, out.stat().st_size)
+    return "\n".join((head, captions, *lines))
 
 
 class Builds:
@@ -338,3 +348,4 @@ class Builds:
 
 
 BUILT = Builds()
+TIMES = FolderTimes()

@@ -7,11 +7,15 @@ looked up among the names found by walking the registered folders.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from fnmatch import fnmatch
+from functools import cache
 from pathlib import Path
 
 import folder_paths
+import yaml
+from comfy.cli_args import args
 
 from ..arrag_engine import shipped
 from ..arrag_engine.errors import InputError
@@ -40,6 +44,36 @@ def register() -> None:
 def own_folder(key: str) -> str:
     """Where what is made here is saved."""
     return os.path.join(folder_paths.models_dir, "arrag", SUBFOLDERS[key])
+
+
+@cache
+def save_folder(key: str) -> str:
+    """Where what is made here is saved: what extra_model_paths.yaml makes the default, if anything.
+
+    ComfyUI does not say which folder that is: it knows only an order, and reads the file before
+    this package adds its own folder.
+    """
+    root = os.path.dirname(os.path.realpath(folder_paths.__file__))
+    more = itertools.chain(*(args.extra_model_paths_config or ()))
+    defaults = [own_folder(key)]
+    for file in (os.path.join(root, "extra_model_paths.yaml"), *more):
+        if os.path.isfile(file):
+            defaults += _defaults(file, key)
+    return defaults[-1]
+
+
+def _defaults(file: str, key: str) -> list[str]:
+    """Folders that a file of `extra_model_paths` makes the default of a key."""
+    with open(file, encoding="utf-8") as stream:
+        sections = yaml.safe_load(stream) or {}
+    here, found = os.path.dirname(os.path.abspath(file)), []
+    for section in filter(None, sections.values()):
+        if section.get("is_default") and key in section:
+            base = os.path.expandvars(os.path.expanduser(section.get("base_path", "")))
+            found += [
+                os.path.normpath(os.path.join(here, base, y)) for y in section[key].split("\n") if y
+            ]
+    return found
 
 
 def choices(key: str) -> dict[str, Path]:

@@ -31,8 +31,8 @@ def test_what_was_built_is_said_in_one_line_and_drawn_with(run, tmp_path):
     size = out.stat().st_size
     assert (code, err) == (0, "")
     assert said == (
-        f"{out}: 3 pictures, 60 patches, 0 duplicates, 0 unreadable; {size} bytes, "
-        "flat search, recall 1.0\n"
+        f"{out}: 3 pictures, 0 with captions, 60 patches, 0 duplicates, 0 unreadable; "
+        f"{size} bytes, flat search, recall 1.0\n"
     )
     assert {(s.licence, s.origin) for s in load_index(out).sources} == {("CC0", "somewhere")}
     assert (
@@ -61,10 +61,10 @@ def test_everything_that_did_not_get_in_is_named(run, folder, tmp_path):
     )
     code, said, err = run(OWN)
     assert code == 0
-    assert "2 pictures, 40 patches, 1 duplicates, 1 unreadable" in said
+    assert "2 pictures, 1 with captions, 40 patches, 1 duplicates, 1 unreadable" in said
     assert err.splitlines() == [
         "skipped c.png: the same file as a.png",
-        "skipped bad.png: not a readable picture (neither PNG, JPEG nor WebP)",
+        "skipped bad.png: not a readable picture (unknown format)",
         "note: metadata.jsonl line 2: not JSON (Expecting property name enclosed in double quotes: "
         "line 1 column 2 (char 1)); the line is ignored",
     ]
@@ -73,7 +73,7 @@ def test_everything_that_did_not_get_in_is_named(run, folder, tmp_path):
 
 def test_crops_are_counted_apart_from_pictures(run, folder):
     _, said, _ = run(f"{OWN} --crops cover")
-    assert ": 2 pictures, 6 crops, 120 patches" in said
+    assert ": 2 pictures, 0 with captions, 6 crops, 120 patches" in said
 
 
 def test_a_stopped_build_goes_on_and_says_so(run, folder, tmp_path, monkeypatch):

@@ -249,7 +249,7 @@ REFUSED = {
     "add from nowhere": ("add {own} --images {tmp}/none --model {model}", "there is no folder"),
     "add nothing": (
         "add {own} --images {files}/no-pictures --model {model}",
-        "holds no readable PNG, JPEG or WebP picture",
+        "holds no readable picture",
     ),
     "remove nothing named": ("remove {own}", "pass --source, --licence or --caption"),
     "remove an empty pattern": ("remove {own} --source=", "pass --source, --licence or --caption"),

@@ -87,7 +87,7 @@ BAD_INPUT = {
     "report is a folder": (f"{DRAW} --json {{tmp}}/folder.json", "folder.json is a folder"),
     "build without pictures": (
         "build --model {model} --images {files}/no-pictures --out {tmp}/i.safetensors",
-        "holds no readable PNG, JPEG or WebP picture",
+        "holds no readable picture",
     ),
     "build from nowhere": (
         "build --model {model} --images {tmp}/none --out {tmp}/i.safetensors",

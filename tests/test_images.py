@@ -4,6 +4,7 @@ import contextlib
 import io
 import math
 import os
+import struct
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from arrag_engine import images
 from arrag_engine.errors import InputError
@@ -19,6 +21,7 @@ from arrag_engine.images import (
     cut,
     fit,
     from_floats,
+    looks_like_picture,
     open_picture,
     save_png,
     thumbnail,
@@ -146,14 +149,82 @@ def test_a_picture_named_like_another_format_is_read(tmp_path):
     assert np.array_equal(np.asarray(open_picture(tmp_path / "a.jpg")), PIXELS)
 
 
-@pytest.mark.parametrize("kind", ["GIF", "TIFF", "BMP", "EPS", "PDF"])
+@pytest.mark.parametrize("kind", ["EPS", "PDF", "ICNS", "XBM"])
 def test_other_decoders_are_never_called(tmp_path, kind):
     """A PostScript file named .png would start an interpreter."""
     data = io.BytesIO()
-    Image.fromarray(PIXELS).save(data, kind)
+    Image.new("1" if kind == "XBM" else "RGB", (16, 16)).save(data, kind)
     (tmp_path / "a.png").write_bytes(data.getvalue())
-    with pytest.raises(InputError, match="neither PNG, JPEG nor WebP"):
+    with pytest.raises(InputError, match="unknown format"):
         open_picture(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("kind", ["BMP", "TIFF", "GIF", "AVIF", "PPM", "JPEG2000", "TGA", "PCX"])
+@pytest.mark.parametrize("name", ["right", "a.png"])
+def test_other_formats_of_pillow_are_read(tmp_path, kind, name):
+    """Under any name, but for those that begin as anything may."""
+    Image.init()
+    if kind not in Image.SAVE:
+        pytest.skip(f"this Pillow writes no {kind}")
+    data = io.BytesIO()
+    Image.new("RGB", (16, 12), (200, 40, 90)).save(data, kind)
+    suffix = next(s for s, k in Image.registered_extensions().items() if k == kind)
+    path = tmp_path / (f"a{suffix}" if name == "right" else name)
+    path.write_bytes(data.getvalue())
+    if kind in images.UNSIGNED and name != "right":
+        with pytest.raises(InputError, match="unknown format"):
+            open_picture(path)
+        return
+    image = open_picture(path)
+    assert (image.mode, image.size) == ("RGB", (16, 12))
+    assert np.abs(np.asarray(image).astype(int) - (200, 40, 90)).max() < 8
+
+
+@pytest.mark.parametrize("mode", ["F", "I"])
+def test_pixels_without_a_known_range_are_refused(tmp_path, mode):
+    Image.new(mode, (9, 6), 70_000).save(tmp_path / "a.tif")
+    with pytest.raises(InputError, match="save it with 8 or 16 bits"):
+        open_picture(tmp_path / "a.tif")
+
+
+def big_text():
+    info = PngInfo()
+    info.add_text("workflow", "x" * (2 << 20), zip=True)
+    return info
+
+
+@pytest.mark.parametrize("options", [{"pnginfo": big_text()}, {"icc_profile": bytes(2 << 20)}])
+def test_metadata_that_is_too_large_is_skipped(tmp_path, options):
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    image = open_picture(saved(tmp_path / "a.png", exif=turned, **options))
+    assert np.array_equal(np.asarray(image), np.rot90(PIXELS, 3))
+
+
+@pytest.mark.parametrize("kind", [b"tEXt", b"iCCP", b"eXIf"])
+def test_a_damaged_chunk_of_metadata_is_skipped(tmp_path, kind):
+    data = saved(tmp_path / "a.png").read_bytes()
+    chunk = struct.pack(">I4s4sI", 4, kind, b"junk", 0)  # its checksum is wrong
+    (tmp_path / "a.png").write_bytes(data[:33] + chunk + data[33:])  # after the header
+    assert np.array_equal(np.asarray(open_picture(tmp_path / "a.png")), PIXELS)
+
+
+@pytest.mark.parametrize("body", [b"ICC_PROFILE\0", b"Photoshop 3.0\08BIM\1"])
+@pytest.mark.parametrize("marker", [0xE2, 0xED])
+def test_a_damaged_segment_of_metadata_is_skipped(tmp_path, marker, body):
+    data = saved(tmp_path / "a.jpg", quality=100, subsampling=0).read_bytes()
+    segment = struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body
+    wanted = open_picture(data)
+    assert np.array_equal(np.asarray(open_picture(data[:2] + segment + data[2:])), wanted)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.gif"])
+def test_files_without_a_suffix_are_known_by_how_they_begin(tmp_path, name):
+    path = saved(tmp_path / name)
+    assert looks_like_picture(str(path))
+    path.write_bytes(b"text" + path.read_bytes())
+    assert not looks_like_picture(str(path))
+    assert not looks_like_picture(str(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.webp"])

@@ -11,7 +11,7 @@ ROOT = Path(arrag_engine.__file__).parent
 LAYERS = [
     {"errors", "threads"},
     {"grid", "settings", "codebook"},
-    {"files", "sampling", "ops"},
+    {"files", "locks", "sampling", "ops"},
     {"vq", "llama"},
     {"janus"},
     {"faid"},
@@ -41,7 +41,6 @@ ALLOWED = {
     "einops",
     "tokenizers",
     "tqdm",
-    "filelock",
 }
 MODULES = sorted(ROOT.rglob("*.py"))
 

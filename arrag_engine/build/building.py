@@ -15,6 +15,7 @@ from ..errors import InputError
 from ..index import KeySpec, PatchIndex, create_index, load_index, save_index
 from ..index.search import STRUCTURES
 from ..janus import JanusPro
+from ..locks import locked
 from .encoding import Encoded, Report, encode_all, join
 from .listing import Picture, ReadSettings, list_folder, listing_state
 from .reading import BATCH, prepare_file, prepare_image, read_ahead
@@ -72,8 +73,8 @@ def build_index(
         say: Called with a sentence when a build goes on, or cannot.
 
     Raises:
-        InputError: No folder, no readable picture in it, another build to `out` at work, a folder
-            that disappears, a disk that is full; no place of the model's grid has a key.
+        InputError: No folder, no readable picture in it, another program that writes `out`, a
+            folder that disappears, a disk that is full; no place of the model's grid has a key.
     """
     options, device = options or BuildOptions(), device or model.device
     out, progress = Path(out), progress or _ignore
@@ -146,8 +147,8 @@ def build_from_images(
         captions: One for each picture, or none at all.
 
     Raises:
-        InputError: Another number of captions, or `out` cannot be written; no place of the model's
-            grid has a key.
+        InputError: Another number of captions, `out` cannot be written or another program writes
+            it; no place of the model's grid has a key.
     """
     options, device = options or BuildOptions(), device or model.device
     progress = progress or _ignore
@@ -158,11 +159,24 @@ def build_from_images(
             f"there are {len(captions)} captions for {len(images)} pictures; give one for each, "
             "or none"
         )
+    with locked(Path(out)):
+        return _build_batch(model, images, captions, Path(out), options, device, progress)
+
+
+def _build_batch(
+    model: JanusPro,
+    images: Sequence[Image.Image],
+    captions: Sequence[str],
+    out: Path,
+    options: BuildOptions,
+    device: torch.device,
+    progress: Progress,
+) -> Built:
     keep, read = options.spec.space == "encoder", options.read
     prepared = []
     for i, image in enumerate(images):
         caption = captions[i].strip() if captions else ""
-        facts = Picture(Path(), f"picture {i + 1}", caption, read.licence, read.origin)
+        facts = Picture("", f"picture {i + 1}", caption, read.licence, read.origin)
         prepared.append(prepare_image(image, facts, model.config.image_size, read.crops))
     batches = [prepared[i : i + BATCH] for i in range(0, len(prepared), BATCH)]
     parts = encode_all(model, batches, {}, keep, device, _counting(progress, len(images)))
@@ -206,9 +220,7 @@ def _check_codes(model: JanusPro) -> None:
 def _check_found(place: str | Path, report: Report) -> None:
     if not report.pictures:
         reasons = "".join(f"; {name}: {why}" for name, why in report.unreadable[:3])
-        raise InputError(
-            f"{place} holds no readable PNG, JPEG or WebP picture{reasons}; choose another folder"
-        )
+        raise InputError(f"{place} holds no readable picture{reasons}; choose another folder")
 
 
 def _identity(model: JanusPro, pictures: list[Picture], options: BuildOptions) -> dict[str, str]:

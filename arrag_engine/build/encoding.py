@@ -27,7 +27,10 @@ class Report:
     unreadable: list[tuple[str, str]] = field(default_factory=list)
     """Names and reasons."""
     notes: list[str] = field(default_factory=list)
-    """What was ignored beside the pictures: a malformed line of metadata, an unreadable caption."""
+    """What was left out or ignored beside the pictures: other files by suffix, a malformed line of
+    metadata, an unreadable caption; and captions whose encoding was guessed."""
+    captioned: int = 0
+    """Pictures in the index that have a caption."""
 
     @property
     def listed(self) -> int:
@@ -39,6 +42,7 @@ class Report:
         self.duplicates += other.duplicates
         self.unreadable += other.unreadable
         self.notes += other.notes
+        self.captioned += other.captioned
 
 
 @dataclass(frozen=True)
@@ -143,4 +147,5 @@ def _without_duplicates(
             seen[picture.sha256] = picture.name
             taken.append(picture)
     report.pictures = len(taken)
+    report.captioned = sum(bool(picture.sources[0].caption) for picture in taken)
     return taken, report

@@ -3,24 +3,47 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import os
+import posixpath
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from ..errors import InputError
-from ..images import list_pictures
+from ..images import looks_like_picture, picture_suffixes
 from ..settings import CROPS
+from .sidecars import (
+    CAPTIONS,
+    MAX_CAPTION,
+    TABLES,
+    TextFile,
+    TextReader,
+    printable,
+    read_table,
+    sidecars_of,
+)
+from .walking import Place, walk
 
-METADATA = "metadata.jsonl"
-FIELDS = {
-    "caption": ("text", "caption"),
-    "licence": ("licence", "license"),
-    "origin": ("source", "url"),
+DATA = {
+    *(
+        ".txt",
+        ".caption",
+        ".json",
+        ".jsonl",
+        ".csv",
+        ".tsv",
+        ".md",
+        ".xml",
+        ".xmp",
+        ".yaml",
+        ".yml",
+    ),
+    *(".npz", ".npy", ".pt", ".safetensors", ".parquet", ".zip", ".tar", ".mp4", ".mov", ".webm"),
+    *(".thm", ".bak", ".tmp", ".part", ".crdownload", ".lnk", ".url", ".html", ".py", ".log"),
 }
-"""What a line of metadata may say, and under which names."""
-MAX_CAPTION = 2**16
+"""Suffixes of files that are never looked into for a picture: data, previews, half of a file."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +61,10 @@ class ReadSettings:
             raise InputError(f"crops is {self.crops!r}; choose one of {', '.join(CROPS)}")
 
 
-@dataclass(frozen=True)
-class Picture:
+class Picture(NamedTuple):
     """A picture file and what is said about it."""
 
-    path: Path
+    path: str
     name: str
     """Path below the folder, with forward slashes."""
     caption: str
@@ -50,33 +72,116 @@ class Picture:
     origin: str
 
 
-def list_folder(folder: Path, settings: ReadSettings) -> tuple[list[Picture], list[str]]:
-    """The pictures anywhere under `folder` in name order, and what went wrong around them.
+@dataclass
+class Found:
+    """The files of a folder and of all below it, each in its place."""
 
-    The caption of `x.png` is the text of `x.txt`; failing that, what a `metadata.jsonl` in the
-    same folder or above says: one JSON object a line with `file_name` (relative to that file) and
-    `text` or `caption`, and perhaps `licence`, and `source` or `url`.
+    pictures: list[TextFile] = field(default_factory=list)
+    sidecars: dict[str, list[TextFile]] = field(default_factory=dict)
+    """Of each picture that has some, by its name; the first that says something counts."""
+    tables: list[TextFile] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
+    """Files that are nothing of these, by suffix."""
+    hidden_files: int = 0
+    hidden_folders: int = 0
+
+    def add(self, place: Place, suffixes: set[str]) -> None:
+        """Take a folder's files in.
+
+        Args:
+            suffixes: Of pictures.
+        """
+        self.hidden_files += place.hidden_files
+        self.hidden_folders += place.hidden_folders
+        # a folder that is called like a picture is reported, not overlooked
+        pictures = [name for name in place.folders if _suffix(name) in suffixes]
+        others, texts = [], {}
+        for name in place.files:
+            suffix = _suffix(name)
+            known = suffix in suffixes or suffix in DATA
+            if suffix in suffixes or (not known and looks_like_picture(_file(place, name).path)):
+                pictures.append(name)
+            elif name.lower() in TABLES:
+                self.tables.append(_file(place, name))
+            else:
+                others.append(name)
+                if suffix in CAPTIONS:
+                    texts.setdefault(name.lower(), []).append(name)
+        used = set()
+        for name in pictures:
+            file = _file(place, name)
+            self.pictures.append(file)
+            if texts and (beside := sidecars_of(name, texts)):
+                self.sidecars[file.name] = [_file(place, text) for text in beside]
+                used.update(beside)
+        self.left_out.update(_suffix(name) for name in others if name not in used)
+
+    def notes(self) -> list[str]:
+        """What was left out, a line for each reason."""
+        kinds = [f"{count} {s or 'without suffix'}" for s, count in sorted(self.left_out.items())]
+        hidden = [
+            f"{count} {what if count == 1 else what + 's'}"
+            for count, what in ((self.hidden_folders, "folder"), (self.hidden_files, "file"))
+            if count
+        ]
+        told = (("no pictures", kinds), ("hidden", hidden))
+        return [f"left out because {why}: {', '.join(what)}" for why, what in told if what]
+
+
+def list_folder(folder: Path, settings: ReadSettings) -> tuple[list[Picture], list[str]]:
+    """The pictures anywhere under `folder` in name order, and what was left out or went wrong.
+
+    The caption of `x.png` is the text of `x.txt`, `x.caption` or `x.png.txt`, in any case; failing
+    that, what a `metadata.jsonl` or `metadata.csv` in the same folder or above says: in each JSON
+    object or row `file_name` (relative to that file) and `text` or `caption`, and perhaps
+    `licence`, and `source` or `url`.
 
     Raises:
         InputError: The folder does not exist.
     """
     folder, notes = Path(folder), []
-    paths = list_pictures(folder, lambda error: notes.append(_complaint(folder, error)))
-    told: dict[Path, dict[str, str]] = {path: {} for path in paths}
-    places = {place for path in paths for place in path.parents if place.is_relative_to(folder)}
-    for place in sorted(places, key=lambda p: (len(p.parts), p)):  # the nearest has the last word
-        notes += _read_metadata(folder, place / METADATA, told)
+    if not folder.is_dir():
+        raise InputError(f"there is no folder {folder}")
+    found, suffixes = Found(), picture_suffixes()
+    for place in walk(str(folder), lambda error: notes.append(_complaint(folder, error))):
+        found.add(place, suffixes)
+    found.pictures.sort(key=lambda file: file.name.split("/"))
+    reader, told = TextReader(), {file.name: {} for file in found.pictures}
+    for table in sorted(found.tables, key=_precedence):
+        notes += read_table(table, reader.read([table])[0], told)
+    captions = _captions(found, reader)
     defaults = {"caption": "", "licence": settings.licence, "origin": settings.origin}
     pictures = []
-    for path in paths:
-        facts = defaults | told[path]
-        try:
-            facts["caption"] = _sidecar(path.with_suffix(".txt")) or facts["caption"]
-        except (OSError, InputError) as error:
-            notes.append(_complaint(folder, error, path.with_suffix(".txt")))
-        name = path.relative_to(folder).as_posix()
-        pictures.append(Picture(path, printable(name), **facts))
-    return pictures, notes
+    for file in found.pictures:
+        facts = defaults | told[file.name]
+        facts["caption"] = captions.get(file.name) or facts["caption"]
+        pictures.append(Picture(file.path, printable(file.name), **facts))
+    return pictures, [*notes, *reader.notes(), *found.notes()]
+
+
+def _captions(found: Found, reader: TextReader) -> dict[str, str]:
+    """What sidecars say, by the names of the pictures."""
+    files = sorted({f for beside in found.sidecars.values() for f in beside}, key=lambda f: f.name)
+    texts = dict(zip(files, reader.read(files, MAX_CAPTION), strict=True))
+    captions = {}
+    for name, beside in found.sidecars.items():
+        said = (printable(texts[file].replace("\0", "")).strip() for file in beside)
+        captions[name] = next(filter(None, said), "")
+    return captions
+
+
+def _precedence(table: TextFile) -> tuple[int, str, int]:
+    """Tables are read in this order: of those about a picture the nearest has the last word."""
+    place, name = posixpath.split(table.name)
+    return table.name.count("/"), place, TABLES.index(name.lower())
+
+
+def _file(place: Place, name: str) -> TextFile:
+    return TextFile(place.below + name, f"{place.path}{os.sep}{name}")
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
 
 
 def listing_state(pictures: Sequence[Picture]) -> str:
@@ -84,81 +189,15 @@ def listing_state(pictures: Sequence[Picture]) -> str:
     digest = hashlib.sha256()
     for picture in pictures:
         try:
-            facts = picture.path.stat()
+            facts = os.stat(picture.path)
             stamp = (facts.st_size, facts.st_mtime_ns)
         except OSError:  # a link to nowhere
             stamp = ()
-        told = (picture.name, picture.caption, picture.licence, picture.origin)
-        digest.update(json.dumps((told, stamp)).encode())
+        digest.update(repr((picture[1:], stamp)).encode())
     return digest.hexdigest()
 
 
-def printable(text: str) -> str:
-    """The text with what no encoding can hold replaced: a file name need not be text."""
-    return text.encode(errors="replace").decode()
-
-
-def _sidecar(path: Path) -> str:
-    if not path.is_file():
-        return ""
-    if (size := path.stat().st_size) > MAX_CAPTION:
-        raise InputError(f"{size} bytes are too long for a caption; at most {MAX_CAPTION}")
-    return path.read_text(encoding="utf-8-sig", errors="replace").strip()
-
-
-def _read_metadata(folder: Path, file: Path, told: dict[Path, dict[str, str]]) -> list[str]:
-    """Add what a metadata file says to `told`; returns what is wrong with it."""
-    if not file.is_file():
-        return []
-    notes = []
-    try:
-        lines = file.read_text(encoding="utf-8-sig", errors="replace").split("\n")
-    except OSError as error:
-        return [_complaint(folder, error, file)]
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            file_name, facts = _read_line(line)
-            path = file.parent / file_name
-            if path not in told:
-                raise ValueError(f"{file_name!r} is not among the pictures")
-            told[path] |= facts
-        except (ValueError, RecursionError) as error:
-            where = printable(file.relative_to(folder).as_posix())
-            notes.append(f"{where} line {number}: {printable(str(error))}; the line is ignored")
-    return notes
-
-
-def _read_line(line: str) -> tuple[str, dict[str, str]]:
-    """(file name, facts) of one line.
-
-    Raises:
-        ValueError: No JSON object, no file name, or something that should be text is not.
-    """
-    try:
-        entry: Any = json.loads(line)
-    except ValueError as error:
-        raise ValueError(f"not JSON ({error})") from error
-    if not isinstance(entry, dict) or not isinstance(entry.get("file_name"), str):
-        raise ValueError("not an object with a file_name")
-    facts = {}
-    for field, names in FIELDS.items():
-        for name in names:
-            value = entry.get(name)
-            if value is None:
-                continue
-            if not isinstance(value, str):
-                raise ValueError(f"{name} is not text")
-            if len(value) > MAX_CAPTION:
-                raise ValueError(
-                    f"{name} has {len(value)} characters, at most {MAX_CAPTION} are allowed"
-                )
-            facts.setdefault(field, printable(value.strip()))
-    return entry["file_name"], facts
-
-
-def _complaint(folder: Path, error: Exception, path: Path | None = None) -> str:
-    place = Path(path or getattr(error, "filename", None) or folder)
+def _complaint(folder: Path, error: OSError) -> str:
+    place = Path(error.filename or folder)
     name = place.relative_to(folder).as_posix() if place.is_relative_to(folder) else str(place)
-    return f"{printable(name)}: {getattr(error, 'strerror', None) or error}; it is ignored"
+    return f"{printable(name)}: {error.strerror or error}; it is ignored"

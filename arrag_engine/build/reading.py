@@ -45,7 +45,8 @@ def prepare_file(picture: Picture, size: tuple[int, int], crops: str) -> Prepare
     """Read, hash, crop and resize a picture file to images of `size` (height, width)."""
     try:
         data = read_bytes(picture.path)
-        return _prepare(open_picture(data), hashlib.sha256(data), picture, size, crops)
+        image = open_picture(data, os.path.splitext(picture.path)[1])
+        return _prepare(image, hashlib.sha256(data), picture, size, crops)
     except InputError as error:
         return Unreadable(picture.name, str(error))
     except MemoryError:

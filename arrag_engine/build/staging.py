@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from ..errors import InputError
 from ..files import atomic_write
 from ..index import Source
+from ..locks import locked
 from .encoding import Encoded, Report
 
-LOCK, MANIFEST, JOURNAL = "lock", "manifest.json", "journal.jsonl"
+MANIFEST, JOURNAL = "manifest.json", "journal.jsonl"
 TOKENS, VECTORS, OUTPUT = "tokens.bin", "vectors.bin", "index"
 
 
@@ -119,9 +119,9 @@ class Staging:
         os.truncate(paths[2], self.rows * self.size * 4 * (self.dim or 0))
 
     def clear(self, keep: Set[str] = frozenset()) -> None:
-        """Delete all files but the lock and those to keep."""
+        """Delete all files but those to keep."""
         for path in self.folder.iterdir():
-            if path.name not in keep | {LOCK}:
+            if path.name not in keep:
                 path.unlink()
 
     def _count(self, entry: dict[str, Any]) -> None:
@@ -167,10 +167,16 @@ def open_staging(
         say: Called with a sentence when there was something to go on with.
 
     Raises:
-        InputError: Another build to `out` is running, or the folder cannot be written to.
+        InputError: Another program is writing `out`, or the folder cannot be written to.
     """
     folder = out.parent / f".{out.name}.building"
-    with _locked(folder, out):
+    with locked(out):
+        try:
+            folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"cannot write {out}: {error.strerror}; choose another folder"
+            ) from error
         staging = Staging(folder, size, dim)
         try:
             try:
@@ -183,15 +189,12 @@ def open_staging(
                 _remove(staging)
             raise
         _remove(staging)
-    if os.name == "nt":  # which deletes no file that is open, as the lock was
-        _remove(staging)
 
 
 def _remove(staging: Staging) -> None:
-    """Take the folder away, the lock last: nobody may find it while the rest is going."""
+    """Take the folder away."""
     with suppress(OSError):
         staging.clear()
-        (staging.folder / LOCK).unlink()
         staging.folder.rmdir()
 
 
@@ -214,35 +217,6 @@ def _agree(
     staging.take_up()
     with atomic_write(manifest) as temporary:
         temporary.write_text(json.dumps(identity), encoding="utf-8")
-
-
-@contextmanager
-def _locked(folder: Path, out: Path) -> Iterator[None]:
-    """Hold the folder's lock, which the system releases when this process dies."""
-    lock = FileLock(folder / LOCK)
-    while True:
-        try:
-            folder.mkdir(exist_ok=True)
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            raise InputError(
-                f"another build of {out} is running; wait for it or choose another name"
-            ) from error
-        except FileNotFoundError:
-            if not folder.parent.is_dir():
-                raise InputError(f"there is no folder {out.parent}; create it first") from None
-            continue  # a build that ended has just taken the folder away
-        except OSError as error:
-            raise InputError(
-                f"cannot write {out}: {error.strerror}; choose another folder"
-            ) from error
-        if (folder / LOCK).exists():
-            break
-        lock.release()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _append(path: Path, data: bytes) -> None:

@@ -28,7 +28,7 @@ def add_commands(command: Command) -> None:
     sub = command(build)
     add_model_flags(sub)
     add = sub.add_argument
-    add("--images", required=True, type=Path, help="folder of PNG, JPEG, WebP")
+    add("--images", required=True, type=Path, help="folder of pictures")
     add("--out", required=True, type=Path, help="index file to write (.safetensors)")
     add_reading_flags(sub)
     add_key_flags(sub, KeySpec())
@@ -85,9 +85,10 @@ def print_report(report: Report) -> None:
 
 def summary(out: Path, index: PatchIndex, report: Report) -> str:
     """One line for a person."""
-    counts = [(report.pictures, "pictures"), (len(index.tokens), "crops"), (index.size, "patches")]
-    if len(index.tokens) == report.pictures:
-        del counts[1]
+    counts = [(report.pictures, "pictures"), (report.captioned, "with captions")]
+    if len(index.tokens) != report.pictures:
+        counts.append((len(index.tokens), "crops"))
+    counts += [(index.size, "patches")]
     counts += [(len(report.duplicates), "duplicates"), (len(report.unreadable), "unreadable")]
     told = ", ".join(f"{count} {what}" for count, what in counts)
     search = f"{index.searcher.kind} search, recall {index.searcher.settings['recall']}"

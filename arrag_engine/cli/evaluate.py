@@ -18,7 +18,9 @@ from ..bench.settings import ADAPTED, EVERY_KIND, METHODS
 from ..errors import InputError
 from ..files import atomic_write
 from ..index import load_index, save_index
+from ..locks import locked
 from ..settings import DUPLICATES, HARM, RetrievalOptions
+from .build import print_report
 from .generate import load_adapter_flag
 from .progress import follow, progress_bar
 from .shared import Command, add_model_flags, check_writable, load_model
@@ -243,6 +245,11 @@ def calibrate(a: argparse.Namespace) -> int:
         raise InputError(f"--ceiling is {a.ceiling}; choose more than 0, at most 1")
     if not 0 <= a.harm <= 1:
         raise InputError(f"--harm is {a.harm}; choose 0 to 1")
+    with locked(out):
+        return _calibrate(a, out, options)
+
+
+def _calibrate(a: argparse.Namespace, out: Path, options: RetrievalOptions) -> int:
     from ..calibrate import fit
     from ..retrieval import make_retriever
 
@@ -303,6 +310,7 @@ def _observed(
     with progress_bar("picture") as bar:
         known = retriever.source.sources.names_by_hash()
         encoded = encode_folder(model, folder, None, known, False, progress=follow(bar))
+    print_report(replace(encoded.report, duplicates=[]))  # it is right that the index has some
     pictures = [(t, s.caption) for t, s in zip(encoded.tokens, encoded.sources, strict=True)]
     if not pictures:
         raise InputError(f"{folder} holds no readable picture that the index lacks; use others")

@@ -26,6 +26,7 @@ from ..index import (
     remove_pictures,
     save_index,
 )
+from ..locks import locked
 from .build import add_reading_flags, print_report, read_settings
 from .progress import Bars
 from .shared import Command, add_model_flags, add_search_flags, check_writable, load_model
@@ -48,7 +49,7 @@ class NothingNew(Exception):
 def add_commands(command: Command) -> None:
     sub = command(add)
     _add_edited_index(sub)
-    sub.add_argument("--images", required=True, type=Path, help="folder of PNG, JPEG, WebP")
+    sub.add_argument("--images", required=True, type=Path, help="folder of pictures")
     add_reading_flags(sub)
     add_model_flags(sub)
     add_search_flags(sub)
@@ -124,7 +125,7 @@ def _nothing_new(a: argparse.Namespace, report: Report) -> str:
         InputError: It has no readable picture at all.
     """
     if not report.duplicates:
-        raise InputError(f"{a.images} holds no readable PNG, JPEG or WebP picture")
+        raise InputError(f"{a.images} holds no readable picture")
     return f"{a.index} has all {len(report.duplicates)} readable pictures of {a.images} already"
 
 
@@ -217,13 +218,15 @@ def _replace(out: Path, make: Callable[[], PatchIndex]) -> None:
     Nothing of the old file is mapped any more when the new one takes its place: Windows demands it.
 
     Raises:
-        InputError: Somebody else has written `out` meanwhile; what they did would be lost.
+        InputError: Another program is writing `out`, or has written it meanwhile; what it did would
+            be lost.
     """
-    before = _state(out)
-    with atomic_write(out) as temporary:
-        told = _save(make(), temporary)
-        if _state(out) != before:
-            raise InputError(f"{out} was changed by another program meanwhile; run this again")
+    with locked(out):
+        before = _state(out)
+        with atomic_write(out) as temporary:
+            told = _save(make(), temporary)
+            if _state(out) != before:
+                raise InputError(f"{out} was changed by another program meanwhile; run this again")
     print(f"{out}: {told}")
 
 

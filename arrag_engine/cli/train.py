@@ -8,6 +8,8 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +18,7 @@ from .. import shipped
 from ..errors import InputError
 from ..files import atomic_write
 from ..index import PatchIndex, load_index
+from ..locks import locked
 from ..settings import DTYPE_CHOICES, HOPS, SEMANTICS
 from ..train import TrainSettings
 from .progress import follow, progress_bar
@@ -155,7 +158,7 @@ def faid(a: argparse.Namespace) -> int:
     with torch.inference_mode(False), torch.enable_grad():
         base, place = _load_base(a)
         index = load_index(shipped.resolve(a.index, shipped.INDEXES)) if a.index else None
-        with join_team(place.device) as team:
+        with join_team(place.device) as team, _locked(a, team):
             run = RunFolder(a.work)
             try:
                 adapter = _trained(a, base, index, settings, run, place, team)
@@ -166,6 +169,22 @@ def faid(a: argparse.Namespace) -> int:
             if team.leads:
                 _export(a, base, adapter, index, settings, run)
     return 0
+
+
+@contextmanager
+def _locked(a: argparse.Namespace, team: Team) -> Iterator[None]:
+    """Keep other programs from what the run writes.
+
+    Raises:
+        InputError: One is writing it.
+    """
+    with ExitStack() as locks:
+        if team.leads:
+            with suppress(OSError):  # told when the folder itself is made
+                a.work.parent.mkdir(parents=True, exist_ok=True)
+            for target in filter(None, (a.work, a.out, a.merged)):
+                locks.enter_context(locked(target))
+        yield
 
 
 def _trained(
@@ -342,6 +361,8 @@ def _prepared(
         )
     for line in examples.skipped:
         print(f"skipped {line}", file=sys.stderr)
+    for note in examples.notes:
+        print(f"note: {note}", file=sys.stderr)
     return examples
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..build import encode_folder
+from ..build import Report, encode_folder
 from ..errors import InputError
 from ..index import PatchIndex, Source, load_index
 from ..janus import JanusPro
@@ -36,6 +36,8 @@ class Examples:
     """[N] where retrieval runs."""
     skipped: Sequence[str] = ()
     """Pictures that could not be read, and why."""
+    notes: Sequence[str] = ()
+    """What else a person should know of the folders."""
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -99,12 +101,13 @@ def prepare_examples(
     retriever = None
     if index is not None:
         retriever = make_retriever(index, model.config.grid, model.vq.codebook(model.device))
-    tokens, sources, skipped = [], [], []
+    tokens, sources, report = [], [], Report()
     for place in places:
-        found, its, unreadable = _tokens_of(model, place, [s.sha256 for s in sources], encoding)
+        found, its, told = _tokens_of(model, place, [s.sha256 for s in sources], encoding)
         tokens.append(found.astype(np.int64))
         sources += its
-        skipped += unreadable
+        report.add(told)
+    skipped = [f"{name}: {why}" for name, why in report.unreadable]
     _check_sources(places, sources, skipped)
     grids = np.concatenate(tokens)
     digests = np.stack([np.frombuffer(bytes.fromhex(s.sha256), np.uint8) for s in sources])
@@ -112,21 +115,22 @@ def prepare_examples(
     codes, active = np.full((len(grids), size, k), -1, np.int32), np.zeros(size, bool)
     if retriever is not None:
         codes, active = retrieve_codes(retriever, grids, digests, k, searching), retriever.active
-    return Examples(grids, [s.caption for s in sources], digests, codes, active, skipped)
+    return Examples(
+        grids, [s.caption for s in sources], digests, codes, active, skipped, report.notes
+    )
 
 
 def _tokens_of(
     model: JanusPro, place: Path, known: list[str], progress: Progress | None
-) -> tuple[np.ndarray, list[Source], list[str]]:
-    """(token grids [M, N], sources, what was unreadable) of a folder or of an index."""
+) -> tuple[np.ndarray, list[Source], Report]:
+    """(token grids [M, N], sources, what became of the pictures) of a folder or of an index."""
     if place.is_file():
         index = load_index(place)
         index.check_fits(model.config.grid, model.vq.codebook(model.device))
-        return index.tokens, list(index.sources), []
+        return index.tokens, list(index.sources), Report()
     names = dict.fromkeys(known, "")
     encoded = encode_folder(model, place, None, names, False, progress=progress)
-    unreadable = [f"{name}: {why}" for name, why in encoded.report.unreadable]
-    return encoded.tokens, list(encoded.sources), unreadable
+    return encoded.tokens, list(encoded.sources), encoded.report
 
 
 def _check_sources(places: Sequence[Path], sources: list[Source], skipped: list[str]) -> None:

@@ -13,7 +13,8 @@ from arrag_engine.build import encode_folder
 from arrag_engine.build.reading import BATCH
 from arrag_engine.checkpoint import load_checkpoint
 from arrag_engine.index import load_index
-from scripts.comfyui_client import Refused
+from scripts.comfyui import Server, find_comfyui, mount
+from scripts.comfyui_client import Client, Refused
 from tests.pictures import picture
 
 BUILD = "ARRAG_BuildIndex"
@@ -159,6 +160,99 @@ def test_settings_reach_the_index(client, indexes, inputs):
     assert len(index.tokens) == 8  # two crops each
 
 
+@pytest.fixture
+def three(server, tmp_path):
+    """A subfolder with pictures of three sizes and a text for each, which core loads as lists, but
+    not again when they have changed."""
+    place = server.base / "input" / tmp_path.name
+    place.mkdir(parents=True)
+    for i, colour in enumerate(COLOURS):
+        Image.new("RGB", (64 + 20 * i, 64 + i), colour).save(place / f"{i}.png")
+        (place / f"{i}.txt").write_text(f"a {colour}\nroom", encoding="utf-8")
+    yield place
+    shutil.rmtree(place)
+
+
+COLOURS = ("red", "green", "blue")
+
+
+def listed(body, place):
+    """The workflow with core's lists of pictures and texts for the node `build`."""
+    body["list"] = node("LoadImageTextDataSetFromFolder", folder=place.name)
+    body["build"]["inputs"]["images"] = ["list", 0]
+    return body
+
+
+def test_a_list_of_pictures_makes_one_index(client, indexes, three):
+    body = listed(build("listed"), three)
+    body["build"]["inputs"]["captions"] = "one\ntwo\nthree"
+    result = client.run(body)
+    assert result.ending == "execution_success", result.error
+    assert "3 of 3 pictures have captions" in info(result)
+    sources = load_index(indexes / "listed.safetensors").sources
+    assert [(s.name, s.caption) for s in sources] == [
+        ("picture 1", "one"),
+        ("picture 2", "two"),
+        ("picture 3", "three"),
+    ]
+    assert {(s.width, s.height) for s in sources} == {(64, 64), (84, 65), (104, 66)}
+    body["build"]["inputs"] |= {"captions": "one\ntwo", "name": "short"}
+    assert "there are 2 captions for 3 pictures" in failure(client, body)
+    assert not (indexes / "short.safetensors").exists()
+
+
+def test_a_list_of_texts_is_a_caption_for_each_picture(client, indexes, three):
+    body = listed(build("texts"), three)
+    body["build"]["inputs"]["captions"] = ["list", 1]
+    result = client.run(body)
+    assert result.ending == "execution_success", result.error
+    told = {s.width: s.caption for s in load_index(indexes / "texts.safetensors").sources}
+    assert told == {64: "a red\nroom", 84: "a green\nroom", 104: "a blue\nroom"}
+
+
+def test_several_values_of_another_input_are_one_sentence(client, indexes, three):
+    body = listed(build("several"), three)
+    body["build"]["inputs"]["licence"] = ["list", 1]
+    assert "licence is a list of 3 different values; one index takes one" in failure(client, body)
+
+
+def test_equal_values_of_another_input_are_one(client, indexes, three):
+    for text in three.glob("*.txt"):
+        text.write_text("CC0")
+    body = listed(build("equal"), three)
+    body["build"]["inputs"] |= {"licence": ["list", 1], "name": ["name", 0]}
+    body["name"] = node("PrimitiveString", value="linked")
+    result = client.run(body)
+    assert result.ending == "execution_success", result.error
+    assert {s.licence for s in load_index(indexes / "linked.safetensors").sources} == {"CC0"}
+
+
+def test_every_other_node_takes_lists_item_by_item(client, three):
+    body = {
+        "model": node("ARRAG_LoadModel", model="pocket", dtype="auto"),
+        "list": node("LoadImageTextDataSetFromFolder", folder=three.name),
+        "encode": node("ARRAG_VQEncode", model=["model", 0], image=["list", 0]),
+        "decode": node("ARRAG_VQDecode", model=["model", 0], tokens=["encode", 0]),
+        "decode show": node("PreviewImage", images=["decode", 0]),
+        "index": node("ARRAG_LoadIndex", index="pocket", only=["list", 1]),
+        "options": node(
+            "ARRAG_RetrievalOptions", index=["index", 0], weight=0.5, temperature=0.1, neighbours=4
+        ),
+        "draw": node(
+            "ARRAG_DAiDSampler",
+            **{"model": ["model", 0], "prompt": ["list", 1], "seed": 1, "batch": 1, "cfg": 4.0},
+            **{"temperature": 0.6, "top_k": 0, "top_p": 1.0, "window": 16, "preview_every": 0},
+            retrieval=["options", 0],
+        ),
+        "draw show": node("PreviewImage", images=["draw", 0]),
+    }
+    for text, said in zip(sorted(three.glob("*.txt")), ("car", "*", "{prompt} red"), strict=True):
+        text.write_text(said)
+    result = client.run(body)
+    assert result.ending == "execution_success", result.error
+    assert len(result.images("decode show")) == len(result.images("draw show")) == 3
+
+
 def test_what_is_left_out_is_named(client, indexes, inputs):
     (inputs / "bad.png").write_bytes(b"bad")
     shutil.copyfile(inputs / "1.png", inputs / "same.png")
@@ -166,6 +260,7 @@ def test_what_is_left_out_is_named(client, indexes, inputs):
     assert "bad.png: not a readable picture" in said
     assert "same.png: the same picture as 1.png" in said
     assert "4 pictures" in said
+    assert "1 of 4 pictures have captions" in said
 
 
 def test_the_same_inputs_are_not_built_twice_unless_the_file_is_gone(client, indexes, inputs):
@@ -230,6 +325,14 @@ def test_names_that_are_no_file_names_are_refused_before_the_queue(client, index
     assert sorted(indexes.parent.rglob("*")) == before
 
 
+@pytest.mark.parametrize("name", ["abc\u202estrebor", "a\u2066b", "\u200fx", "a\u2028b", "a\x85b"])
+def test_names_that_show_as_others_are_refused(client, indexes, inputs, name):
+    with pytest.raises(Refused) as refused:
+        client.queue(build(name, folder="mine"))
+    errors = refused.value.details["node_errors"]["build"]["errors"]
+    assert all("cannot be a file's name" in error["details"] for error in errors)
+
+
 @pytest.mark.parametrize(
     "folder", ["..", "../input/mine", "/etc", "mine/..", "none", "", "mine\\sub"]
 )
@@ -254,7 +357,7 @@ def test_inputs_that_contradict_each_other_are_one_sentence(client, indexes, inp
         (drawn(build("x", folder="mine")), "connect images or choose a folder"),
         (build("x", folder="mine", captions="one"), "captions belong to the images input"),
         (drawn(build("x", captions="one\ntwo\nthree")), "there are 3 captions for 2 pictures"),
-        (build("x", folder="empty"), "holds no readable PNG, JPEG or WebP picture"),
+        (build("x", folder="empty"), "holds no readable picture"),
         (build("x", folder="mine", crops="all"), "crops is 'all'"),
         (build("x", folder="mine", neighborhood="none"), "neighborhood is 'none'"),
         (build("x", folder="mine", position_weight=float("nan")), "position weight is nan"),
@@ -356,3 +459,26 @@ def test_long_batches_show_progress_and_can_be_stopped(client, class_type):
     assert result.ending == "execution_interrupted"
     values = [p["value"] for p in result.of("progress") if p["node"] == name]
     assert values[-1] < 60
+
+
+def test_an_index_is_saved_in_the_default_folder_of_extra_model_paths(server, tmp_path):
+    """Whatever order the files are read in; a section that is no default is only listed."""
+    base = tmp_path / "base"
+    mount(base)
+    (base / "input" / "mine").mkdir(parents=True)
+    picture(base / "input" / "mine" / "a.png", 0, (120, 96))
+    paths = tmp_path / "paths.yaml"
+    paths.write_text(
+        "listed:\n  base_path: other\n  arrag_indexes: indexes\n"
+        "mine:\n  base_path: disk\n  is_default: true\n  arrag_indexes: indexes\n"
+    )
+    options = ["--cpu", "--extra-model-paths-config", str(paths)]
+    with (
+        Server(find_comfyui(), base, options=options, threads=1) as running,
+        Client(running.url) as client,
+    ):
+        result = client.run(build("saved", folder="mine"))
+        assert result.ending == "execution_success", result.error
+        offered = client.get("/object_info/ARRAG_LoadIndex")["ARRAG_LoadIndex"]["input"]
+    assert (tmp_path / "disk" / "indexes" / "saved.safetensors").is_file()
+    assert "saved.safetensors" in str(offered)
