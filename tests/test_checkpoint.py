@@ -209,7 +209,7 @@ def test_the_understanding_branch_is_never_read(tmp_path, square, monkeypatch):
     def counting(files):
         weights = real(files)
         for name, reader in weights.readers.items():
-            weights.readers[name] = lambda n=name, r=reader: (read.append(n), r())[1]
+            weights.readers[name] = lambda *rows, n=name, r=reader: (read.append(n), r(*rows))[1]
         return weights
 
     real = checkpoint_module.open_weights

@@ -12,7 +12,7 @@ LAYERS = [
     {"errors", "threads"},
     {"grid", "settings", "codebook"},
     {"files", "sampling", "ops"},
-    {"blend"},
+    {"tensor_file", "blend"},
     {"vq", "llama"},
     {"janus"},
     {"faid"},

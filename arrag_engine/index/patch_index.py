@@ -18,6 +18,7 @@ from .sources import Source, SourceTable
 
 if TYPE_CHECKING:
     from .calibration import Calibration
+    from .container import MappedFile
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,8 @@ class PatchIndex:
     """λ for each position, for the weight "auto"; fitted to these keys and all pictures."""
     uncalibrated: str = "it is not calibrated; run 'python -m arrag_engine calibrate'"
     """Why there is no calibration, and what to do."""
+    file: MappedFile | None = None
+    """What the arrays are mapped from, if they are not in memory."""
 
     @property
     def size(self) -> int:
@@ -91,12 +94,32 @@ class PatchIndex:
         return self.searcher if self.images is None else self.searcher.restrict(self.images)
 
     def search(self, queries: np.ndarray, k: int) -> Neighbors:
-        """The k nearest patches of queries [B, D] by squared L2 (all, if k > size)."""
+        """The k nearest patches of queries [B, D] by squared L2 (all, if k > size).
+
+        Raises:
+            InputError: The file that the index is mapped from has been written to.
+        """
+        self.check_unchanged()
         xq = np.ascontiguousarray(queries, dtype=np.float32)
         distances, ids = self._view.search(xq, min(k, self.size))
         image, position = self.locate(np.maximum(ids, 0))
         codes = np.where(ids < 0, -1, self.tokens[image, position].astype(np.int64))
+        if codes.max(initial=-1) >= len(self.codebook):
+            raise InputError(
+                f"the index holds code {codes.max()} of a codebook of {len(self.codebook)}: its "
+                "file has changed; load it again"
+            )
         return Neighbors(distances, codes, ids)
+
+    def check_unchanged(self) -> None:
+        """Make sure that what is mapped is still there.
+
+        Raises:
+            InputError: The file has been written to. Where the index is in memory, that is all the
+                same.
+        """
+        if self.file is not None:
+            self.file.check()
 
     def locate(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(source number, grid position) of index rows."""
@@ -177,8 +200,10 @@ class PatchIndex:
             codebook: The model's unit rows [codes, dim].
 
         Raises:
-            InputError: Another grid, another number of codes, or another VQ.
+            InputError: Another grid, another number of codes, or another VQ; or the index has
+                changed on disk since it was mapped.
         """
+        self.check_unchanged()
         if grid != self.grid:
             raise InputError(
                 f"the index was built for a {self.grid} grid, the model draws {grid}; "
