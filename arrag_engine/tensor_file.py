@@ -116,21 +116,25 @@ def _place(name: str, entry: object, data: int) -> Place:
     told = ascii(name)[1:-1][:80]
     if not isinstance(entry, dict):
         raise ValueError(f"{told} has no entry")
-    dtype, shape, offsets = (entry.get(key) for key in ("dtype", "shape", "data_offsets"))
+    dtype: object = entry.get("dtype")
+    shape, offsets = _counts(entry.get("shape")), _counts(entry.get("data_offsets"))
     if not isinstance(dtype, str) or dtype not in BITS:
         raise ValueError(f"{told} has an unknown type")
-    if not _are_counts(shape) or not _are_counts(offsets) or len(offsets) != 2:
+    if shape is None or offsets is None or len(offsets) != 2:
         raise ValueError(f"{told} has no proper shape and place")
     if math.prod(max(1, n) for n in shape) > MAX_ELEMENTS:
         raise ValueError(f"{told} is too large")
     start, end = offsets
     if math.prod(shape) * BITS[dtype] != (end - start) * 8:
         raise ValueError(f"the shape of {told} does not match its bytes")
-    return Place(dtype, tuple(shape), data + start, end - start)
+    return Place(dtype, shape, data + start, end - start)
 
 
-def _are_counts(numbers: object) -> bool:
-    return isinstance(numbers, list) and all(type(n) is int and n >= 0 for n in numbers)
+def _counts(numbers: object) -> tuple[int, ...] | None:
+    """The numbers of a list of counts; None if it is something else."""
+    if isinstance(numbers, list) and all(type(n) is int and n >= 0 for n in numbers):
+        return tuple(numbers)
+    return None
 
 
 def _check_order(places: dict[str, Place], data: int, size: int) -> None:
@@ -163,7 +167,7 @@ def read_from(file: RawIOBase, path: Path, state: State, start: int, data: np.nd
     Raises:
         InputError: The file has changed.
     """
-    view, done = memoryview(data), 0
+    view, done = data.data, 0
     file.seek(start)
     while done < len(view):
         count = file.readinto(view[done:])

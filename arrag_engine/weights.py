@@ -167,9 +167,9 @@ def _records(file: BinaryIO) -> dict[int, int]:
     found = {}
     with zipfile.ZipFile(file) as archive:
         for record in archive.infolist():
-            if record.filename.endswith("/byteorder"):
-                if archive.read(record).decode("ascii", "replace") != sys.byteorder:
-                    raise ValueError("its numbers have another byte order")
+            told = record.filename.endswith("/byteorder") and archive.read(record).decode()
+            if told and told != sys.byteorder:
+                raise ValueError("its numbers have another byte order")
             file.seek(record.header_offset + 26)  # the local header's two last fields
             name, extra = struct.unpack("<2H", file.read(4))
             if record.compress_type == zipfile.ZIP_STORED:

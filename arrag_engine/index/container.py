@@ -287,7 +287,7 @@ class TensorFile:
             end = place.start + place.size
             for start in range(place.start, end, CHUNK):
                 size = min(CHUNK, end - start)
-                digest.update(self._read(start, size))
+                digest.update(self._read(start, size).data)
             found[name] = digest.hexdigest()
             if progress is not None:
                 progress(i + 1, len(self.names))
