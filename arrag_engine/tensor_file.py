@@ -96,7 +96,8 @@ def read_table(path: Path) -> TensorTable:
         raise ValueError("its header is not JSON") from error
     if not isinstance(table, dict):
         raise ValueError("its header is not a table")
-    metadata = table.pop(METADATA, None) or {}
+    metadata = table.pop(METADATA, None)
+    metadata = {} if metadata is None else metadata
     _check_texts(metadata)
     places = {name: _place(name, entry, 8 + length) for name, entry in table.items()}
     _check_order(places, 8 + length, state.size)

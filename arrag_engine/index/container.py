@@ -7,6 +7,7 @@ import hashlib
 import json
 import mmap
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -32,9 +33,9 @@ DTYPES = {
 """Types an index is made of, and their names in the file."""
 NUMPY = {name: dtype for dtype, name in DTYPES.items()}
 CHUNK = 2**24
-IN_MEMORY = 512 * 2**20
-"""Bytes of a file up to which all of it is read into memory. No limit on Windows, where nobody may
-replace a file that is mapped."""
+IN_MEMORY = sys.maxsize if os.name == "nt" else 256 * 2**20
+"""Bytes up to which a tensor is read into memory: all of them on Windows, where nobody may replace
+a file that is mapped."""
 HASH = "hash."
 """Header fields `hash.NAME` hold the SHA-256 of the bytes of tensor NAME."""
 FINGERPRINT = "fingerprint"
@@ -132,7 +133,7 @@ def pieces(array: np.ndarray) -> Iterator[np.ndarray]:
 
 
 class MappedFile:
-    """A file that is too large for memory: arrays are mapped from it, byte strings read.
+    """A file with tensors too large for memory: arrays are mapped from it, byte strings read.
 
     It may be replaced by another one of its name, for it is held open. It may not be written to:
     `check` tells whether it has been.
@@ -224,47 +225,49 @@ class TensorFile:
         self.names = sorted(self._table.places)
 
     @cached_property
-    def mapped(self) -> MappedFile | None:
-        """What stays open while the tensors are in use; None if they are read into memory."""
-        if os.name == "nt" or self._table.state.size <= IN_MEMORY:
-            return None
+    def _mapped(self) -> MappedFile:
         return MappedFile(self._table)
 
+    @property
+    def mapped(self) -> MappedFile | None:
+        """What stays open while the tensors are in use; None if all of them are in memory."""
+        return self.__dict__.get("_mapped")
+
     def tensor(self, name: str) -> np.ndarray:
-        """A tensor that cannot be written to; mapped from a large file, else in memory.
+        """A tensor that cannot be written to: in memory, or mapped if it is large.
 
         Raises:
             InputError: The file has changed since it was opened.
             ValueError: The file lacks it, or gives it a type that an index has no use for.
         """
         place = self._place(name)
-        dtype = np.dtype(NUMPY[place.dtype])
-        if self.mapped is None:
-            data = self._read(place.start, place.size)
-        elif place.start % dtype.itemsize:
-            raise ValueError(f"{name} does not begin at a multiple of {dtype.itemsize} bytes")
-        else:
-            self.mapped.check()
-            data = self.mapped.view(place)
-        array = data.view(dtype).reshape(place.shape)
-        array.flags.writeable = False
-        return array
+        if not _is_large(place):
+            return self.in_memory(name)
+        if place.start % np.dtype(NUMPY[place.dtype]).itemsize:
+            raise ValueError(f"{name} lies between the bytes of its type")
+        self._mapped.check()
+        return _as_array(self._mapped.view(place), place)
 
-    def bytes_of(self, name: str) -> np.ndarray | FileBytes:
-        """A tensor of bytes that is looked at in small parts: never mapped.
+    def column(self, name: str) -> np.ndarray | FileBytes:
+        """A tensor that has little to a picture, in memory; bytes of which there are many stay in
+        the file, to be read when asked for.
 
         Raises:
             InputError, ValueError: As `tensor`.
         """
         place = self._place(name)
-        if self.mapped is None or place.dtype != "U8" or len(place.shape) != 1:
-            return self.tensor(name)
-        return FileBytes(self.mapped, place)
+        if _is_large(place) and place.dtype == "U8" and len(place.shape) == 1:
+            return FileBytes(self._mapped, place)
+        return self.in_memory(name)
 
-    def _read(self, start: int, size: int) -> np.ndarray:
-        data = np.empty(size, np.uint8)
-        read_bytes(self.path, self._table.state, start, data)
-        return data
+    def in_memory(self, name: str) -> np.ndarray:
+        """A tensor that cannot be written to, whatever its size.
+
+        Raises:
+            InputError, ValueError: As `tensor`.
+        """
+        place = self._place(name)
+        return _as_array(self._read(place.start, place.size), place)
 
     def _place(self, name: str) -> Place:
         told = ascii(name)[1:-1]
@@ -274,6 +277,11 @@ class TensorFile:
         if place.dtype not in NUMPY:
             raise ValueError(f"{told} is {place.dtype}, which no part of an index has")
         return place
+
+    def _read(self, start: int, size: int) -> np.ndarray:
+        data = np.empty(size, np.uint8)
+        read_bytes(self.path, self._table.state, start, data)
+        return data
 
     def hashes(self, progress: Callable[[int, int], None] | None = None) -> dict[str, str]:
         """The SHA-256 of every tensor's bytes, worked out from the file.
@@ -292,6 +300,16 @@ class TensorFile:
             if progress is not None:
                 progress(i + 1, len(self.names))
         return found
+
+
+def _is_large(place: Place) -> bool:
+    return place.size > IN_MEMORY
+
+
+def _as_array(data: np.ndarray, place: Place) -> np.ndarray:
+    array = data.view(NUMPY[place.dtype]).reshape(place.shape)
+    array.flags.writeable = False
+    return array
 
 
 def check_array(

@@ -110,7 +110,7 @@ def open_index(path: Path) -> TensorFile:
 
 
 def load_index(path: Path) -> PatchIndex:
-    """Read an index, or map a large one, and check everything that searching relies on.
+    """Read an index, mapping what is large, and check everything that searching relies on.
 
     What stays in range though it was changed is for `check_index` to find.
 
@@ -147,14 +147,14 @@ def _read_index(file: TensorFile) -> PatchIndex:
     grid = _grid(header["grid"])
     if len(spec.active(grid)) == 0:
         raise InputError(f"the index {file.path} has no patch with neighbours on a {grid} grid")
-    tokens, codebook = file.tensor("tokens"), file.tensor("codebook")
+    tokens, codebook = file.tensor("tokens"), file.in_memory("codebook")
     _check_tokens(file.path, tokens, codebook, grid)
     _check_counts(header, len(tokens), len(tokens) * len(spec.active(grid)))
     exact = spec.space == "encoder" and header["structure"] == "flat"
     _check_names(file, {"tokens", "codebook", *(("vectors",) if exact else ())})
     vectors = _read_vectors(file, tokens.shape, codebook.shape[1]) if exact else None
     tokens = tokens.reshape(len(tokens), grid.size)
-    sources = SourceTable.from_arrays(_group(file, SOURCES, file.bytes_of), len(tokens))
+    sources = SourceTable.from_arrays(_group(file, SOURCES, file.column), len(tokens))
     searcher = load_searcher(
         header["structure"],
         Keys(tokens, vectors, codebook, grid, spec),
