@@ -67,7 +67,7 @@ def presentable(error: Exception) -> Exception:
     whole = "".join(traceback.format_exception(error))
     if len(str(error)) <= LONGEST and whole == printable(whole, encodings, len(whole)):
         return error
-    logging.error(whole)
+    logging.error(whole.rstrip())
     try:
         return type(error)(message)
     except Exception:  # a type that is made of something else than a message
