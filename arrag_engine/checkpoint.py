@@ -208,7 +208,7 @@ def read_model(
     state: dict[str, Tensor] = {}
     for done, (name, ours) in enumerate(opened.names.items(), start=1):
         wanted = torch.float32 if ours.startswith("vq.") else dtype
-        state[ours] = opened.weights.read(name).to(wanted)
+        state[ours] = opened.weights.read(name, dtype=wanted)
         if progress is not None:
             progress(done, len(opened.names))
     with torch.device("meta"):

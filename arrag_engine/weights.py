@@ -6,11 +6,9 @@ import json
 import struct
 import sys
 import zipfile
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 import torch
 from torch import Tensor
@@ -19,36 +17,53 @@ from .errors import InputError
 from .files import GGUF, check_kind, read_text
 from .tensor_file import State, file_state, read_bytes, read_table
 
-FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-"""Types that load, by the names of `.safetensors`."""
-TORCH_NAMES = {
-    **{"F64": "torch.float64", "BOOL": "torch.bool", "I8": "torch.int8", "U8": "torch.uint8"},
-    **{"F8_E4M3": "torch.float8_e4m3fn", "F8_E5M2": "torch.float8_e5m2"},
-    **{f"I{n}": f"torch.int{n}" for n in (16, 32, 64)},
+FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+DTYPES = {
+    **{"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64},
+    **{"I8": torch.int8, "I16": torch.int16, "I32": torch.int32, "I64": torch.int64},
+    **{"BOOL": torch.bool, "U8": torch.uint8},
+    **{"F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2},
 }
-"""Types that do not load, as the person knows them."""
+"""PyTorch's types by the names of `.safetensors`."""
 ZIP = b"PK\x03\x04"
 """Begins a `.bin` file of PyTorch 1.6 or newer; older ones are one stream."""
 
-Reader = Callable[..., Tensor]
-"""Called with nothing, or with how many of the first rows to read."""
+PIECE = 2**21
+"""Elements that are read at once where they are converted: memory never holds a tensor twice."""
+
+
+class Source(Protocol):
+    """Where a tensor is read from."""
+
+    @property
+    def dtype(self) -> torch.dtype | str:
+        """A name, if PyTorch has no such type."""
+        ...
+
+    def read(self, rows: int | None = None, dtype: torch.dtype | None = None) -> Tensor:
+        """The tensor or its first rows, in its own type or in another one."""
+        ...
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Names, shapes and readers of the tensors of one checkpoint; nothing is read before `read`."""
+    """Names, shapes and sources of the tensors of one checkpoint; nothing is read before `read`."""
 
     shapes: dict[str, tuple[int, ...]]
-    readers: dict[str, Reader]
+    sources: dict[str, Source]
     metadata: dict[str, str] = field(default_factory=dict)
 
-    def read(self, name: str, rows: int | None = None) -> Tensor:
-        """The tensor `name` in memory of its own, or only its first `rows`.
+    def read(self, name: str, rows: int | None = None, dtype: torch.dtype | None = None) -> Tensor:
+        """The tensor `name` in memory of its own, or only its first `rows`; in its own type, or in
+        another one.
 
         Raises:
             InputError: It has another type than weights have, or its file has changed.
         """
-        return self.readers[name]() if rows is None else self.readers[name](rows)
+        source = self.sources[name]
+        if source.dtype not in FLOATS:
+            raise InputError(f"{name} is {source.dtype}; only float32, float16 and bfloat16 load")
+        return source.read(rows, dtype)
 
 
 def open_weights(files: list[Path]) -> Weights:
@@ -61,7 +76,7 @@ def open_weights(files: list[Path]) -> Weights:
     for path in files:
         opened = _open_safetensors(path) if path.suffix == ".safetensors" else _open_bin(path)
         merged.shapes.update(opened.shapes)
-        merged.readers.update(opened.readers)
+        merged.sources.update(opened.sources)
         merged.metadata.update(opened.metadata)
     return merged
 
@@ -78,8 +93,8 @@ class Stored:
     shape: tuple[int, ...]
     strides: tuple[int, ...]
 
-    def read(self, rows: int | None = None) -> Tensor:
-        """It, or its first rows.
+    def read(self, rows: int | None = None, dtype: torch.dtype | None = None) -> Tensor:
+        """See `Source`.
 
         Raises:
             InputError: The file has changed.
@@ -87,9 +102,18 @@ class Stored:
         shape = self.shape if rows is None else (min(rows, self.shape[0]), *self.shape[1:])
         last = sum((n - 1) * step for n, step in zip(shape, self.strides, strict=True))
         count = 0 if 0 in shape else last + 1
-        data = torch.empty(count, dtype=self.dtype)
-        read_bytes(self.path, self.state, self.start, data.view(torch.uint8).numpy())
+        data = torch.empty(count, dtype=dtype or self.dtype)
+        for first in range(0, count, PIECE):
+            self._fill(data[first : first + PIECE], first)
         return data.as_strided(shape, self.strides)
+
+    def _fill(self, out: Tensor, first: int) -> None:
+        """Read elements [n] from number `first` on."""
+        start = self.start + first * self.dtype.itemsize
+        part = out if out.dtype == self.dtype else torch.empty(len(out), dtype=self.dtype)
+        read_bytes(self.path, self.state, start, part.view(torch.uint8).numpy())
+        if part is not out:
+            out.copy_(part)
 
 
 def _open_safetensors(path: Path) -> Weights:
@@ -101,22 +125,31 @@ def _open_safetensors(path: Path) -> Weights:
         raise InputError(
             f"{path} is truncated or not a .safetensors file ({error}); download it again"
         ) from error
-    readers: dict[str, Reader] = {}
+    sources: dict[str, Source] = {}
     for name, place in table.places.items():
-        if place.dtype in FLOATS:
-            strides = torch.empty(place.shape, device="meta").stride()
-            dtype = FLOATS[place.dtype]
-            stored = Stored(path, table.state, place.start, dtype, place.shape, strides)
-            readers[name] = stored.read
-        else:
-            told = TORCH_NAMES.get(place.dtype, place.dtype)
-            readers[name] = partial(_refuse, name, told)
+        dtype = DTYPES.get(place.dtype)
+        strides = torch.empty(place.shape, device="meta").stride()
+        sources[name] = (
+            Foreign(place.dtype)
+            if dtype is None
+            else Stored(path, table.state, place.start, dtype, place.shape, strides)
+        )
     shapes = {name: place.shape for name, place in table.places.items()}
-    return Weights(shapes, readers, table.metadata)
+    return Weights(shapes, sources, table.metadata)
 
 
-def _refuse(name: str, dtype: object, rows: int | None = None) -> Tensor:
-    raise InputError(f"{name} is {dtype}; only float32, float16 and bfloat16 load")
+@dataclass(frozen=True)
+class Foreign:
+    """A tensor of a type that PyTorch lacks."""
+
+    dtype: str
+
+    def read(self, rows: int | None = None, dtype: torch.dtype | None = None) -> Tensor:
+        """
+        Raises:
+            InputError: Always.
+        """
+        raise InputError(f"a tensor is {self.dtype}, which PyTorch lacks; use other weights")
 
 
 def _open_bin(path: Path) -> Weights:
@@ -141,21 +174,31 @@ def _open_bin(path: Path) -> Weights:
         raise InputError(f"{path} does not hold a table of tensors; download it again")
     shapes = {name: tuple(t.shape) for name, t in table.items()}
     beginning = _beginning(path, list(table.values()), records) if zipped else 0
-    readers: dict[str, Reader] = {}
+    sources: dict[str, Source] = {}
     for name, tensor in table.items():
-        if tensor.dtype not in FLOATS.values():
-            readers[name] = partial(_refuse, name, tensor.dtype)
-        elif zipped:
-            start = tensor.data_ptr() - beginning if tensor.numel() else 0
-            stored = Stored(path, state, start, tensor.dtype, shapes[name], tensor.stride())
-            readers[name] = stored.read
-        else:
-            readers[name] = partial(_first_rows, tensor.detach())
-    return Weights(shapes, readers)
+        start = tensor.data_ptr() - beginning if tensor.numel() else 0
+        sources[name] = (
+            Stored(path, state, start, tensor.dtype, shapes[name], tensor.stride())
+            if zipped
+            else Held(tensor.detach())
+        )
+    return Weights(shapes, sources)
 
 
-def _first_rows(tensor: Tensor, rows: int | None = None) -> Tensor:
-    return tensor if rows is None else tensor[:rows]
+@dataclass(frozen=True)
+class Held:
+    """A tensor that is in memory already."""
+
+    tensor: Tensor
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.tensor.dtype
+
+    def read(self, rows: int | None = None, dtype: torch.dtype | None = None) -> Tensor:
+        """See `Source`."""
+        part = self.tensor if rows is None else self.tensor[:rows]
+        return part.to(dtype or part.dtype)
 
 
 def _records(file: BinaryIO) -> dict[int, int]:

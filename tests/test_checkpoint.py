@@ -207,16 +207,13 @@ def test_grouped_key_heads_are_counted_from_the_tensors(tmp_path, kv_heads):
 
 
 def test_the_understanding_branch_is_never_read(tmp_path, square, monkeypatch):
-    read = []
+    read, real = [], checkpoint_module.Weights.read
 
-    def counting(files):
-        weights = real(files)
-        for name, reader in weights.readers.items():
-            weights.readers[name] = lambda *rows, n=name, r=reader: (read.append(n), r(*rows))[1]
-        return weights
+    def counting(weights, name, *how, **more):
+        read.append(name)
+        return real(weights, name, *how, **more)
 
-    real = checkpoint_module.open_weights
-    monkeypatch.setattr(checkpoint_module, "open_weights", counting)
+    monkeypatch.setattr(checkpoint_module.Weights, "read", counting)
     deepseek_folder(tmp_path, square, more=UNDERSTANDING | BLENDER)
     load_checkpoint(tmp_path, FP32)
     assert set(read) == {*official_tensors(square), *BLENDER}

@@ -15,7 +15,7 @@ from arrag_engine import shipped
 from scripts.comfyui import Server, find_comfyui, mount
 from scripts.comfyui_client import Client
 
-NAMES = ["写真", "عطلة", os.fsdecode(b"old-camera-\xe9")]
+NAMES = ["写真", os.fsdecode(b"old-camera-\xe9")]
 SHORT = 2200
 
 
@@ -153,8 +153,10 @@ KINDS = {
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows does not let it happen")
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("change", [cut, overwrite])
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [("models", cut), ("indexes", cut), ("indexes", overwrite), ("adapters", cut)],
+)
 @pytest.mark.usefixtures("still_good")
 def test_a_file_in_use_may_be_cut_off_or_overwritten(narrow, base, workflow, kind, change):
     """While it is loaded, a node that does not load it again keeps working with it."""
