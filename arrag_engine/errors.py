@@ -24,15 +24,15 @@ def printable(text: str, encodings: Iterable[str] = (), longest: int = LONGEST) 
 
     Args:
         encodings: Of the streams that it goes to, which may lack characters of it.
-        longest: Characters to keep, beside escapes.
+        longest: Characters to keep, escapes included.
     """
-    if len(text) > longest:
-        half = longest // 2
-        text = f"{text[:half]} … ({len(text) - 2 * half} characters left out) … {text[-half:]}"
     text = UNPRINTABLE.sub(lambda match: _escaped(match[0]), text)
     for encoding in encodings:
         text = text.encode(encoding, "backslashreplace").decode(encoding)
-    return text
+    if len(text) <= longest:
+        return text
+    half = longest // 2
+    return f"{text[:half]} ... ({len(text) - 2 * half} characters left out) ... {text[-half:]}"
 
 
 def _escaped(text: str) -> str:
