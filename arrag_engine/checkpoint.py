@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from . import ops as default_ops
 from .errors import InputError
 from .faid import AdapterConfig, FaidAdapter, assemble
-from .files import atomic_write
+from .files import GGUF, atomic_write, check_kind, read_text
 from .grid import Grid
 from .janus import JanusConfig, JanusPro
 from .layouts import (
@@ -202,13 +202,13 @@ def read_model(
 ) -> JanusPro:
     """The model of an opened checkpoint.
 
-    Tensors already in `dtype` stay mapped from the file; others are converted one at a time. The
-    understanding branch is never read.
+    Tensors are read and, where need be, converted one at a time. The understanding branch is never
+    read.
     """
     state: dict[str, Tensor] = {}
     for done, (name, ours) in enumerate(opened.names.items(), start=1):
         wanted = torch.float32 if ours.startswith("vq.") else dtype
-        state[ours] = opened.weights.read(name).to(wanted)
+        state[ours] = opened.weights.read(name, dtype=wanted)
         if progress is not None:
             progress(done, len(opened.names))
     with torch.device("meta"):
@@ -251,7 +251,7 @@ def read_fingerprint(opened: Opened) -> str:
         if ours == "gen_embed.weight" or ("norm" in ours and ours.startswith("llama.")):
             part = opened.weights.read(files[ours])
         elif ours.endswith(("q_proj.weight", "v_proj.weight", "vision_head.weight")):
-            part = opened.weights.read(files[ours])[:FINGERPRINT_ROWS]
+            part = opened.weights.read(files[ours], FINGERPRINT_ROWS)
         if part is not None:
             digest.update(ours.encode())
             digest.update(part.to(torch.bfloat16).contiguous().view(torch.int16).numpy().tobytes())
@@ -346,7 +346,11 @@ def read_tokenizer(tokenizer: str | Path) -> str:
             f"{tokenizer.name} is missing; put the model's tokenizer.json into {tokenizer.parent}"
         )
     try:
-        return tokenizer.read_text(encoding="utf-8")
+        with tokenizer.open("rb") as file:
+            check_kind(tokenizer, file)
+        return read_text(tokenizer)
+    except InputError:
+        raise
     except ValueError as error:
         raise InputError(f"{tokenizer} is not readable text; download it again") from error
 
@@ -355,6 +359,8 @@ def _find(path: Path) -> tuple[Weights, dict[str, Any], str | Path, Grid | None]
     """(weights, config, tokenizer, grid from our own header) of a folder or file."""
     if not path.exists():
         raise InputError(f"there is no model at {path}")
+    if path.suffix == ".gguf":
+        raise InputError(f"{path} is {GGUF}")
     if path.is_file() and path.suffix not in (".safetensors", ".bin"):
         raise InputError(f"{path} is neither a folder nor a .safetensors or .bin file")
     folder = path if path.is_dir() else path.parent

@@ -72,7 +72,7 @@ class Golden:
     def __getitem__(self, name: str) -> Tensor:
         if name not in self:
             raise InputError(f"{self.path} lacks the tensor {name}, which its checks need")
-        return self.weights.readers[name]()
+        return self.weights.sources[name].read()
 
 
 class Fixture:

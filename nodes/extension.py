@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from . import folders
+from .border import bordered, guard_log
 from .build import BuildPatchIndex
 from .faid import FAiDSampler, LoadFAiDAdapter
 from .loaders import LoadARModel, LoadPatchIndex
@@ -29,4 +30,5 @@ NODES: list[type[io.ComfyNode]] = [
 class ArragExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         folders.register()
-        return NODES
+        guard_log()
+        return [bordered(node) for node in NODES]

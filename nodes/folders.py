@@ -30,6 +30,9 @@ SHIPPED = {
     ADAPTERS: shipped.ADAPTERS,
 }
 MAX_DEPTH = 4
+OFFERED = (".safetensors", ".gguf")
+"""Files on offer. Those of the second kind do not load: the error says so, which a name that is
+missing from the list does not."""
 
 
 def register() -> None:
@@ -100,7 +103,7 @@ def _walk(root: Path, folders_too: bool) -> list[Path]:
             names.clear()
             found.append(here)
             continue
-        found += [here / file for file in files if file.endswith(".safetensors")]
+        found += [here / file for file in files if file.endswith(OFFERED)]
     return sorted(found)
 
 

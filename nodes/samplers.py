@@ -10,6 +10,7 @@ from server import PromptServer
 
 from ..arrag_engine import session
 from ..arrag_engine.decode import Drawing
+from ..arrag_engine.errors import printable
 from ..arrag_engine.faid import Faid
 from ..arrag_engine.session import Layer, SamplingChoice
 from .memory import ManagedModel
@@ -154,7 +155,7 @@ def show_notes(node_id: str | None, notes: list[str]) -> str:
         logging.info(note)
     text = "\n".join(notes)
     if node_id is not None:
-        PromptServer.instance.send_progress_text(text, node_id)
+        PromptServer.instance.send_progress_text(printable(text), node_id)
     return text
 
 

@@ -2,7 +2,10 @@
 
 import json
 import logging
+import os
 import shutil
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -204,16 +207,13 @@ def test_grouped_key_heads_are_counted_from_the_tensors(tmp_path, kv_heads):
 
 
 def test_the_understanding_branch_is_never_read(tmp_path, square, monkeypatch):
-    read = []
+    read, real = [], checkpoint_module.Weights.read
 
-    def counting(files):
-        weights = real(files)
-        for name, reader in weights.readers.items():
-            weights.readers[name] = lambda n=name, r=reader: (read.append(n), r())[1]
-        return weights
+    def counting(weights, name, *how, **more):
+        read.append(name)
+        return real(weights, name, *how, **more)
 
-    real = checkpoint_module.open_weights
-    monkeypatch.setattr(checkpoint_module, "open_weights", counting)
+    monkeypatch.setattr(checkpoint_module.Weights, "read", counting)
     deepseek_folder(tmp_path, square, more=UNDERSTANDING | BLENDER)
     load_checkpoint(tmp_path, FP32)
     assert set(read) == {*official_tensors(square), *BLENDER}
@@ -341,3 +341,37 @@ def test_converting_without_a_tokenizer_writes_nothing(tmp_path, square):
 
 def test_a_prompt_has_the_room_that_the_picture_leaves(model_file):
     assert load_checkpoint(model_file, FP32).prompt_encoder.max_tokens == 512 - 36
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
+def test_json_beside_a_model_may_have_a_byte_order_mark(tmp_path, square, name):
+    deepseek_folder(tmp_path, square)
+    path = tmp_path / name
+    path.write_text(path.read_text(encoding="utf-8"), encoding="utf-8-sig")
+    checkpoint = load_checkpoint(tmp_path, FP32)
+    assert checkpoint.model.config == square.config
+    assert checkpoint.prompt_encoder.encode("red").ids[0] == 1
+
+
+def test_a_tokenizer_that_is_a_pointer_is_named(tmp_path, square):
+    deepseek_folder(tmp_path, square)
+    (tmp_path / "tokenizer.json").write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(InputError, match=r"tokenizer\.json is a Git LFS pointer"):
+        _ = load_checkpoint(tmp_path, FP32).prompt_encoder
+
+
+def test_a_gguf_file_is_refused_by_name(tmp_path):
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    with pytest.raises(InputError, match=r"model\.gguf is a GGUF file, which this program"):
+        load_checkpoint(tmp_path / "model.gguf", FP32)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("write", WRITERS)
+def test_a_loaded_model_outlives_its_files(tmp_path, square, write):
+    deepseek_folder(tmp_path, square, write)
+    checkpoint = load_checkpoint(tmp_path, FP32)
+    assert str(tmp_path) not in Path("/proc/self/maps").read_text()
+    for path in tmp_path.iterdir():
+        os.truncate(path, 10)
+    assert_same_weights(checkpoint.model, square)

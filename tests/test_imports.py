@@ -12,6 +12,7 @@ LAYERS = [
     {"errors", "threads"},
     {"grid", "settings", "codebook"},
     {"files", "locks", "sampling", "ops"},
+    {"tensor_file"},
     {"vq", "llama"},
     {"janus"},
     {"faid"},

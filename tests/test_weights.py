@@ -2,6 +2,8 @@
 
 import json
 import os
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -63,6 +65,72 @@ def test_a_truncated_file_is_refused(tmp_path, name, keep):
         open_weights([path])
 
 
+@pytest.mark.parametrize("name", ["w.safetensors", "w.bin"])
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_nothing_stays_mapped_or_open(tmp_path, name):
+    path = write(tmp_path / name, {"a": torch.zeros(100_000)})
+    weights = open_weights([path])
+    kept = weights.read("a")
+    assert str(path) not in Path("/proc/self/maps").read_text()
+    assert path not in [file.resolve() for file in Path("/proc/self/fd").iterdir()]
+    path.unlink()
+    assert not kept.any()
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.bin"])
+def test_a_file_that_is_cut_after_it_was_opened_is_an_error(tmp_path, name):
+    path = write(tmp_path / name, {"a": torch.zeros(100_000)})
+    weights = open_weights([path])
+    os.truncate(path, 10_000)
+    with pytest.raises(InputError, match="has changed while it was in use; wait until it is"):
+        weights.read("a")
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.bin", "old.bin"])
+def test_some_rows_are_read_alone(tmp_path, name):
+    path, rows = tmp_path / name, torch.arange(12.0).view(4, 3)
+    if name == "old.bin":
+        torch.save({"a": rows}, path, _use_new_zipfile_serialization=False)
+    else:
+        write(path, {"a": rows})
+    weights = open_weights([path])
+    assert torch.equal(weights.read("a", 2), rows[:2])
+    assert torch.equal(weights.read("a", 9), rows)
+
+
+def test_tensors_of_a_bin_file_may_be_views_of_others(tmp_path):
+    whole = torch.arange(24.0).view(4, 6)
+    views = {"w": whole, "t": whole.t(), "part": whole[1:3, ::2], "row": whole[0].expand(3, 6)}
+    views |= {"none": whole[:0], "number": whole[2, 3], "half": torch.ones(3).half()}
+    weights = open_weights([write(tmp_path / "w.bin", views)])
+    for name, tensor in views.items():
+        assert weights.shapes[name] == tuple(tensor.shape)
+        assert torch.equal(weights.read(name), tensor)
+
+
+def test_the_bin_files_of_older_pytorch_load(tmp_path):
+    torch.save(TENSORS, tmp_path / "w.bin", _use_new_zipfile_serialization=False)
+    weights = open_weights([tmp_path / "w.bin"])
+    for key, tensor in TENSORS.items():
+        assert torch.equal(weights.read(key), tensor)
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.bin"])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "Git LFS pointer"),
+        (b"<!DOCTYPE html>\n<html>", "is a web page"),
+        (b"GGUF\3\0\0\0", "is a GGUF file"),
+    ],
+    ids=["lfs", "html", "gguf"],
+)
+def test_what_is_found_in_the_place_of_weights_is_named(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=f"{name} is .*{message.removeprefix('is ')}"):
+        open_weights([tmp_path / name])
+
+
 class Bomb:
     """Unpickling this would create a file."""
 
@@ -115,6 +183,12 @@ def test_a_tensor_that_is_not_plain_is_refused(tmp_path, tensor):
 def test_the_weight_files_of_a_folder_are_found(tmp_path, present, wanted):
     touch(tmp_path, *present)
     assert [file.name for file in find_weight_files(tmp_path)] == wanted
+
+
+def test_a_folder_of_another_format_says_so(tmp_path):
+    touch(tmp_path, "config.json", "model-q4.gguf")
+    with pytest.raises(InputError, match=r"model-q4\.gguf is a GGUF file, which this program does"):
+        find_weight_files(tmp_path)
 
 
 def test_a_folder_without_weights_says_what_goes_there(tmp_path):
@@ -173,3 +247,15 @@ def test_json_that_is_no_object_is_refused_by_name(tmp_path, content):
     (tmp_path / "config.json").write_bytes(content)
     with pytest.raises(InputError, match=r"config\.json (is not readable JSON|does not hold)"):
         read_json(tmp_path / "config.json")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_json_may_have_a_byte_order_mark(tmp_path, encoding):
+    (tmp_path / "a.json").write_bytes('{"é": 1}'.encode(encoding))
+    assert read_json(tmp_path / "a.json") == {"é": 1}
+
+
+def test_a_pointer_in_the_place_of_json_is_named(tmp_path):
+    (tmp_path / "a.json").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    with pytest.raises(InputError, match=r"a\.json is a Git LFS pointer"):
+        read_json(tmp_path / "a.json")

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..errors import InputError
+from ..weights import open_weights
 
 CELL = 8
 """Pixels along one side of a cell."""
@@ -172,14 +172,14 @@ def load_scorer(path: Path) -> Scorer:
         InputError: The file is missing, damaged or something else.
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            labels = json.loads((file.metadata() or {})["labels"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        weights = open_weights([path])
+        labels = json.loads(weights.metadata["labels"])
+        tensors = {name: weights.read(name) for name in weights.shapes}
         names, colors, styles = (tuple(labels[key]) for key in ("names", "colors", "styles"))
         width = tensors["head.weight"].shape[1]
         scorer = Scorer(Labels(names, colors, styles), width)
         scorer.load_state_dict(tensors)
-    except (OSError, SafetensorError, RuntimeError, ValueError, KeyError, TypeError) as error:
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
         reason = str(error).splitlines()[0][:120]
         raise InputError(
             f"{path} is not a scorer ({reason}); train one with scripts/pocket/train_scorer.py"

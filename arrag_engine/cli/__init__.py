@@ -13,7 +13,7 @@ import io
 import sys
 from collections.abc import Callable
 
-from ..errors import InputError
+from ..errors import InputError, printable
 from . import build, evaluate, generate, indexes, inspect, models, train
 from .needs import check_needs
 from .parser import Parser
@@ -26,13 +26,13 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # some consoles cannot print λ
+            stream.reconfigure(errors="backslashreplace")  # some consoles cannot print λ
     arguments = make_parser().parse_args(argv)
     try:
         check_needs(arguments)
         return arguments.run(arguments)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(_stopped(arguments), file=sys.stderr)

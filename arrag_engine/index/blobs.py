@@ -7,20 +7,23 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from .container import Stream
+from .container import CHUNK, FileBytes, Stream
+
+Part = np.ndarray | FileBytes
 
 
 class Blobs(Sequence[bytes]):
-    """Byte strings that stay in the arrays they came in: taking and joining copies no bytes."""
+    """Byte strings that stay in the arrays or the file they came in: taking and joining copies no
+    bytes."""
 
-    def __init__(self, parts: Sequence[np.ndarray], where: np.ndarray) -> None:
+    def __init__(self, parts: Sequence[Part], where: np.ndarray) -> None:
         self.parts = tuple(parts)
-        """Arrays [bytes] uint8."""
+        """Arrays [bytes] uint8, or bytes in a file."""
         self.where = where
         """[items, 3] int64: number of the part, start, end."""
 
     @classmethod
-    def from_arrays(cls, name: str, data: np.ndarray, ends: np.ndarray) -> Blobs:
+    def from_arrays(cls, name: str, data: Part, ends: np.ndarray) -> Blobs:
         """Items that lie one after the other in `data` and end at `ends`.
 
         Raises:
@@ -65,12 +68,14 @@ class Blobs(Sequence[bytes]):
         return Stream(np.uint8, (total,), self._runs())
 
     def _runs(self) -> Iterator[np.ndarray]:
-        """Stretches of items that already lie together."""
+        """Stretches of items that already lie together, in pieces of some megabytes."""
         part, start, end = self.where.T
         breaks = np.flatnonzero((part[1:] != part[:-1]) | (start[1:] != end[:-1])) + 1
         firsts = np.concatenate((np.zeros(min(1, len(self)), np.int64), breaks))
         for first, after in zip(firsts, [*breaks, len(self)], strict=False):
-            yield self.parts[part[first]][start[first] : end[after - 1]]
+            data, stop = self.parts[part[first]], int(end[after - 1])
+            for begin in range(int(start[first]), stop, CHUNK):
+                yield data[begin : min(begin + CHUNK, stop)]
 
 
 class BlobWriter:

@@ -1,19 +1,25 @@
-"""Large `.safetensors` files: written piece by piece with a hash per tensor, read memory-mapped."""
+"""Large `.safetensors` files: written piece by piece with a hash per tensor, read into memory or,
+if they are very large, memory-mapped."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import mmap
+import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import BinaryIO
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from ..errors import InputError
 from ..files import atomic_write
+from ..tensor_file import Place, TensorTable, changed, file_state, read_bytes, read_from, read_table
 
 DTYPES = {
     "int64": "I64",
@@ -25,7 +31,11 @@ DTYPES = {
     "uint8": "U8",
 }
 """Types an index is made of, and their names in the file."""
+NUMPY = {name: dtype for dtype, name in DTYPES.items()}
 CHUNK = 2**24
+IN_MEMORY = sys.maxsize if os.name == "nt" else 256 * 2**20
+"""Bytes up to which a tensor is read into memory: all of them on Windows, where nobody may replace
+a file that is mapped."""
 HASH = "hash."
 """Header fields `hash.NAME` hold the SHA-256 of the bytes of tensor NAME."""
 FINGERPRINT = "fingerprint"
@@ -122,8 +132,78 @@ def pieces(array: np.ndarray) -> Iterator[np.ndarray]:
     return (array[i : i + rows] for i in range(0, len(array), rows))
 
 
+class MappedFile:
+    """A file with tensors too large for memory: arrays are mapped from it, byte strings read.
+
+    It may be replaced by another one of its name, for it is held open. It may not be written to:
+    `check` tells whether it has been.
+
+    Raises:
+        InputError: It has changed since its table was read.
+        OSError: It cannot be opened.
+    """
+
+    def __init__(self, table: TensorTable) -> None:
+        self.path, self.state = table.path, table.state
+        self._file = open(table.path, "rb", buffering=0)  # noqa: SIM115
+        self._lock = Lock()
+        self.check()
+        self._map = mmap.mmap(self._file.fileno(), self.state.size, access=mmap.ACCESS_READ)
+
+    def check(self) -> None:
+        """Make sure that the mapped bytes are still there, before they are looked at.
+
+        Raises:
+            InputError: The file has been written to or cut off.
+        """
+        if file_state(self._file) != self.state:
+            raise changed(self.path)
+
+    def view(self, place: Place) -> np.ndarray:
+        """The bytes of a tensor where they lie."""
+        return np.frombuffer(self._map, np.uint8, place.size, place.start)
+
+    def read(self, start: int, size: int) -> np.ndarray:
+        """A copy of some bytes.
+
+        Raises:
+            InputError: The file has been written to or cut off.
+        """
+        data = np.empty(size, np.uint8)
+        with self._lock:
+            read_from(self._file, self.path, self.state, start, data)
+        return data
+
+    def __del__(self) -> None:
+        if hasattr(self, "_file"):
+            self._file.close()
+
+
+class FileBytes:
+    """Bytes [n] in a mapped file, read when asked for: what is read is never what is not there."""
+
+    dtype = np.dtype(np.uint8)
+    ndim = 1
+
+    def __init__(self, file: MappedFile, place: Place) -> None:
+        self.file = file
+        self.start = place.start
+        self.shape = (place.size,)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, where: slice) -> np.ndarray:
+        """
+        Raises:
+            InputError: The file has been written to or cut off.
+        """
+        start, stop, _ = where.indices(len(self))
+        return self.file.read(self.start + start, max(0, stop - start))
+
+
 class TensorFile:
-    """A `.safetensors` file whose tensors stay on disk until they are looked at.
+    """A `.safetensors` file whose tensors are read when asked for.
 
     Raises:
         InputError: There is no such file, or it is not one of this kind.
@@ -132,54 +212,108 @@ class TensorFile:
     def __init__(self, path: Path) -> None:
         if not Path(path).is_file():
             raise InputError(f"there is no index file {path}")
-        self.path = path
+        self.path = Path(path)
         try:
-            self._file = safe_open(path, framework="pt")
-        except (SafetensorError, OSError, RuntimeError) as error:
+            self._table = read_table(self.path)
+        except InputError:
+            raise
+        except (OSError, ValueError) as error:
             raise InputError(
                 f"{path} is not a readable .safetensors file ({error}); copy or build it again"
             ) from error
-        self.header: dict[str, str] = dict(self._file.metadata() or {})
-        self.names = sorted(self._file.keys())
+        self.header: dict[str, str] = self._table.metadata
+        self.names = sorted(self._table.places)
+
+    @cached_property
+    def _mapped(self) -> MappedFile:
+        return MappedFile(self._table)
+
+    @property
+    def mapped(self) -> MappedFile | None:
+        """What stays open while the tensors are in use; None if all of them are in memory."""
+        return self.__dict__.get("_mapped")
 
     def tensor(self, name: str) -> np.ndarray:
-        """A read-only view of the file's bytes.
+        """A tensor that cannot be written to: in memory, or mapped if it is large.
 
         Raises:
+            InputError: The file has changed since it was opened.
             ValueError: The file lacks it, or gives it a type that an index has no use for.
         """
-        if name not in self.names:
-            raise ValueError(f"it lacks {name}")
+        place = self._place(name)
+        if not _is_large(place):
+            return self.in_memory(name)
+        if place.start % np.dtype(NUMPY[place.dtype]).itemsize:
+            raise ValueError(f"{name} lies between the bytes of its type")
+        self._mapped.check()
+        return _as_array(self._mapped.view(place), place)
+
+    def column(self, name: str) -> np.ndarray | FileBytes:
+        """A tensor that has little to a picture, in memory; bytes of which there are many stay in
+        the file, to be read when asked for.
+
+        Raises:
+            InputError, ValueError: As `tensor`.
+        """
+        place = self._place(name)
+        if _is_large(place) and place.dtype == "U8" and len(place.shape) == 1:
+            return FileBytes(self._mapped, place)
+        return self.in_memory(name)
+
+    def in_memory(self, name: str) -> np.ndarray:
+        """A tensor that cannot be written to, whatever its size.
+
+        Raises:
+            InputError, ValueError: As `tensor`.
+        """
+        place = self._place(name)
+        return _as_array(self._read(place.start, place.size), place)
+
+    def _place(self, name: str) -> Place:
         told = ascii(name)[1:-1]
-        try:
-            array = self._file.get_tensor(name).numpy()
-        except (AttributeError, TypeError, RuntimeError, SafetensorError) as error:
-            raise ValueError(f"{told} has a type that NumPy lacks") from error
-        if array.dtype.name not in DTYPES:
-            raise ValueError(f"{told} is {array.dtype}, which no part of an index has")
-        array.flags.writeable = False
-        return array
+        if name not in self._table.places:
+            raise ValueError(f"it lacks {told}")
+        place = self._table.places[name]
+        if place.dtype not in NUMPY:
+            raise ValueError(f"{told} is {place.dtype}, which no part of an index has")
+        return place
+
+    def _read(self, start: int, size: int) -> np.ndarray:
+        data = np.empty(size, np.uint8)
+        read_bytes(self.path, self._table.state, start, data)
+        return data
 
     def hashes(self, progress: Callable[[int, int], None] | None = None) -> dict[str, str]:
         """The SHA-256 of every tensor's bytes, worked out from the file.
 
         Raises:
-            ValueError: A tensor has a type that an index has no use for.
+            InputError: The file has changed since it was opened.
         """
         found = {}
         for i, name in enumerate(self.names):
-            digest = hashlib.sha256()
-            array = self.tensor(name)
-            for piece in pieces(array.reshape(-1)):
-                digest.update(_raw(piece))
+            digest, place = hashlib.sha256(), self._table.places[name]
+            end = place.start + place.size
+            for start in range(place.start, end, CHUNK):
+                size = min(CHUNK, end - start)
+                digest.update(self._read(start, size).data)
             found[name] = digest.hexdigest()
             if progress is not None:
                 progress(i + 1, len(self.names))
         return found
 
 
+def _is_large(place: Place) -> bool:
+    return place.size > IN_MEMORY
+
+
+def _as_array(data: np.ndarray, place: Place) -> np.ndarray:
+    array = data.view(NUMPY[place.dtype]).reshape(place.shape)
+    array.flags.writeable = False
+    return array
+
+
 def check_array(
-    name: str, array: np.ndarray, dtype: type[np.generic], shape: tuple[int | None, ...]
+    name: str, array: np.ndarray | FileBytes, dtype: type[np.generic], shape: tuple[int | None, ...]
 ) -> None:
     """Compare type and shape; None stands for any length.
 

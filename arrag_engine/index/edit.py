@@ -38,7 +38,12 @@ class SearchChoice:
 
 
 def patches_of(index: PatchIndex, space: str) -> Patches:
-    """The token grids of an index, with what keys of a key space are made of."""
+    """The token grids of an index, with what keys of a key space are made of.
+
+    Raises:
+        InputError: The index has changed on disk since it was mapped.
+    """
+    index.check_unchanged()
     if space == "codebook":
         return Patches(index.tokens, None, index.sources)
     return Patches(index.tokens, _encoder_vectors(index), index.sources)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -27,6 +29,7 @@ SOURCES = "sources."
 SEARCH = "search."
 ROWS = 2**20
 """Vectors looked at at once."""
+Part = TypeVar("Part")
 
 
 def save_index(index: PatchIndex, path: Path) -> None:
@@ -107,12 +110,12 @@ def open_index(path: Path) -> TensorFile:
 
 
 def load_index(path: Path) -> PatchIndex:
-    """Map an index and check everything that searching relies on.
+    """Read an index, mapping what is large, and check everything that searching relies on.
 
     What stays in range though it was changed is for `check_index` to find.
 
     Raises:
-        InputError: The file is damaged, truncated, empty or of another kind.
+        InputError: The file is damaged, truncated, empty or of another kind, or changes meanwhile.
     """
     file = open_index(path)
     try:
@@ -144,18 +147,18 @@ def _read_index(file: TensorFile) -> PatchIndex:
     grid = _grid(header["grid"])
     if len(spec.active(grid)) == 0:
         raise InputError(f"the index {file.path} has no patch with neighbours on a {grid} grid")
-    tokens, codebook = file.tensor("tokens"), file.tensor("codebook")
+    tokens, codebook = file.tensor("tokens"), file.in_memory("codebook")
     _check_tokens(file.path, tokens, codebook, grid)
     _check_counts(header, len(tokens), len(tokens) * len(spec.active(grid)))
     exact = spec.space == "encoder" and header["structure"] == "flat"
     _check_names(file, {"tokens", "codebook", *(("vectors",) if exact else ())})
     vectors = _read_vectors(file, tokens.shape, codebook.shape[1]) if exact else None
     tokens = tokens.reshape(len(tokens), grid.size)
-    sources = SourceTable.from_arrays(_group(file, SOURCES), len(tokens))
+    sources = SourceTable.from_arrays(_group(file, SOURCES, file.column), len(tokens))
     searcher = load_searcher(
         header["structure"],
         Keys(tokens, vectors, codebook, grid, spec),
-        _group(file, SEARCH),
+        _group(file, SEARCH, file.tensor),
         _settings(header),
     )
     _number("recall", searcher.settings)
@@ -168,6 +171,7 @@ def _read_index(file: TensorFile) -> PatchIndex:
         spec,
         searcher,
         calibration=Calibration.from_json(header[CALIBRATION]) if CALIBRATION in header else None,
+        file=file.mapped,
     )
 
 
@@ -227,9 +231,9 @@ def _check_unit_rows(name: str, array: np.ndarray) -> None:
             raise ValueError(f"{name} holds rows that are not unit vectors")
 
 
-def _group(file: TensorFile, prefix: str) -> dict[str, np.ndarray]:
+def _group(file: TensorFile, prefix: str, read: Callable[[str], Part]) -> dict[str, Part]:
     """The tensors whose names begin with the prefix, by the rest of their names."""
-    return {n.removeprefix(prefix): file.tensor(n) for n in file.names if n.startswith(prefix)}
+    return {n.removeprefix(prefix): read(n) for n in file.names if n.startswith(prefix)}
 
 
 def _settings(header: dict[str, str]) -> dict[str, str]:

@@ -19,6 +19,7 @@ from .sources import Source, SourceTable
 
 if TYPE_CHECKING:
     from .calibration import Calibration
+    from .container import MappedFile
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +47,8 @@ class PatchIndex:
     """λ for each position, for the weight "auto"; fitted to these keys and all pictures."""
     uncalibrated: str = "it is not calibrated; run 'python -m arrag_engine calibrate'"
     """Why there is no calibration, and what to do."""
+    file: MappedFile | None = None
+    """What the arrays are mapped from, if they are not in memory."""
 
     @property
     def size(self) -> int:
@@ -83,8 +86,10 @@ class PatchIndex:
             without: For each query, numbers of pictures whose patches are left out.
 
         Raises:
-            InputError: No picture is allowed.
+            InputError: No picture is allowed; the file that the index is mapped from has been
+                written to.
         """
+        self.check_unchanged()
         view = self if allowed is None else self.restricted(allowed)
         spare = max(map(len, without), default=0) * len(self.active) if without else 0
         xq = np.ascontiguousarray(queries, dtype=np.float32)
@@ -92,8 +97,23 @@ class PatchIndex:
         missing = ids < 0
         sources, positions = self.locate(np.maximum(ids, 0))
         codes = self.tokens[sources, positions].astype(np.int64)
+        if codes.max(initial=0) >= len(self.codebook):
+            raise InputError(
+                f"the index holds code {codes.max()} of a codebook of {len(self.codebook)}: its "
+                "file has changed; load it again"
+            )
         hits = Hits(distances, *(np.where(missing, -1, f) for f in (codes, sources, positions)))
         return hits if without is None else hits.outside(without, k)
+
+    def check_unchanged(self) -> None:
+        """Make sure that what is mapped is still there.
+
+        Raises:
+            InputError: The file has been written to. Where the index is in memory, that is all the
+                same.
+        """
+        if self.file is not None:
+            self.file.check()
 
     def locate(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(source number, grid position) of patch numbers."""
@@ -179,8 +199,10 @@ class PatchIndex:
             codebook: The model's unit rows [codes, dim].
 
         Raises:
-            InputError: Another grid, another number of codes, or another VQ.
+            InputError: Another grid, another number of codes, or another VQ; or the index has
+                changed on disk since it was mapped.
         """
+        self.check_unchanged()
         if grid != self.grid:
             raise InputError(
                 f"the index was built for a {self.grid} grid, the model draws {grid}; "

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 
@@ -182,7 +182,7 @@ class SourceTable(Sequence[Source]):
         return columns
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, np.ndarray], images: int) -> SourceTable:
+    def from_arrays(cls, arrays: Mapping[str, Any], images: int) -> SourceTable:
         """The table in a file, its texts and thumbnails left there.
 
         Raises:
@@ -290,7 +290,7 @@ class SourceTable(Sequence[Source]):
         return np.flatnonzero(first | ~self.sha256.any(axis=1))
 
 
-def _read_blobs(name: str, arrays: Mapping[str, np.ndarray], images: int) -> Blobs:
+def _read_blobs(name: str, arrays: Mapping[str, Any], images: int) -> Blobs:
     data, ends = arrays[name], arrays[f"{name}.ends"]
     check_array(f"sources.{name}", data, np.uint8, (None,))
     items = None if name == "licence_names" else images

@@ -118,9 +118,9 @@ class RunFolder:
         try:
             for name, parameter in adapter.named_parameters():
                 with torch.no_grad():
-                    parameter.copy_(weights.readers[f"weight.{name}"]())
+                    parameter.copy_(weights.read(f"weight.{name}"))
                 optimizer.state[parameter] = {
-                    moment: _beside(weights.readers[f"{moment}.{name}"](), parameter, moment)
+                    moment: _beside(weights.read(f"{moment}.{name}"), parameter, moment)
                     for moment in MOMENTS
                 }
             return int(weights.metadata["step"]), weights.metadata.get("measured", "1") == "1"
@@ -150,7 +150,7 @@ class RunFolder:
         try:
             with torch.no_grad():
                 for name, parameter in adapter.named_parameters():
-                    parameter.copy_(weights.readers[name]())
+                    parameter.copy_(weights.read(name))
         except (KeyError, RuntimeError) as error:
             raise self._damaged(self.best, error) from error
 
