@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .bounds import BATCH, SEED, WINDOW
 from .daid import Proposal, Retrieval, mix
 from .errors import InputError
 from .faid import Blending, Faid
@@ -101,13 +102,15 @@ def draw_pictures(
         given: The first tokens [n] of the pictures, which then stand.
 
     Raises:
-        InputError: No seed, a window below 1, a prompt that leaves no room for the picture, or an
-            index whose queries need tokens that are drawn later.
+        InputError: Seeds, their number or the window out of range, a prompt that leaves no room for
+            the picture, or an index whose queries need tokens that are drawn later.
     """
     size = model.config.grid.size
     limit = model.config.llama.max_positions
-    if not seeds or window < 1:
-        raise InputError(f"batch is {len(seeds)} and window {window}; both must be 1 or more")
+    BATCH.check(len(seeds))
+    WINDOW.check(window)
+    for seed in seeds:
+        SEED.check(seed)
     if len(prompt) + size > limit:
         raise InputError(
             f"the prompt has {len(prompt)} tokens and the picture {size}, the model takes {limit} "

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from . import ops as default_ops
 from .blend import BlendPass, FeatureMaps, PatchBlender, folded, slot_table
-from .errors import InputError
+from .bounds import CANDIDATES, STRENGTH, check_choice
 from .janus import GenHead, JanusConfig, JanusPro
 from .llama import Augmentation, LayerAdapter, LowRank
-from .settings import MAX_CANDIDATES, MAX_STRENGTH, SEMANTICS, AdapterConfig, Semantics
+from .settings import SEMANTICS, AdapterConfig, Semantics
 
 
 class FaidAdapter(nn.Module):
@@ -100,14 +100,9 @@ class Faid:
     semantics: Semantics = "step"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.strength <= MAX_STRENGTH:
-            raise InputError(f"adapter strength is {self.strength}; choose 0 to {MAX_STRENGTH:g}")
-        if not 0 <= self.candidates <= MAX_CANDIDATES:
-            raise InputError(
-                f"candidates is {self.candidates}; choose 0 (as trained) to {MAX_CANDIDATES}"
-            )
-        if self.semantics not in SEMANTICS:
-            raise InputError(f"semantics is {self.semantics!r}; choose {' or '.join(SEMANTICS)}")
+        STRENGTH.check(self.strength)
+        CANDIDATES.check(self.candidates)
+        check_choice("semantics", self.semantics, SEMANTICS)
 
     @property
     def heard(self) -> int:

@@ -10,6 +10,7 @@ import arrag_engine
 ROOT = Path(arrag_engine.__file__).parent
 LAYERS = [
     {"errors", "threads"},
+    {"bounds", "paths"},
     {"grid", "settings", "codebook"},
     {"files", "sampling", "ops"},
     {"blend"},

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 import numpy as np
 import torch
 
+from ..bounds import MAX_BATCH
 from ..checkpoint import Checkpoint
 from ..decode import draw_pictures
 from ..faid import Faid
@@ -114,17 +115,21 @@ class Bench:
         retrieval = self.library.retrieval(use, method, _word(task))
         if retrieval is not None:
             retrieval = replace(retrieval, unknown_words=bool(prompt.unknown))
-        drawing = draw_pictures(
-            self.checkpoint.model,
-            prompt.ids,
-            prompt.pad_id,
-            use.sampling,
-            seeds,
-            retrieval,
-            faid=self.faid if method in ADAPTED else None,
-            given=task.given,
-        )
-        return drawing.tokens.flatten(1).numpy()
+        faid = self.faid if method in ADAPTED else None
+        parts = []
+        for first in range(0, len(seeds), MAX_BATCH):
+            drawing = draw_pictures(
+                self.checkpoint.model,
+                prompt.ids,
+                prompt.pad_id,
+                use.sampling,
+                seeds[first : first + MAX_BATCH],
+                retrieval,
+                faid=faid,
+                given=task.given,
+            )
+            parts.append(drawing.tokens.flatten(1).numpy())
+        return np.concatenate(parts)
 
     def _prompt(self, use: Use, task: Task) -> Prompt:
         encoder = self.checkpoint.prompt_encoder

@@ -27,16 +27,23 @@ def main(argv: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # some consoles cannot print λ
-    arguments = make_parser().parse_args(argv)
     try:
+        arguments = make_parser().parse_args(argv)
         check_needs(arguments)
+    except InputError as error:
+        return _refused(error)
+    try:
         return arguments.run(arguments)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return _refused(error)
     except KeyboardInterrupt:
         print(_stopped(arguments), file=sys.stderr)
         return 1
+
+
+def _refused(error: InputError) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return 2
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from .. import shipped
 from ..errors import InputError
+from ..paths import check_output
 from .progress import follow, progress_bar
-from .shared import Command, check_writable
+from .shared import Command
 
 FIXTURES = (
     "A folder of golden numbers (a fixture) is what the reference programs of AR-RAG and Janus-Pro "
@@ -30,7 +31,7 @@ def add_commands(command: Command) -> None:
 
 def convert(a: argparse.Namespace) -> int:
     """Write a checkpoint as one self-contained file."""
-    out = check_writable(a.out, ".safetensors")
+    out = check_output(a.out, ".safetensors")
     from ..checkpoint import convert_checkpoint
 
     with progress_bar("tensor") as bar:

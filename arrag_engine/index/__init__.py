@@ -4,7 +4,7 @@ from .calibration import EVIDENCE, Calibration, evidence
 from .check import Finding, check_index
 from .edit import Patches, SearchChoice, add_patches, merge_indexes, remove_pictures
 from .file import is_index, load_index, read_header, save_index
-from .keys import KEY_SPACES, MAX_POSITION_WEIGHT, KeySpec
+from .keys import KEY_SPACES, KeySpec
 from .patch_index import Neighbors, PatchIndex, create_index
 from .search import STRUCTURES
 from .sources import Source, SourceTable
@@ -13,7 +13,6 @@ from .thumbnails import contact_sheet
 __all__ = [
     "EVIDENCE",
     "KEY_SPACES",
-    "MAX_POSITION_WEIGHT",
     "STRUCTURES",
     "Calibration",
     "Finding",
