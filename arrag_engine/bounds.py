@@ -6,7 +6,7 @@ from __future__ import annotations
 import reprlib
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from .errors import InputError
 
@@ -41,17 +41,14 @@ class Bound:
         Raises:
             InputError: It is out of range, not a number, or not a whole one where that is needed.
         """
-        if type(value) is not bool and isinstance(value, (str, Real)) and value in self.also:
+        if (isinstance(value, str) or is_number(value)) and value in self.also:
             return value
-        if self._is_number(value) and self._holds(value):
+        if is_number(value, self.whole) and self._holds(value):
             return value
-        kind = "" if self._is_number(value) else f"a {'whole ' * self.whole}number, "
+        kind = "" if is_number(value, self.whole) else f"a {'whole ' * self.whole}number, "
         raise InputError(f"{name or self.name} is {shown(value)}; choose {kind}{self}")
 
-    def _is_number(self, value: object) -> bool:
-        return isinstance(value, Integral if self.whole else Real) and type(value) is not bool
-
-    def _holds(self, value: float) -> bool:
+    def _holds(self, value: Any) -> bool:
         """Never true of NaN."""
         return (self.low < value if self.above else self.low <= value) and (
             value < self.high if self.below else value <= self.high
@@ -65,6 +62,11 @@ class Bound:
         if self.below:
             told = f"{low} or more, less than {high}"
         return ", or ".join((told, *map(_number, self.also)))
+
+
+def is_number(value: object, whole: bool = False) -> bool:
+    """Whether it is a real number, or a whole one; True and False are none."""
+    return isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
 
 
 def shown(value: object) -> str:
@@ -93,8 +95,8 @@ def check_choice(name: str, value: Value, choices: tuple[Value, ...]) -> Value:
 
 
 MAX_SEED = 2**64 - 1
-SEED = Bound("seed", -(2**63), MAX_SEED, whole=True)
-"""Of a picture; -1 is the same as the largest one."""
+SEED = Bound("seed", -(10**20), 10**20, whole=True)
+"""Of a picture; it wraps at 2^64, so -1 is the same as `MAX_SEED`."""
 MAX_BATCH = 64
 BATCH = Bound("batch", 1, MAX_BATCH, whole=True)
 """Memory grows with it: the key/value cache of a model of 1 B parameters has 0.2 GB a picture."""

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .bounds import BATCH, SEED, WINDOW
+from .bounds import WINDOW
 from .daid import Proposal, Retrieval, mix
 from .errors import InputError
 from .faid import Blending, Faid
@@ -102,15 +102,14 @@ def draw_pictures(
         given: The first tokens [n] of the pictures, which then stand.
 
     Raises:
-        InputError: Seeds, their number or the window out of range, a prompt that leaves no room for
-            the picture, or an index whose queries need tokens that are drawn later.
+        InputError: No seed, a window out of range, a prompt that leaves no room for the picture, or
+            an index whose queries need tokens that are drawn later.
     """
     size = model.config.grid.size
     limit = model.config.llama.max_positions
-    BATCH.check(len(seeds))
+    if not seeds:
+        raise InputError("there is no seed to draw a picture of; give one or more")
     WINDOW.check(window)
-    for seed in seeds:
-        SEED.check(seed)
     if len(prompt) + size > limit:
         raise InputError(
             f"the prompt has {len(prompt)} tokens and the picture {size}, the model takes {limit} "

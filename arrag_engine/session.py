@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from .bounds import BATCH
 from .checkpoint import Checkpoint
 from .daid import Retrieval, calibrated_options
 from .decode import Drawing, Progress, draw_pictures
@@ -141,7 +142,12 @@ def draw(
     progress: Progress | None = None,
     device: torch.device | None = None,
 ) -> Drawing:
-    """Draw one picture per seed; see `decode.draw_pictures`."""
+    """Draw one picture per seed; see `decode.draw_pictures`.
+
+    Raises:
+        InputError: As there, or more pictures than fit a batch.
+    """
+    BATCH.check(len(seeds))
     prompt = planned.prompt
     with few_threads(checkpoint.model, device or checkpoint.model.device):
         return draw_pictures(

@@ -12,6 +12,7 @@ import folder_paths
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..arrag_engine.bounds import POSITION_WEIGHT, RECALL_TARGET
 from ..arrag_engine.build import (
     BuildOptions,
     Built,
@@ -30,10 +31,11 @@ from ..arrag_engine.recommended import recommended
 from ..arrag_engine.session import AS_BUILT_KEYS, RECOMMENDED, KeyChoice
 from ..arrag_engine.settings import CROPS
 from . import folders
+from .inputs import checked, chosen, fingerprint
 from .loaders import describe
 from .memory import ManagedModel
 from .progress import Progress
-from .types import CATEGORY, RECOMMENDED_NUMBER, Index, IndexChoice, Model, chosen
+from .types import CATEGORY, RECOMMENDED_NUMBER, Index, IndexChoice, Model
 
 NO_FOLDER = "(the images input)"
 DEFAULTS = BuildOptions()
@@ -117,7 +119,7 @@ class BuildPatchIndex(io.ComfyNode):
                     "position_weight",
                     default=RECOMMENDED_NUMBER,
                     min=RECOMMENDED_NUMBER,
-                    max=100.0,
+                    max=POSITION_WEIGHT.high,
                     step=0.05,
                     tooltip="Weight of the position in the picture when keys are compared. "
                     "0 = the position is ignored, -1 = recommended.",
@@ -132,7 +134,7 @@ class BuildPatchIndex(io.ComfyNode):
                     "recall_target",
                     default=DEFAULTS.recall_target,
                     min=0.01,
-                    max=1.0,
+                    max=RECALL_TARGET.high,
                     step=0.01,
                     tooltip="Share of the true nearest patches that an approximate search must "
                     "find.",
@@ -177,12 +179,11 @@ class BuildPatchIndex(io.ComfyNode):
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, name: str, folder: str, **_: Any) -> str:
-        place = picture_folder(folder)
-        state = "" if place is None else listing_state(list_folder(place, ReadSettings())[0])
-        return f"{BUILT.generation(index_path(name))} {state}"
+    def fingerprint_inputs(cls, name: Any = None, folder: Any = None, **_: Any) -> str | float:
+        return fingerprint(build_state, name, folder)
 
     @classmethod
+    @checked
     def execute(
         cls,
         model: ManagedModel,
@@ -204,7 +205,7 @@ class BuildPatchIndex(io.ComfyNode):
     ) -> io.NodeOutput:
         out, place = index_path(name), picture_folder(folder)
         check_inputs(out, overwrite, place, images, captions)
-        keys = KeyChoice(neighborhood, borders, key_space, chosen(position_weight))
+        keys = KeyChoice(neighborhood, borders, key_space, chosen(POSITION_WEIGHT, position_weight))
         spec = keys.spec(KeySpec(), recommended(model.checkpoint).keys)
         read = ReadSettings(licence, source, crops)
         options = BuildOptions(spec, read, structure, recall_target)
@@ -222,6 +223,13 @@ class BuildPatchIndex(io.ComfyNode):
             )
         BUILT.note(out)
         return io.NodeOutput(IndexChoice(built.index, AS_BUILT_KEYS, only), tell(out, built))
+
+
+def build_state(name: str, folder: str) -> str:
+    """What changes when the index has to be built anew."""
+    place = picture_folder(folder)
+    state = "" if place is None else listing_state(list_folder(place, ReadSettings())[0])
+    return f"{BUILT.generation(index_path(name))} {state}"
 
 
 def check_inputs(

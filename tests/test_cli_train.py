@@ -191,7 +191,7 @@ def test_the_control_looks_nothing_up(run, pictures, tmp_path):
         (f"{FAID} {SMALL} --index {{files}}/cut-index.safetensors", "cut-index.safetensors"),
         (f"{FAID} {SMALL} {INDEX} --images {{files}}/pictures", "3 of 3 pictures in"),
         (f"{FAID} {SMALL} {INDEX} --images {{files}}/no-pictures", "no readable picture"),
-        (f"{FAID} {SMALL} {INDEX} --images {{tmp}}/none", "there is no folder"),
+        (f"{FAID} {SMALL} {INDEX} --images {{tmp}}/none", "there is no file or folder"),
         (f"{FAID} {SMALL} {INDEX} --out {{tmp}}/none/a.safetensors", "there is no folder"),
         (f"{FAID} {SMALL} {INDEX} --out {{tmp}}/a.bin", "must end in .safetensors"),
         (f"{FAID} {SMALL} {INDEX} --dtype fp16", "training in fp16 loses small gradients"),

@@ -10,7 +10,8 @@ import arrag_engine
 ROOT = Path(arrag_engine.__file__).parent
 LAYERS = [
     {"errors", "threads"},
-    {"bounds", "paths"},
+    {"bounds"},
+    {"paths"},
     {"grid", "settings", "codebook"},
     {"files", "sampling", "ops"},
     {"blend"},

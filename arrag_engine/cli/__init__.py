@@ -29,10 +29,10 @@ def main(argv: list[str] | None = None) -> int:
             stream.reconfigure(errors="replace")  # some consoles cannot print λ
     try:
         arguments = make_parser().parse_args(argv)
-        check_needs(arguments)
     except InputError as error:
         return _refused(error)
     try:
+        check_needs(arguments)
         return arguments.run(arguments)
     except InputError as error:
         return _refused(error)
