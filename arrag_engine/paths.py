@@ -10,6 +10,8 @@ from pathlib import Path
 from .bounds import shown
 from .errors import InputError
 
+TENSORS = ".safetensors"
+"""Files of this suffix are listed and opened by it, in small letters only."""
 MAX_NAME = 230
 """Bytes of the name of a file to write. File systems allow 255, and a part of it is written beside
 it under a longer name."""
@@ -22,7 +24,7 @@ def given_name(value: str, name: str) -> str:
         InputError: It is empty, which is what an unset variable of a shell gives.
     """
     if not value.strip():
-        raise InputError(f"{name} is empty; pass a value, or omit {name}")
+        raise InputError(f"{name} is empty; pass a value")
     return value
 
 
@@ -108,7 +110,7 @@ def check_readable(path: Path) -> Path:
 
 def _readable(path: Path, mode: int) -> Path:
     if not os.access(path, mode):
-        raise InputError(f"{shown_path(path)} cannot be read; give yourself permission to")
+        raise InputError(f"{shown_path(path)} cannot be read: permission denied; change its mode")
     return path
 
 
@@ -118,7 +120,7 @@ def check_output(out: Path, suffix: str) -> Path:
     Raises:
         InputError: It cannot; see the sentences.
     """
-    if out.suffix.lower() != suffix:
+    if (out.suffix.lower() if suffix != TENSORS else out.suffix) != suffix:
         raise InputError(f"{shown_path(out)} must end in {suffix}")
     check_name(out)
     if is_folder(out):
@@ -129,26 +131,18 @@ def check_output(out: Path, suffix: str) -> Path:
     return out
 
 
-def check_name(path: Path) -> Path:
-    """A path that every part of the program can open.
+def check_name(path: Path) -> None:
+    """Refuse a name that file systems do not take.
 
     Raises:
-        InputError: It holds bytes that are no text, or its last name is too long.
+        InputError: It is too long.
     """
-    try:
-        size = len(path.name.encode())
-        os.fspath(path).encode()
-    except UnicodeEncodeError as error:
-        raise InputError(
-            f"{shown(str(path))} is no Unicode text, so the file could not be opened again; choose "
-            "another name"
-        ) from error
+    size = len(os.fsencode(path.name))
     if size > MAX_NAME:
         raise InputError(
             f"the file name {path.name[:40]}... has {size} bytes, at most {MAX_NAME} are allowed; "
             "choose a shorter one"
         )
-    return path
 
 
 def check_work_folder(folder: Path) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from .errors import InputError
-from .paths import check_readable, given_name, look_at
+from .paths import check_file, check_readable, given_name, look_at
 
 ROOT = Path(__file__).parent / "shipped"
 MODELS = ROOT / "models"
@@ -36,7 +36,7 @@ def resolve(name_or_path: str, folder: Path) -> Path:
     """A shipped name's file, or the path itself.
 
     Raises:
-        InputError: Neither a shipped name nor a path that can be read.
+        InputError: Neither a shipped name nor a path that can be read; a folder that is no model.
     """
     given_name(name_or_path, "the name of a file")
     if name_or_path in shipped_names(folder):
@@ -45,4 +45,4 @@ def resolve(name_or_path: str, folder: Path) -> Path:
     if look_at(path) is None:
         names = ", ".join(shipped_names(folder)) or "none"
         raise InputError(f"{name_or_path} is neither a file or folder nor a shipped name ({names})")
-    return check_readable(path)
+    return check_readable(path) if folder == MODELS else check_file(path)

@@ -254,7 +254,7 @@ REFUSED = {
     "remove nothing named": ("remove {own}", "pass --source, --licence or --caption"),
     "remove an empty pattern": (
         "remove {own} --source=",
-        "--source is empty; pass a value, or omit --source",
+        "--source is empty; pass a value",
     ),
     "remove what is not there": ("remove {own} --caption cat", "none of the 5 pictures of"),
     "remove everything": ("remove {own} --licence cc0", "that would remove all 5 pictures"),

@@ -87,7 +87,7 @@ BAD_INPUT = {
         "index version '3', this program reads 2",
     ),
     "index is a model": (f"{DRAW} --index {{model}}", "is not a patch index"),
-    "index is a folder": (f"{DRAW} --index {{files}}", "there is no index file"),
+    "index is a folder": (f"{DRAW} --index {{files}}", "is a folder; choose a file"),
     "out folder missing": (f"{GENERATE} --out {{tmp}}/no/a.png", "there is no folder"),
     "out no png": (f"{GENERATE} --out {{tmp}}/a.jpg", "must end in .png"),
     "out is a folder": (f"{GENERATE} --out {{tmp}}/folder.png", "folder.png is a folder"),
@@ -110,7 +110,7 @@ BAD_INPUT = {
         "build --model {model} --images {files}/pictures --out {tmp}/i.index",
         "must end in .safetensors",
     ),
-    "inspect nothing": ("inspect {tmp}/none", "there is no model at"),
+    "inspect nothing": ("inspect {tmp}/none", "there is no file or folder"),
     "inspect a cut index": (
         "inspect {files}/cut-index.safetensors",
         "truncated or not a .safetensors",

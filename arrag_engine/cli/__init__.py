@@ -36,6 +36,11 @@ def main(argv: list[str] | None = None) -> int:
         return arguments.run(arguments)
     except InputError as error:
         return _refused(error)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(_stopped(arguments), file=sys.stderr)
         return 1

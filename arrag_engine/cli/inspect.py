@@ -12,7 +12,7 @@ from .. import shipped
 from ..errors import InputError
 from ..files import atomic_write
 from ..index import contact_sheet, is_index, load_index, read_header
-from ..paths import check_output, given_name
+from ..paths import check_output, check_readable, given_name
 from .shared import Command
 
 FIRST = 5
@@ -33,12 +33,12 @@ def add_commands(command: Command) -> None:
 
 def inspect(a: argparse.Namespace) -> int:
     """Say what a model, an index or an adapter holds."""
-    files = shipped.named(a.file) or {"": Path(a.file)}
+    if a.sheet:
+        check_output(a.sheet, ".png")
+    files = shipped.named(a.file) or {"": check_readable(Path(a.file))}
     indexes = [path for path in files.values() if path.is_file() and is_index(path)]
     if a.sheet and not indexes:
         raise InputError(f"{a.file} is not an index; --sheet needs the pictures of an index")
-    if a.sheet:
-        check_output(a.sheet, ".png")
     for number, (name, path) in enumerate(files.items()):
         if number:
             print()

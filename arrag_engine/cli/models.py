@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .. import shipped
 from ..errors import InputError
-from ..paths import check_output
+from ..paths import check_output, is_folder, look_at
 from .progress import follow, progress_bar
 from .shared import Command
 
@@ -42,8 +42,8 @@ def convert(a: argparse.Namespace) -> int:
 
 def verify(a: argparse.Namespace) -> int:
     """Check the engine against golden numbers of the reference programs."""
-    if not (a.folder / "settings.json").is_file():
-        fault = "has no settings.json" if a.folder.is_dir() else "is no folder"
+    if look_at(a.folder / "settings.json") is None:
+        fault = "has no settings.json" if is_folder(a.folder) else "is no folder"
         raise InputError(
             f"{a.folder} {fault}; choose a folder of golden numbers, which the reference programs "
             "computed: 'verify --help' says what is in it and where it comes from"
