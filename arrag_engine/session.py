@@ -13,12 +13,14 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from .bounds import BATCH
+from .bounds import BATCH, POSITION_WEIGHT, check_choice, shown
 from .checkpoint import Checkpoint
 from .daid import Retrieval, calibrated_options
 from .decode import Drawing, Progress, draw_pictures
+from .errors import InputError
 from .faid import Faid
-from .index import KeySpec, PatchIndex
+from .grid import BORDERS, NEIGHBORHOODS
+from .index import KEY_SPACES, KeySpec, PatchIndex
 from .prompt import Prompt
 from .recommended import Recommended, recommended
 from .retriever import Retriever
@@ -46,12 +48,18 @@ class KeyChoice:
     position_weight: float | None = None
     """None goes with the neighbourhood: as built, or else recommended."""
 
-    def spec(self, built: KeySpec, advised: KeySpec) -> KeySpec:
-        """The keys that are meant.
+    def __post_init__(self) -> None:
+        for name, value, choices in (
+            ("neighborhood", self.neighborhood, tuple(NEIGHBORHOODS)),
+            ("borders", self.borders, BORDERS),
+            ("key space", self.space, KEY_SPACES),
+        ):
+            check_choice(name, value, (*choices, AS_BUILT, RECOMMENDED))
+        if self.position_weight is not None:
+            POSITION_WEIGHT.check(self.position_weight)
 
-        Raises:
-            InputError: A choice that does not exist.
-        """
+    def spec(self, built: KeySpec, advised: KeySpec) -> KeySpec:
+        """The keys that are meant."""
         bases = {AS_BUILT: built, RECOMMENDED: advised}
         chosen: dict[str, Any] = {}
         for name in ("neighborhood", "borders", "space"):
@@ -82,6 +90,8 @@ class Layer:
     top_p: float | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.only, str):
+            raise InputError(f"only is {shown(self.only)}; write a pattern")
         RetrievalOptions(**self.chosen())
 
     def chosen(self) -> dict[str, Any]:

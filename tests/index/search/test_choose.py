@@ -47,6 +47,16 @@ def test_what_cannot_be_built_is_refused():
         build_searcher(make_keys(KeySpec()), "compact")
 
 
+def test_only_exact_search_meets_a_target_of_1(monkeypatch):
+    monkeypatch.setattr("arrag_engine.index.search.choose.FLAT_LIMIT", 0)
+    assert build_searcher(make_keys()).kind != "flat"
+    for kind in ("auto", "flat"):
+        assert build_searcher(make_keys(), kind, 1.0).kind == "flat"
+    for kind in ("ivf", "compact"):
+        with pytest.raises(InputError, match=f"needs exact search, which {kind} is not"):
+            build_searcher(make_keys(), kind, 1.0)
+
+
 def test_a_codebook_that_16_bits_cannot_hold_is_refused(monkeypatch):
     monkeypatch.setattr("arrag_engine.index.search.compact.ROWS", 40)
     build_searcher(make_keys(SPECS[0], codes=40), "ivf")
