@@ -188,6 +188,7 @@ def test_the_control_looks_nothing_up(run, pictures, tmp_path):
         (f"{FAID} {SMALL} {INDEX} --lr 0", "lr is 0.0; choose more than 0"),
         (f"{FAID} {SMALL} {INDEX} --rank 1000000000", "--rank is 1000000000; choose 0 to 4096"),
         (f"{FAID} {SMALL} {INDEX} --batch 1000000000", "--batch is 1000000000; choose 1 to 1024"),
+        (f"{FAID} {SMALL} {INDEX} --blender-from 9", "blender from is 9, the decoder has 2 layers"),
         (f"{FAID} {SMALL} {INDEX} --seed -1", "--seed is -1; choose 0 to"),
         (f"{FAID} {SMALL} --index {{files}}/other-vq.safetensors", "built with another VQ"),
         (f"{FAID} {SMALL} --index {{files}}/other-grid.safetensors", "a 5x6 grid, the model draws"),

@@ -164,6 +164,7 @@ def faid(a: argparse.Namespace) -> int:
 
     with torch.inference_mode(False), torch.enable_grad():
         base, place = _load_base(a)
+        settings.adapter(base.model.config.llama.num_layers)  # refuses layers that are not there
         with join_team(place.device) as team:
             run = RunFolder(a.work)
             try:

@@ -99,6 +99,7 @@ def prepare_examples(
     retriever = None
     if index is not None:
         retriever = Retriever(index, model.config.grid, model.vq.codebook(model.device))
+        image_hashes(index)  # refuses before anything is encoded
     tokens, sources, skipped = [], [], []
     for place in places:
         found, its, unreadable = _tokens_of(model, place, [s.sha256 for s in sources], encoding)
@@ -159,13 +160,7 @@ def retrieve_codes(
     Raises:
         InputError: The index lacks the hashes of its pictures.
     """
-    index = retriever.index
-    hashes = np.asarray(index.sources.sha256)
-    if not hashes.any(axis=1).all():
-        raise InputError(
-            "the index lacks the SHA-256 of its pictures, so a picture could retrieve its own "
-            "patches; build the index again from the pictures"
-        )
+    hashes = image_hashes(retriever.index)
     rows: dict[bytes, list[int]] = {}
     for image, digest in enumerate(hashes):
         rows.setdefault(digest.tobytes(), []).append(image)
@@ -177,6 +172,21 @@ def retrieve_codes(
         if progress is not None:
             progress(i + 1, len(tokens))
     return codes
+
+
+def image_hashes(index: PatchIndex) -> np.ndarray:
+    """sha256 of an index's pictures [images, 32] uint8.
+
+    Raises:
+        InputError: It lacks them.
+    """
+    hashes = np.asarray(index.sources.sha256)
+    if not hashes.any(axis=1).all():
+        raise InputError(
+            "the index lacks the SHA-256 of its pictures, so a picture could retrieve its own "
+            "patches; build the index again from the pictures"
+        )
+    return hashes
 
 
 def _nearest_of_others(
