@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from . import ops as default_ops
+from .bounds import MAX_CANDIDATES, MAX_RANK
 from .checkpoint import (
     Checkpoint,
     check_shapes,
@@ -30,12 +31,11 @@ from .faid import FaidAdapter, assemble
 from .files import atomic_write
 from .index import PatchIndex
 from .layouts import blender_config, official_name
-from .settings import HOPS, MAX_CANDIDATES, AdapterConfig
+from .settings import HOPS, AdapterConfig
 from .weights import Weights, open_weights
 
 FORMAT = "arrag-adapter"
 VERSION = "1"
-MAX_RANK = 4096
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from .bounds import CEILING, HARM_SHARE
 from .captions import everyday_captions
 from .decode import Recipe, draw_pictures
 from .errors import InputError
@@ -133,8 +134,10 @@ def fit(
             wrong token in every picture of 144.
 
     Raises:
-        InputError: Too few positions to tell anything from.
+        InputError: A value out of range, or too few positions to tell anything from.
     """
+    CEILING.check(ceiling)
+    HARM_SHARE.check(harm)
     sets = [seen] if known is None else [seen, known]
     for part in sets:
         if len(part.p_model) < MIN_POSITIONS:

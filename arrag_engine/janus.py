@@ -158,5 +158,5 @@ class JanusPro(nn.Module):
         """
         c = self.config.llama
         cache = 2 * c.num_layers * rows * c.num_kv_heads * capacity * c.head_dim
-        logits = 3 * rows * window * self.config.vq.codebook_size
+        logits = 3 * rows * min(window, self.config.grid.size) * self.config.vq.codebook_size
         return cache * self.dtype.itemsize + 4 * logits + self.picture_bytes()

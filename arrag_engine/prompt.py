@@ -8,6 +8,7 @@ from functools import cached_property
 
 from tokenizers import Tokenizer
 
+from .bounds import shown
 from .errors import InputError
 
 BEGIN_OF_SENTENCE = "<｜begin▁of▁sentence｜>"
@@ -33,6 +34,26 @@ class Prompt:
     pad_id: int
     unknown: list[str]
     """Words that the tokenizer does not know, in order of appearance."""
+
+
+def check_prompt(text: str) -> str:
+    """The caption, unchanged.
+
+    Raises:
+        InputError: It is not text, empty or too long.
+    """
+    if not isinstance(text, str):
+        raise InputError(f"the prompt is {shown(text)}; write what to draw")
+    if not text.strip():
+        raise InputError("the prompt is empty; write what to draw")
+    if len(text) > MAX_CHARACTERS:
+        raise InputError(
+            f"the prompt has {len(text)} characters, at most {MAX_CHARACTERS} are allowed; "
+            f"shorten it"
+        )
+    if re.search("[\ud800-\udfff]", text):
+        raise InputError("the prompt contains an incomplete character; type it again")
+    return text
 
 
 class PromptEncoder:
@@ -68,15 +89,7 @@ class PromptEncoder:
         Raises:
             InputError: The caption is empty or too long.
         """
-        if not text.strip():
-            raise InputError("the prompt is empty; write what to draw")
-        if len(text) > MAX_CHARACTERS:
-            raise InputError(
-                f"the prompt has {len(text)} characters, at most {MAX_CHARACTERS} are allowed; "
-                f"shorten it"
-            )
-        if re.search("[\ud800-\udfff]", text):
-            raise InputError("the prompt contains an incomplete character; type it again")
+        check_prompt(text)
         encoding = self.tokenizer.encode(TEMPLATE.format(text=text), add_special_tokens=False)
         ids = [self.bos_id, *encoding.ids, self.begin_of_image_id]
         if len(ids) > self.max_tokens:

@@ -13,10 +13,13 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from .bounds import BATCH, POSITION_WEIGHT, check_choice, shown
 from .checkpoint import Checkpoint
 from .decode import Drawing, Progress, Recipe, draw_pictures
+from .errors import InputError
 from .faid import Faid
-from .index import KeySpec, PatchIndex
+from .grid import BORDERS, NEIGHBORHOODS
+from .index import KEY_SPACES, KeySpec, PatchIndex
 from .prompt import Prompt
 from .recommended import Recommended, recommended
 from .retrieval import Retriever, calibrated_options, make_retriever
@@ -44,12 +47,18 @@ class KeyChoice:
     position_weight: float | None = None
     """None goes with the neighbourhood: as built, or else recommended."""
 
-    def spec(self, built: KeySpec, advised: KeySpec) -> KeySpec:
-        """The keys that are meant.
+    def __post_init__(self) -> None:
+        for name, value, choices in (
+            ("neighborhood", self.neighborhood, tuple(NEIGHBORHOODS)),
+            ("borders", self.borders, BORDERS),
+            ("key space", self.space, KEY_SPACES),
+        ):
+            check_choice(name, value, (*choices, AS_BUILT, RECOMMENDED))
+        if self.position_weight is not None:
+            POSITION_WEIGHT.check(self.position_weight)
 
-        Raises:
-            InputError: A choice that does not exist.
-        """
+    def spec(self, built: KeySpec, advised: KeySpec) -> KeySpec:
+        """The keys that are meant."""
         bases = {AS_BUILT: built, RECOMMENDED: advised}
         chosen: dict[str, Any] = {}
         for name in ("neighborhood", "borders", "space"):
@@ -80,6 +89,8 @@ class Layer:
     top_p: float | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.only, str):
+            raise InputError(f"only is {shown(self.only)}; write a pattern")
         RetrievalOptions(**self.chosen())
 
     def chosen(self) -> dict[str, Any]:
@@ -139,7 +150,12 @@ def draw(
     progress: Progress | None = None,
     device: torch.device | None = None,
 ) -> Drawing:
-    """Draw one picture per seed; see `decode.draw_pictures`."""
+    """Draw one picture per seed; see `decode.draw_pictures`.
+
+    Raises:
+        InputError: As there, or more pictures than fit a batch.
+    """
+    BATCH.check(len(seeds))
     model = checkpoint.model
     with few_threads(model, device or model.device):
         return draw_pictures(model, planned.recipe, seeds, window, progress, device)

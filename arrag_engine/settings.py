@@ -1,12 +1,22 @@
-"""What drawing and training are told, and between which values: everything here loads without
-PyTorch, so that a command line is read and refused at once."""
+"""What drawing and training are told. Everything here loads without PyTorch, so that a command line
+is read and refused at once."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from typing import Literal, get_args
 
-from .errors import InputError
+from .bounds import (
+    CFG,
+    NEIGHBOURS,
+    RETRIEVAL_TEMPERATURE,
+    RETRIEVAL_TOP_P,
+    TEMPERATURE,
+    TOP_K,
+    TOP_P,
+    WEIGHT,
+    check_choice,
+)
 
 DTYPE_CHOICES = ("auto", "bf16", "fp16", "fp32")
 """Of the decoder."""
@@ -15,10 +25,6 @@ CROPS = ("center", "cover")
 HARM = 5e-5
 """Share of their tokens that retrieval may spoil in pictures that the model knows. It looks small,
 but a picture has hundreds of tokens, and one that contradicts its caption can ruin it."""
-MIN_TEMPERATURE = 1e-4
-"""A smaller one overflows float32; 0 says the same exactly."""
-MAX_STRENGTH = 2.0
-MAX_CANDIDATES = 1000
 Duplicates = Literal["first", "sum"]
 DUPLICATES: tuple[Duplicates, ...] = get_args(Duplicates)
 
@@ -51,16 +57,10 @@ class Sampling:
     """Shape the distribution at `temperature`, then take its most probable token."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.cfg <= 100:
-            raise InputError(f"cfg is {self.cfg}; choose 0 to 100")
-        if self.temperature != 0 and not MIN_TEMPERATURE <= self.temperature <= 100:
-            raise InputError(
-                f"temperature is {self.temperature}; choose 0, or {MIN_TEMPERATURE} to 100"
-            )
-        if self.top_k < 0:
-            raise InputError(f"top_k is {self.top_k}; choose 0 (all tokens) or more")
-        if not 0 < self.top_p <= 1:
-            raise InputError(f"top_p is {self.top_p}; choose more than 0, at most 1")
+        CFG.check(self.cfg)
+        TEMPERATURE.check(self.temperature)
+        TOP_K.check(self.top_k)
+        TOP_P.check(self.top_p)
 
     @property
     def greedy(self) -> bool:
@@ -109,21 +109,11 @@ class RetrievalOptions:
     """Keep the most probable proposals up to this mass."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.weight, str):
-            if self.weight != "auto":
-                raise InputError(f"retrieval weight is {self.weight!r}; choose 0 to 1, or auto")
-        elif not 0 <= self.weight <= 1:
-            raise InputError(f"retrieval weight is {self.weight}; choose 0 to 1, or auto")
-        if not MIN_TEMPERATURE <= self.temperature <= 1000:
-            raise InputError(
-                f"retrieval temperature is {self.temperature}; choose {MIN_TEMPERATURE} to 1000"
-            )
-        if self.neighbours < 1:
-            raise InputError(f"neighbours is {self.neighbours}; choose 1 or more")
-        if self.duplicates not in DUPLICATES:
-            raise InputError(f"duplicates is {self.duplicates!r}; choose first or sum")
-        if not 0 < self.top_p <= 1:
-            raise InputError(f"retrieval top_p is {self.top_p}; choose more than 0, at most 1")
+        WEIGHT.check(self.weight)
+        RETRIEVAL_TEMPERATURE.check(self.temperature)
+        NEIGHBOURS.check(self.neighbours)
+        check_choice("duplicates", self.duplicates, DUPLICATES)
+        RETRIEVAL_TOP_P.check(self.top_p)
 
     @property
     def weighs(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from .errors import InputError
+from .paths import check_file, check_readable, given_name, look_at
 
 ROOT = Path(__file__).parent / "shipped"
 MODELS = ROOT / "models"
@@ -35,12 +36,13 @@ def resolve(name_or_path: str, folder: Path) -> Path:
     """A shipped name's file, or the path itself.
 
     Raises:
-        InputError: Neither a shipped name nor an existing path.
+        InputError: Neither a shipped name nor a path that can be read; a folder that is no model.
     """
+    given_name(name_or_path, "the name of a file")
     if name_or_path in shipped_names(folder):
         return folder / f"{name_or_path}.safetensors"
     path = Path(name_or_path)
-    if not path.exists():
+    if look_at(path) is None:
         names = ", ".join(shipped_names(folder)) or "none"
         raise InputError(f"{name_or_path} is neither a file or folder nor a shipped name ({names})")
-    return path
+    return check_readable(path) if folder == MODELS else check_file(path)

@@ -31,7 +31,7 @@ def bordered(node: Node) -> Node:
         if owner.__module__.startswith(OURS):
             for name in METHODS:
                 method = getattr(vars(owner).get(name), "__func__", None)
-                if method is not None and not hasattr(method, "__wrapped__"):
+                if method is not None and not hasattr(method, "bordered"):
                     setattr(owner, name, classmethod(_guarded(method)))
     return node
 
@@ -50,6 +50,7 @@ def _guarded(method: Callable[..., Any]) -> Callable[..., Any]:
             raise shown from None  # this line goes to the log too: ASCII only
         return printable(answer, log_encodings()) if type(answer) is str else answer
 
+    guarded.bordered = True  # type: ignore[attr-defined]
     guarded.__signature__ = inspect.signature(method)  # type: ignore[attr-defined]
     return guarded
 

@@ -12,6 +12,7 @@ import folder_paths
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..arrag_engine.bounds import POSITION_WEIGHT, RECALL_TARGET
 from ..arrag_engine.build import (
     BuildOptions,
     Built,
@@ -30,11 +31,11 @@ from ..arrag_engine.recommended import recommended
 from ..arrag_engine.session import AS_BUILT_KEYS, RECOMMENDED, KeyChoice
 from ..arrag_engine.settings import CROPS
 from . import folders, lists
-from .lists import single
+from .inputs import checked, chosen, fingerprint
 from .loaders import describe
 from .memory import ManagedModel
 from .progress import Progress
-from .types import CATEGORY, RECOMMENDED_NUMBER, Index, IndexChoice, Model, chosen
+from .types import CATEGORY, RECOMMENDED_NUMBER, Index, IndexChoice, Model
 
 NO_FOLDER = "(the images input)"
 DEFAULTS = BuildOptions()
@@ -122,7 +123,7 @@ class BuildPatchIndex(io.ComfyNode):
                     "position_weight",
                     default=RECOMMENDED_NUMBER,
                     min=RECOMMENDED_NUMBER,
-                    max=100.0,
+                    max=POSITION_WEIGHT.high,
                     step=0.05,
                     tooltip="Weight of the position in the picture when keys are compared. "
                     "0 = the position is ignored, -1 = recommended.",
@@ -137,7 +138,7 @@ class BuildPatchIndex(io.ComfyNode):
                     "recall_target",
                     default=DEFAULTS.recall_target,
                     min=0.01,
-                    max=1.0,
+                    max=RECALL_TARGET.high,
                     step=0.01,
                     tooltip="Share of the true nearest patches that an approximate search must "
                     "find.",
@@ -177,7 +178,7 @@ class BuildPatchIndex(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, name: Any, folder: Any) -> bool | str:
         try:  # None: not known yet, another node says it
-            name, folder = single("name", name), single("folder", folder)
+            name, folder = lists.single("name", name), lists.single("folder", folder)
             index_path("later" if name is None else name)
             picture_folder(NO_FOLDER if folder is None else folder)
         except InputError as error:
@@ -185,14 +186,11 @@ class BuildPatchIndex(io.ComfyNode):
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, name: Any, folder: Any, **_: Any) -> str:
-        name, folder = single("name", name), single("folder", folder)
-        place = None if folder is None else picture_folder(folder)
-        state = "" if place is None else TIMES.state(str(place))
-        generation = 0 if name is None else BUILT.generation(index_path(name))
-        return f"{generation} {state}"
+    def fingerprint_inputs(cls, name: Any = None, folder: Any = None, **_: Any) -> str | float:
+        return fingerprint(build_state, lists.unpacked(name), lists.unpacked(folder))
 
     @classmethod
+    @checked
     def execute(cls, captions: Any, images: Any = None, **settings: Any) -> io.NodeOutput:
         return build(lists.pictures(images), lists.captions(captions), **lists.singles(settings))
 
@@ -218,7 +216,7 @@ def build(
     """One index of all pictures [H, W, channels], or of a folder's."""
     out, place = index_path(name), picture_folder(folder)
     check_inputs(out, overwrite, place, images, captions)
-    keys = KeyChoice(neighborhood, borders, key_space, chosen(position_weight))
+    keys = KeyChoice(neighborhood, borders, key_space, chosen(POSITION_WEIGHT, position_weight))
     spec = keys.spec(KeySpec(), recommended(model.checkpoint).keys)
     options = BuildOptions(spec, ReadSettings(licence, source, crops), structure, recall_target)
     device = model.to_device(model.model.picture_bytes(BATCH))
@@ -232,6 +230,13 @@ def build(
         )
     BUILT.note(out)
     return io.NodeOutput(IndexChoice(built.index, AS_BUILT_KEYS, only), tell(out, built))
+
+
+def build_state(name: str, folder: str) -> str:
+    """What changes when the index has to be built anew."""
+    place = picture_folder(folder)
+    state = "" if place is None else TIMES.state(str(place))
+    return f"{BUILT.generation(index_path(name))} {state}"
 
 
 def check_inputs(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import comfy.utils
 from comfy_api.latest import io
 
+from ..arrag_engine.bounds import CANDIDATES, STRENGTH
 from ..arrag_engine.errors import InputError
 from ..arrag_engine.faid import Faid
-from ..arrag_engine.settings import MAX_CANDIDATES, MAX_STRENGTH, SEMANTICS
+from ..arrag_engine.settings import SEMANTICS
 from . import folders
+from .inputs import checked, fingerprint
 from .memory import ManagedModel, load_managed_adapter
 from .samplers import draw, drawing_inputs, drawing_outputs, notes_output
 from .types import CATEGORY, Model, Retrieval, Trace
@@ -42,10 +45,11 @@ class LoadFAiDAdapter(io.ComfyNode):
         return folders.validate(folders.ADAPTERS, adapter)
 
     @classmethod
-    def fingerprint_inputs(cls, adapter: str, **_: Any) -> str:
-        return folders.fingerprint(folders.resolve(folders.ADAPTERS, adapter))
+    def fingerprint_inputs(cls, adapter: Any = None, **_: Any) -> str | float:
+        return fingerprint(partial(folders.state, folders.ADAPTERS), adapter)
 
     @classmethod
+    @checked
     def execute(cls, model: ManagedModel, adapter: str) -> io.NodeOutput:
         bar = comfy.utils.ProgressBar(1)
         path = folders.resolve(folders.ADAPTERS, adapter)
@@ -68,16 +72,16 @@ class FAiDSampler(io.ComfyNode):
                 io.Float.Input(
                     "strength",
                     default=1.0,
-                    min=0.0,
-                    max=MAX_STRENGTH,
+                    min=STRENGTH.low,
+                    max=STRENGTH.high,
                     step=0.05,
                     tooltip="Strength of the adapter. 0 = the model alone, 1 = as trained.",
                 ),
                 io.Int.Input(
                     "candidates",
                     default=0,
-                    min=0,
-                    max=MAX_CANDIDATES,
+                    min=CANDIDATES.low,
+                    max=CANDIDATES.high,
                     tooltip="Number of nearest patches that the adapter receives at each position. "
                     "0 = the number that it was trained with.",
                 ),
@@ -107,6 +111,7 @@ class FAiDSampler(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls,
         model: ManagedModel,

@@ -139,11 +139,18 @@ def fingerprint(path: Path) -> str:
     return ";".join(f"{name}:{stat.st_size}:{stat.st_mtime_ns}" for name, stat in stats)
 
 
-def validate(key: str, name: str) -> bool | str:
+def state(key: str, name: str) -> str:
+    """`fingerprint` of what is behind a name on offer; errors as of `resolve`."""
+    return fingerprint(resolve(key, name))
+
+
+def validate(key: str, name: str | None) -> bool | str:
     """True, or why a workflow with this name is not even queued: the browser marks the node.
 
     ComfyUI itself does not compare the value of a V3 combo with its options.
     """
+    if name is None:  # linked: not known yet
+        return True
     try:
         resolve(key, name)
     except InputError as error:

@@ -27,6 +27,11 @@ def single(name: str, values: Any) -> Any:
     return first
 
 
+def unpacked(values: Any) -> Any:
+    """The value of a list that has just one; anything else as it is."""
+    return values[0] if isinstance(values, list | tuple) and len(values) == 1 else values
+
+
 def singles(inputs: dict[str, Any]) -> dict[str, Any]:
     """The one value of each input."""
     return {name: single(name, values) for name, values in inputs.items()}

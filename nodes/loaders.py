@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import comfy.utils
 from comfy_api.latest import io
 
+from ..arrag_engine.bounds import POSITION_WEIGHT
 from ..arrag_engine.checkpoint import DTYPE_CHOICES
 from ..arrag_engine.grid import BORDERS, NEIGHBORHOODS
-from ..arrag_engine.index import KEY_SPACES, MAX_POSITION_WEIGHT, PatchIndex, load_index
+from ..arrag_engine.index import KEY_SPACES, PatchIndex, load_index
 from ..arrag_engine.session import AS_BUILT, AS_BUILT_KEYS, PROMPT, RECOMMENDED, KeyChoice
 from . import folders
+from .inputs import checked, chosen, fingerprint
 from .memory import load_managed
-from .types import CATEGORY, RECOMMENDED_NUMBER, Index, IndexChoice, Model, chosen
+from .types import CATEGORY, RECOMMENDED_NUMBER, Index, IndexChoice, Model
 
 LICENCES = 5
 """How many of an index's licences are named."""
@@ -49,10 +54,11 @@ class LoadARModel(io.ComfyNode):
         return folders.validate(folders.MODELS, model)
 
     @classmethod
-    def fingerprint_inputs(cls, model: str, dtype: str) -> str:
-        return folders.fingerprint(folders.resolve(folders.MODELS, model))
+    def fingerprint_inputs(cls, model: Any = None, **_: Any) -> str | float:
+        return fingerprint(partial(folders.state, folders.MODELS), model)
 
     @classmethod
+    @checked
     def execute(cls, model: str, dtype: str) -> io.NodeOutput:
         bar = comfy.utils.ProgressBar(1)
         path = folders.resolve(folders.MODELS, model)
@@ -104,7 +110,7 @@ class LoadPatchIndex(io.ComfyNode):
                     "position_weight",
                     default=RECOMMENDED_NUMBER,
                     min=RECOMMENDED_NUMBER,
-                    max=MAX_POSITION_WEIGHT,
+                    max=POSITION_WEIGHT.high,
                     step=0.05,
                     optional=True,
                     tooltip="Weight of the position in the picture when keys are compared. 0: the "
@@ -131,10 +137,11 @@ class LoadPatchIndex(io.ComfyNode):
         return folders.validate(folders.INDEXES, index)
 
     @classmethod
-    def fingerprint_inputs(cls, index: str, **_: object) -> str:
-        return folders.fingerprint(folders.resolve(folders.INDEXES, index))
+    def fingerprint_inputs(cls, index: Any = None, **_: Any) -> str | float:
+        return fingerprint(partial(folders.state, folders.INDEXES), index)
 
     @classmethod
+    @checked
     def execute(
         cls,
         index: str,
@@ -146,7 +153,7 @@ class LoadPatchIndex(io.ComfyNode):
     ) -> io.NodeOutput:
         path = folders.resolve(folders.INDEXES, index)
         loaded = load_index(path)
-        keys = KeyChoice(neighborhood, borders, key_space, chosen(position_weight))
+        keys = KeyChoice(neighborhood, borders, key_space, chosen(POSITION_WEIGHT, position_weight))
         shown = loaded
         if keys == AS_BUILT_KEYS or RECOMMENDED not in (neighborhood, borders, key_space):
             loaded = shown = loaded.rekeyed(keys.spec(loaded.spec, loaded.spec))

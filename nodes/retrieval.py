@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..arrag_engine.bounds import (
+    NEIGHBOURS,
+    RETRIEVAL_TEMPERATURE,
+    RETRIEVAL_TOP_P,
+    WEIGHT,
+    check_choice,
+)
 from ..arrag_engine.session import RECOMMENDED, Layer
 from ..arrag_engine.settings import DUPLICATES
-from .types import CATEGORY, RECOMMENDED_NUMBER, Index, IndexChoice, Retrieval, chosen
+from .inputs import checked, chosen
+from .types import CATEGORY, RECOMMENDED_NUMBER, Index, IndexChoice, Retrieval
 
 RECOMMENDED_NEIGHBOURS = 0
 FIXED, CALIBRATED = "these settings", "the index's calibration"
@@ -28,7 +36,7 @@ class RetrievalOptionsNode(io.ComfyNode):
                     "weight",
                     default=RECOMMENDED_NUMBER,
                     min=RECOMMENDED_NUMBER,
-                    max=1.0,
+                    max=WEIGHT.high,
                     step=0.01,
                     tooltip="λ: the share of the next token's distribution that comes from the "
                     "retrieved patches. 0 = the model alone, -1 = recommended.",
@@ -37,7 +45,7 @@ class RetrievalOptionsNode(io.ComfyNode):
                     "temperature",
                     default=RECOMMENDED_NUMBER,
                     min=RECOMMENDED_NUMBER,
-                    max=1000.0,
+                    max=RETRIEVAL_TEMPERATURE.high,
                     step=0.01,
                     tooltip="τ: a low value prefers the nearest patches and copies more, a high "
                     "value weights all neighbours alike. -1 = recommended.",
@@ -46,7 +54,7 @@ class RetrievalOptionsNode(io.ComfyNode):
                     "neighbours",
                     default=RECOMMENDED_NEIGHBOURS,
                     min=RECOMMENDED_NEIGHBOURS,
-                    max=1_000_000,
+                    max=NEIGHBOURS.high,
                     tooltip="K: number of patches that each query returns. Values above the size "
                     "of the index return all patches. 0 = recommended.",
                 ),
@@ -72,7 +80,7 @@ class RetrievalOptionsNode(io.ComfyNode):
                     "top_p",
                     default=RECOMMENDED_NUMBER,
                     min=RECOMMENDED_NUMBER,
-                    max=1.0,
+                    max=RETRIEVAL_TOP_P.high,
                     step=0.01,
                     optional=True,
                     tooltip="Keeps only the most probable proposals up to this total probability. "
@@ -83,6 +91,7 @@ class RetrievalOptionsNode(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls,
         index: IndexChoice,
@@ -93,16 +102,17 @@ class RetrievalOptionsNode(io.ComfyNode):
         duplicates: str = DUPLICATES[0],
         top_p: float = 1.0,
     ) -> io.NodeOutput:
+        check_choice("settings_from", settings_from, (FIXED, CALIBRATED))
         if settings_from == CALIBRATED:
             return io.NodeOutput(Layer(index.index, index.only, index.keys, "auto"))
         layer = Layer(
             index.index,
             index.only,
             index.keys,
-            chosen(weight),
-            chosen(temperature),
+            chosen(WEIGHT, weight),
+            chosen(RETRIEVAL_TEMPERATURE, temperature),
             None if neighbours == RECOMMENDED_NEIGHBOURS else neighbours,
             None if duplicates == RECOMMENDED else duplicates,  # type: ignore[arg-type]
-            chosen(top_p),
+            chosen(RETRIEVAL_TOP_P, top_p),
         )
         return io.NodeOutput(layer)

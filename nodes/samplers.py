@@ -9,10 +9,22 @@ from comfy_api.latest import io
 from server import PromptServer
 
 from ..arrag_engine import session
+from ..arrag_engine.bounds import (
+    BATCH,
+    CFG,
+    MAX_SEED,
+    PREVIEW_EVERY,
+    TEMPERATURE,
+    TOP_K,
+    TOP_P,
+    WINDOW,
+    picture_seeds,
+)
 from ..arrag_engine.decode import Drawing
 from ..arrag_engine.errors import printable
 from ..arrag_engine.faid import Faid
 from ..arrag_engine.session import Layer, SamplingChoice
+from .inputs import checked, chosen
 from .memory import ManagedModel
 from .preview import Preview
 from .types import (
@@ -23,10 +35,11 @@ from .types import (
     TokenGrids,
     Tokens,
     Trace,
-    chosen,
 )
 from .vq import decode_pixels
 
+WIDEST = 64
+"""Window on offer; wider ones save no more passes."""
 OTHER_SAMPLER = "The adapter of the model is not used: only the FAiD Sampler uses adapters."
 
 
@@ -44,16 +57,18 @@ def drawing_inputs() -> list[io.Input]:
             "seed",
             default=0,
             min=0,
-            max=0xFFFFFFFFFFFFFFFF,
+            max=MAX_SEED,
             control_after_generate=True,
             tooltip="Picture i of a batch is the picture of seed + i drawn alone.",
         ),
-        io.Int.Input("batch", default=1, min=1, max=64, tooltip="Number of pictures."),
+        io.Int.Input(
+            "batch", default=1, min=BATCH.low, max=BATCH.high, tooltip="Number of pictures."
+        ),
         io.Float.Input(
             "cfg",
             default=RECOMMENDED_NUMBER,
             min=RECOMMENDED_NUMBER,
-            max=100.0,
+            max=CFG.high,
             step=0.1,
             tooltip="Guidance: how strictly the picture follows the prompt. 1 = none, twice as "
             "fast. -1 = the model's own value.",
@@ -62,7 +77,7 @@ def drawing_inputs() -> list[io.Input]:
             "temperature",
             default=RECOMMENDED_NUMBER,
             min=RECOMMENDED_NUMBER,
-            max=100.0,
+            max=TEMPERATURE.high,
             step=0.05,
             tooltip="Below 1: safer. Above 1: more varied. 0: always the most probable token. "
             "-1: the model's own value.",
@@ -70,15 +85,15 @@ def drawing_inputs() -> list[io.Input]:
         io.Int.Input(
             "top_k",
             default=0,
-            min=0,
-            max=1_000_000,
+            min=TOP_K.low,
+            max=TOP_K.high,
             tooltip="Draws only from the k most probable tokens. 0 = all.",
         ),
         io.Float.Input(
             "top_p",
             default=RECOMMENDED_NUMBER,
             min=RECOMMENDED_NUMBER,
-            max=1.0,
+            max=TOP_P.high,
             step=0.01,
             tooltip="Draws only from the most probable tokens up to this total probability. "
             "1 = all, -1 = the model's own value.",
@@ -86,16 +101,16 @@ def drawing_inputs() -> list[io.Input]:
         io.Int.Input(
             "window",
             default=1,
-            min=1,
-            max=64,
+            min=WINDOW.low,
+            max=WIDEST,
             tooltip="Tokens computed in one pass of the model. The picture stays the same. 8 to 32 "
             "saves passes, which is faster on a GPU and rarely on a CPU.",
         ),
         io.Int.Input(
             "preview_every",
             default=2,
-            min=0,
-            max=256,
+            min=PREVIEW_EVERY.low,
+            max=PREVIEW_EVERY.high,
             tooltip="Shows a preview after every so many rows. 0 = no preview.",
         ),
     ]
@@ -133,8 +148,17 @@ def draw(
     retrieval: Layer | None = None,
     faid: Faid | None = None,
 ) -> tuple[Any, TokenGrids, Drawing, str]:
-    """(image, tokens, drawing, notes) by the engine, under ComfyUI's memory and progress."""
-    sampling = SamplingChoice(chosen(cfg), chosen(temperature), top_k, chosen(top_p))
+    """(image, tokens, drawing, notes) by the engine, under ComfyUI's memory and progress.
+
+    Raises:
+        InputError: A value, or what is connected, cannot be used.
+    """
+    sampling = SamplingChoice(
+        chosen(CFG, cfg), chosen(TEMPERATURE, temperature), top_k, chosen(TOP_P, top_p)
+    )
+    seeds = picture_seeds(seed, batch)
+    WINDOW.check(window)
+    PREVIEW_EVERY.check(preview_every)
     checkpoint = managed.checkpoint
     planned = session.plan(checkpoint, prompt, sampling, retrieval, faid, managed.codebook)
     unused = [OTHER_SAMPLER] if faid is None and checkpoint.faid is not None else []
@@ -143,7 +167,6 @@ def draw(
     working = managed.model.drawing_bytes(2 * batch, length, window)
     device = managed.to_device(working, with_adapter=faid is not None)
     preview = Preview(managed.model, device, preview_every)
-    seeds = [seed + i for i in range(batch)]
     drawing = session.draw(checkpoint, planned, seeds, window, preview, device)
     tokens = TokenGrids(drawing.tokens, managed.codebook)
     return decode_pixels(managed, tokens), tokens, drawing, notes
@@ -173,6 +196,7 @@ class ARSampler(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, model: ManagedModel, **settings: Any) -> io.NodeOutput:
         image, tokens, _, notes = draw(cls.hidden.unique_id, model, **settings)
         return io.NodeOutput(image, tokens, notes)
@@ -207,5 +231,6 @@ class DAiDSampler(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, model: ManagedModel, **settings: Any) -> io.NodeOutput:
         return io.NodeOutput(*draw(cls.hidden.unique_id, model, **settings))

@@ -35,11 +35,6 @@ class IndexChoice:
     only: str
 
 
-def chosen(value: float | None) -> float | None:
-    """The value of a number widget; None where the recommended one is meant."""
-    return None if value == RECOMMENDED_NUMBER else value
-
-
 @dataclass(frozen=True)
 class TokenGrids:
     """Codes and the codebook that gives them meaning."""

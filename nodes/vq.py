@@ -9,6 +9,7 @@ from torch import Tensor
 from ..arrag_engine.codebook import codebook_agreement
 from ..arrag_engine.errors import InputError
 from ..arrag_engine.images import fit, from_floats, to_tensor
+from .inputs import checked
 from .memory import ManagedModel
 from .progress import watched
 from .types import CATEGORY, Model, TokenGrids, Tokens
@@ -39,6 +40,7 @@ class VQEncode(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, model: ManagedModel, image: Tensor) -> io.NodeOutput:
         device = model.to_device(model.model.picture_bytes())
         codes = []
@@ -66,6 +68,7 @@ class VQDecode(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, model: ManagedModel, tokens: TokenGrids) -> io.NodeOutput:
         agreement = codebook_agreement(model.codebook, tokens.codebook)
         if not agreement.same:

@@ -26,12 +26,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from arrag_engine import shipped
 from arrag_engine.checkpoint import load_checkpoint
 from arrag_engine.cli.progress import Bars
-from arrag_engine.cli.shared import check_writable
 from arrag_engine.errors import InputError
 from arrag_engine.grid import BORDERS, NEIGHBORHOODS, Grid
 from arrag_engine.index import KeySpec, PatchIndex, SourceTable, save_index
 from arrag_engine.index.keys import Keys
 from arrag_engine.index.search import build_searcher
+from arrag_engine.paths import check_output
 
 
 class DecodedKeys(Keys):
@@ -149,7 +149,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--trust-this-file", action="store_true", help="read it with faiss's native reader")
     a = parser.parse_args(argv)
     try:
-        out = check_writable(a.out, ".safetensors")
+        out = check_output(a.out, ".safetensors")
         index = convert(a)
         save_index(index, out)
     except InputError as error:

@@ -298,7 +298,10 @@ def test_another_number_of_captions_is_refused(model, out):
     [
         (lambda: ReadSettings(crops="all"), "crops is 'all'; choose one of center, cover"),
         (lambda: BuildOptions(structure="tree"), "structure is 'tree'; choose one of auto, flat"),
-        (lambda: BuildOptions(recall_target=0), "recall target is 0; choose 0 to 1"),
+        (
+            lambda: BuildOptions(recall_target=0),
+            "recall target is 0; choose more than 0, at most 1",
+        ),
         (lambda: BuildOptions(recall_target=float("nan")), "recall target is nan"),
     ],
 )

@@ -132,10 +132,10 @@ def test_the_bar_shows_pace_and_time_left_of_what_is_still_to_do(monkeypatch):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ("--recall-target 0", "recall target is 0.0"),
-        ("--recall-target nan", "recall target is nan"),
-        ("--position-weight -1", "position weight is -1.0"),
-        ("--position-weight inf", "position weight is inf"),
+        ("--recall-target 0", "--recall-target is 0.0"),
+        ("--recall-target nan", "--recall-target is nan"),
+        ("--position-weight -1", "--position-weight is -1.0"),
+        ("--position-weight inf", "--position-weight is inf"),
     ],
 )
 def test_settings_out_of_range_are_refused_before_anything_is_read(run, tmp_path, flags, message):

@@ -252,7 +252,10 @@ REFUSED = {
         "holds no readable picture",
     ),
     "remove nothing named": ("remove {own}", "pass --source, --licence or --caption"),
-    "remove an empty pattern": ("remove {own} --source=", "pass --source, --licence or --caption"),
+    "remove an empty pattern": (
+        "remove {own} --source=",
+        "--source is empty; pass a value",
+    ),
     "remove what is not there": ("remove {own} --caption cat", "none of the 5 pictures of"),
     "remove everything": ("remove {own} --licence cc0", "that would remove all 5 pictures"),
     "merge another VQ": (
@@ -270,7 +273,7 @@ REFUSED = {
     "merge into nowhere": ("merge {own} --out {tmp}/no/m.safetensors", "there is no folder"),
     "unreachable recall": (
         "remove {own} --source 1.png --structure ivf --recall-target 1",
-        "recall target is 1.0",
+        "a recall target of 1 needs exact search, which ivf is not; choose flat or auto",
     ),
     "a structure that keys cannot have": (
         "remove {own} --source 1.png --structure compact",

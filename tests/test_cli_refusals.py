@@ -8,21 +8,32 @@ GENERATE = "generate --model {model} --dtype fp32 --prompt red"
 DRAW = GENERATE + " --out {tmp}/a.png"
 INDEX = "--index {files}/index.safetensors"
 BAD_INPUT = {
-    "weight above 1": (f"{DRAW} {INDEX} --weight 1.5", "retrieval weight is 1.5; choose 0 to 1"),
-    "weight below 0": (f"{DRAW} {INDEX} --weight -0.1", "retrieval weight is -0.1"),
-    "weight nan": (f"{DRAW} {INDEX} --weight nan", "retrieval weight is nan"),
-    "tau 0": (f"{DRAW} {INDEX} --retrieval-temperature 0", "retrieval temperature is 0.0"),
-    "tau tiny": (f"{DRAW} {INDEX} --retrieval-temperature 1e-40", "retrieval temperature is 1e-40"),
-    "K 0": (f"{DRAW} {INDEX} --neighbours 0", "neighbours is 0; choose 1 or more"),
+    "weight above 1": (f"{DRAW} {INDEX} --weight 1.5", "--weight is 1.5; choose 0 to 1, or auto"),
+    "weight below 0": (f"{DRAW} {INDEX} --weight -0.1", "--weight is -0.1"),
+    "weight nan": (f"{DRAW} {INDEX} --weight nan", "--weight is nan"),
+    "tau 0": (
+        f"{DRAW} {INDEX} --retrieval-temperature 0",
+        "--retrieval-temperature is 0.0; choose 0.0001 to 1000",
+    ),
+    "tau tiny": (
+        f"{DRAW} {INDEX} --retrieval-temperature 1e-40",
+        "--retrieval-temperature is 1e-40",
+    ),
+    "K 0": (f"{DRAW} {INDEX} --neighbours 0", "--neighbours is 0; choose 1 to 1000000"),
     "K negative": (f"{DRAW} {INDEX} --neighbours -5", "neighbours is -5"),
-    "retrieval top_p": (f"{DRAW} {INDEX} --retrieval-top-p 0", "retrieval top_p is 0.0"),
-    "cfg": (f"{DRAW} --cfg -1", "cfg is -1.0"),
-    "temperature": (f"{DRAW} --temperature inf", "temperature is inf"),
-    "top_k": (f"{DRAW} --top-k -1", "top_k is -1"),
-    "top_p": (f"{DRAW} --top-p 1.1", "top_p is 1.1"),
-    "window": (f"{DRAW} --window 0", "--window is 0; choose 1 or more"),
+    "retrieval top_p": (f"{DRAW} {INDEX} --retrieval-top-p 0", "--retrieval-top-p is 0.0"),
+    "cfg": (f"{DRAW} --cfg -1", "--cfg is -1.0; choose 0 to 100"),
+    "temperature": (
+        f"{DRAW} --temperature inf",
+        "--temperature is inf; choose 0.0001 to 100, or 0",
+    ),
+    "top_k": (f"{DRAW} --top-k -1", "--top-k is -1"),
+    "top_p": (f"{DRAW} --top-p 1.1", "--top-p is 1.1; choose more than 0, at most 1"),
+    "window": (f"{DRAW} --window 0", "--window is 0; choose 1 to 4096"),
     "batch 0": (f"{DRAW} --batch 0", "--batch is 0; choose 1 to 64"),
     "batch 65": (f"{DRAW} --batch 65", "--batch is 65"),
+    "seed of a thousand bits": (f"{DRAW} --seed {2**1000}", "--seed is a number of 1001 bits"),
+    "K endless": (f"{DRAW} {INDEX} --neighbours 1000000000", "--neighbours is 1000000000; choose"),
     "no index": (f"{DRAW} --decoding daid", "--decoding daid needs --index"),
     "faid of a plain model": (
         f"{DRAW} --decoding faid",
@@ -78,7 +89,7 @@ BAD_INPUT = {
         "index version '3', this program reads 2",
     ),
     "index is a model": (f"{DRAW} --index {{model}}", "is not a patch index"),
-    "index is a folder": (f"{DRAW} --index {{files}}", "there is no index file"),
+    "index is a folder": (f"{DRAW} --index {{files}}", "is a folder; choose a file"),
     "out folder missing": (f"{GENERATE} --out {{tmp}}/no/a.png", "there is no folder"),
     "out no png": (f"{GENERATE} --out {{tmp}}/a.jpg", "must end in .png"),
     "out is a folder": (f"{GENERATE} --out {{tmp}}/folder.png", "folder.png is a folder"),
@@ -101,7 +112,25 @@ BAD_INPUT = {
         "build --model {model} --images {files}/pictures --out {tmp}/i.index",
         "must end in .safetensors",
     ),
-    "inspect nothing": ("inspect {tmp}/none", "there is no model at"),
+    "build for exact search with another": (
+        "build --model {model} --images {files}/pictures --out {tmp}/i.safetensors "
+        "--structure ivf --recall-target 1",
+        "a recall target of 1 needs exact search, which ivf is not",
+    ),
+    "build what keys cannot have": (
+        "build --model {model} --images {files}/pictures --out {tmp}/i.safetensors "
+        "--structure compact",
+        "a compact structure needs keys of the codebook key space",
+    ),
+    "build from a file": (
+        "build --model {model} --images {model} --out {tmp}/i.safetensors",
+        "is a file; choose a folder",
+    ),
+    "out in loud letters": (
+        "build --model {model} --images {files}/pictures --out {tmp}/i.SAFETENSORS",
+        "must end in .safetensors",
+    ),
+    "inspect nothing": ("inspect {tmp}/none", "there is no file or folder"),
     "inspect a cut index": (
         "inspect {files}/cut-index.safetensors",
         "truncated or not a .safetensors",
@@ -135,6 +164,61 @@ def test_bad_input_is_one_sentence_exit_code_2_and_nothing_written(run, tmp_path
     assert err.count("\n") == 1
     assert out == ""
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["folder.json", "folder.png"]
+
+
+EMPTY = {
+    **{f"generate {f}": f"{DRAW} {f}=" for f in ("--model", "--index", "--adapter", "--json")},
+    "generate --out": f"{GENERATE} --out=",
+    "build --images": "build --images= --out {tmp}/i.safetensors",
+    "build --out": "build --images {files}/pictures --out=",
+    "add --images": "add {files}/index.safetensors --images=",
+    "convert --out": "convert {model} --out=",
+    "inspect --sheet": "inspect pocket --sheet=",
+    "train faid --images": "train faid --images= --index pocket --work {tmp}/w --out {tmp}/a",
+    "train faid --work": "train faid --images {files} --index pocket --work= --out {tmp}/a",
+    "train faid --merged": "train faid --images {files} --work {tmp}/w --out {tmp}/a --merged=",
+    "train loss --index": "train loss --images {files} --index=",
+    "train merge --adapter": "train merge --adapter= --out {tmp}/m.safetensors",
+    "eval --scorer": "eval pocket --scorer=",
+    "calibrate --known": "calibrate --index pocket --images x --out {tmp}/i --known=",
+}
+
+
+@pytest.mark.parametrize(("command", "line"), EMPTY.items(), ids=EMPTY)
+def test_an_unset_variable_of_a_shell_is_no_value(run, tmp_path, command, line):
+    code, out, err = run(line)
+    assert (code, out) == (2, "")
+    assert err == f"error: {command.split()[-1]} is empty; pass a value\n"
+    assert not list(tmp_path.iterdir())
+
+
+def test_empty_positional_names_are_refused(capsys, tmp_path):
+    for words in (["inspect", ""], ["verify", ""], ["check", ""], ["merge", "", "--out", "m"]):
+        assert main(words) == 2
+        assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_files_to_read_are_looked_at_before_the_model_is_loaded(run, monkeypatch):
+    """A large model loads for a minute."""
+
+    def loaded(*_, **__):
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr("arrag_engine.checkpoint.load_checkpoint", loaded)
+    pictures = "{files}/pictures"
+    for line in (
+        f"{DRAW} --index {{files}}/cut-index.safetensors",
+        f"{DRAW} --adapter {{files}}/index.safetensors",
+        f"{DRAW} --index {{tmp}}/none",
+        "build --model {model} --images {tmp}/none --out {tmp}/i.safetensors",
+        "add {files}/index.safetensors --images {tmp}/none --out {tmp}/i.safetensors",
+        "train faid --images {tmp}/none --index pocket --work {tmp}/w --out {tmp}/a.safetensors",
+        f"train loss --images {pictures} --adapter {{model}}",
+        f"calibrate --index {{model}} --images {pictures} --out {{tmp}}/i.safetensors",
+        "eval pocket --index {model}",
+    ):
+        code, _, err = run(line)
+        assert (code, err.count("\n")) == (2, 1), line
 
 
 @pytest.mark.parametrize(

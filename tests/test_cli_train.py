@@ -186,12 +186,16 @@ def test_the_control_looks_nothing_up(run, pictures, tmp_path):
         (f"{FAID} {SMALL}", "training needs an --index"),
         (f"{FAID} {SMALL} {INDEX} --without-retrieval", "--without-retrieval looks nothing up"),
         (f"{FAID} {SMALL} {INDEX} --lr 0", "lr is 0.0; choose more than 0"),
+        (f"{FAID} {SMALL} {INDEX} --rank 1000000000", "--rank is 1000000000; choose 0 to 4096"),
+        (f"{FAID} {SMALL} {INDEX} --batch 1000000000", "--batch is 1000000000; choose 1 to 1024"),
+        (f"{FAID} {SMALL} {INDEX} --blender-from 9", "blender from is 9, the decoder has 2 layers"),
+        (f"{FAID} {SMALL} {INDEX} --seed -1", "--seed is -1; choose 0 to"),
         (f"{FAID} {SMALL} --index {{files}}/other-vq.safetensors", "built with another VQ"),
         (f"{FAID} {SMALL} --index {{files}}/other-grid.safetensors", "a 5x6 grid, the model draws"),
         (f"{FAID} {SMALL} --index {{files}}/cut-index.safetensors", "cut-index.safetensors"),
         (f"{FAID} {SMALL} {INDEX} --images {{files}}/pictures", "3 of 3 pictures in"),
         (f"{FAID} {SMALL} {INDEX} --images {{files}}/no-pictures", "no readable picture"),
-        (f"{FAID} {SMALL} {INDEX} --images {{tmp}}/none", "there is no folder"),
+        (f"{FAID} {SMALL} {INDEX} --images {{tmp}}/none", "there is no file or folder"),
         (f"{FAID} {SMALL} {INDEX} --out {{tmp}}/none/a.safetensors", "there is no folder"),
         (f"{FAID} {SMALL} {INDEX} --out {{tmp}}/a.bin", "must end in .safetensors"),
         (f"{FAID} {SMALL} {INDEX} --dtype fp16", "training in fp16 loses small gradients"),
@@ -204,6 +208,22 @@ def test_what_cannot_be_is_one_sentence_before_the_work(run, pictures, line, wor
     assert words in err
     assert err.startswith("error: ")
     assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("images", ["{tmp}/typo", "{files}/pictures", "{files}/no-pictures"])
+def test_images_that_cannot_be_used_leave_no_work_folder(train, tmp_path, images):
+    code, _, err = train(f"--images {images}")
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert not (tmp_path / "run").exists()
+    assert train("")[0] == 0
+
+
+def test_other_settings_are_refused_before_the_pictures_are_encoded(train, monkeypatch):
+    assert train("")[0] == 0
+    monkeypatch.setattr("arrag_engine.train.prepare_examples", None)
+    code, _, err = train("--lr 0.5")
+    assert code == 2
+    assert "was begun with lr" in err
 
 
 def test_loss_tells_what_pictures_cost_with_and_without_an_adapter(

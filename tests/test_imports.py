@@ -10,6 +10,8 @@ import arrag_engine
 ROOT = Path(arrag_engine.__file__).parent
 LAYERS = [
     {"errors", "threads"},
+    {"bounds"},
+    {"paths"},
     {"grid", "settings", "codebook"},
     {"files", "locks", "sampling", "ops"},
     {"tensor_file"},

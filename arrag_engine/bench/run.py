@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 import numpy as np
 import torch
 
+from ..bounds import MAX_BATCH
 from ..checkpoint import Checkpoint
 from ..decode import Recipe, draw_pictures
 from ..faid import Faid
@@ -112,8 +113,12 @@ class Bench:
         retriever = self.library.retriever(use, method, _word(task), bool(prompt.unknown))
         faid = self.faid if method in ADAPTED else None
         recipe = Recipe(prompt.ids, prompt.pad_id, use.sampling, retriever, faid, task.given)
-        drawing = draw_pictures(self.checkpoint.model, recipe, seeds)
-        return drawing.tokens.flatten(1).numpy()
+        parts = []
+        for first in range(0, len(seeds), MAX_BATCH):
+            batch = seeds[first : first + MAX_BATCH]
+            drawing = draw_pictures(self.checkpoint.model, recipe, batch)
+            parts.append(drawing.tokens.flatten(1).numpy())
+        return np.concatenate(parts)
 
     def _prompt(self, use: Use, task: Task) -> Prompt:
         encoder = self.checkpoint.prompt_encoder

@@ -13,7 +13,7 @@ from PIL import Image
 
 from ..errors import InputError
 from ..index import KeySpec, PatchIndex, create_index, load_index, save_index
-from ..index.search import STRUCTURES
+from ..index.search import check_search
 from ..janus import JanusPro
 from ..locks import locked
 from .encoding import Encoded, Report, encode_all, join
@@ -36,12 +36,12 @@ class BuildOptions:
     recall_target: float = 0.95
 
     def __post_init__(self) -> None:
-        if self.structure not in STRUCTURES:
+        check_search(self.structure, self.recall_target)
+        if self.structure == "compact" and self.spec.space != "codebook":
             raise InputError(
-                f"structure is {self.structure!r}; choose one of {', '.join(STRUCTURES)}"
+                f"a compact structure needs keys of the codebook key space, not {self.spec.space}; "
+                "choose another structure or key space"
             )
-        if not 0 < self.recall_target <= 1:
-            raise InputError(f"recall target is {self.recall_target}; choose 0 to 1, 0 excluded")
 
 
 @dataclass(frozen=True)

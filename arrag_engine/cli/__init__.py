@@ -27,16 +27,28 @@ def main(argv: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # some consoles cannot print λ
-    arguments = make_parser().parse_args(argv)
+    try:
+        arguments = make_parser().parse_args(argv)
+    except InputError as error:
+        return _refused(error)
     try:
         check_needs(arguments)
         return arguments.run(arguments)
     except InputError as error:
-        print(f"error: {printable(str(error))}", file=sys.stderr)
-        return 2
+        return _refused(error)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(printable(f"error: {error.filename}: {error.strerror}"), file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(_stopped(arguments), file=sys.stderr)
         return 1
+
+
+def _refused(error: InputError) -> int:
+    print(f"error: {printable(str(error))}", file=sys.stderr)
+    return 2
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..index import KeySpec, PatchIndex
+from ..paths import check_output
 from ..settings import CROPS
 from .progress import Bars, say
 from .shared import (
@@ -15,7 +16,7 @@ from .shared import (
     add_key_flags,
     add_model_flags,
     add_search_flags,
-    check_writable,
+    check_inputs,
     key_spec,
     load_model,
 )
@@ -57,11 +58,12 @@ def read_settings(a: argparse.Namespace) -> ReadSettings:
 
 def build(a: argparse.Namespace) -> int:
     """Build an index from a folder of pictures; a stopped build goes on where it was."""
-    out = check_writable(a.out, ".safetensors")
+    out = check_output(a.out, ".safetensors")
     spec = key_spec(a, KeySpec())
     from ..build import BuildOptions, build_index
 
     options = BuildOptions(spec, read_settings(a), a.structure, a.recall_target)
+    check_inputs(a)
     checkpoint = load_model(a)
     warnings.filterwarnings("ignore", module=r"PIL\.")  # of what is odd about a readable picture
     with Bars() as bars:

@@ -15,15 +15,27 @@ from .. import shipped
 from ..bench.prompts import KINDS, read_prompts
 from ..bench.scenes import BenchScene, read_scenes
 from ..bench.settings import ADAPTED, EVERY_KIND, METHODS
+from ..bounds import (
+    CEILING,
+    FIRST_SEED,
+    HARM_SHARE,
+    LIMIT,
+    NEIGHBOURS,
+    PICTURES_EACH,
+    RETRIEVAL_TEMPERATURE,
+    RETRIEVAL_TOP_P,
+)
 from ..errors import InputError
 from ..files import atomic_write
 from ..index import load_index, save_index
 from ..locks import locked
+from ..paths import check_file, check_folder, check_output, check_work_folder, given_name
 from ..settings import DUPLICATES, HARM, RetrievalOptions
 from .build import print_report
 from .generate import load_adapter_flag
+from .parser import number
 from .progress import follow, progress_bar
-from .shared import Command, add_model_flags, check_writable, load_model
+from .shared import Command, add_model_flags, check_adapter, check_inputs, load_model
 
 if TYPE_CHECKING:
     from ..bench.run import Bench, Pictures
@@ -40,21 +52,27 @@ def add_commands(command: Command) -> None:
     parser.add_argument("suite", choices=SUITES, help="which benchmark")
     add_model_flags(parser)
     add = parser.add_argument
-    add("--index", default="pocket", help="index to look patches up in: path or shipped name")
+    add(
+        "--index",
+        default="pocket",
+        check=given_name,
+        help="index to look patches up in: path or shipped name",
+    )
     add(
         "--adapter",
+        check=given_name,
         help="for the method faid: path or shipped name (default: the model's own blenders)",
     )
     add("--methods", default="plain,daid,control", help=f"some of {','.join(METHODS)}")
     add("--kinds", default=",".join(EVERY_KIND), help="kinds of prompts to draw")
-    add("--seeds", type=int, default=4, help="pictures of each prompt")
+    add("--seeds", **number(PICTURES_EACH), default=4, help="pictures of each prompt")
     add(
         "--first-seed",
-        type=int,
+        **number(FIRST_SEED),
         default=0,
         help="seed of the first picture of a prompt; settings were chosen on 8 and 9",
     )
-    add("--limit", type=int, help="prompts of a kind, and scenes of a split (default: all)")
+    add("--limit", **number(LIMIT), help="prompts of a kind, and scenes of a split (default: all)")
     add(
         "--scorer",
         type=Path,
@@ -69,7 +87,12 @@ def add_commands(command: Command) -> None:
     parser = command(calibrate)
     add_model_flags(parser)
     add, options = parser.add_argument, RetrievalOptions()
-    add("--index", required=True, help="index to calibrate: path or shipped name (pocket)")
+    add(
+        "--index",
+        required=True,
+        check=given_name,
+        help="index to calibrate: path or shipped name (pocket)",
+    )
     add("--images", required=True, type=Path, help="folder of pictures that are not in the index")
     add(
         "--known",
@@ -79,38 +102,48 @@ def add_commands(command: Command) -> None:
     )
     add(
         "--harm",
-        type=float,
+        **number(HARM_SHARE),
         default=HARM,
         help="share of the known pictures' tokens to spoil at most",
     )
     add("--out", required=True, type=Path, help="index file to write (.safetensors)")
     add(
         "--retrieval-temperature",
-        type=float,
+        **number(RETRIEVAL_TEMPERATURE),
         default=options.temperature,
         help="τ: a lower one prefers nearer patches",
     )
-    add("--neighbours", type=int, default=options.neighbours, help="K patches per query")
+    add(
+        "--neighbours",
+        **number(NEIGHBOURS),
+        default=options.neighbours,
+        help="K patches per query",
+    )
     add(
         "--duplicates",
         choices=DUPLICATES,
         default=options.duplicates,
         help="neighbours with one code: the first counts, or the sum",
     )
-    add("--retrieval-top-p", type=float, default=options.top_p, help="top-p of the proposals")
-    add("--ceiling", type=float, default=1.0, help="largest weight λ, more than 0 to 1")
-    add("--limit", type=int, help="use so many pictures, evenly taken (default: all)")
+    add(
+        "--retrieval-top-p",
+        **number(RETRIEVAL_TOP_P),
+        default=options.top_p,
+        help="top-p of the proposals",
+    )
+    add("--ceiling", **number(CEILING), default=1.0, help="largest weight λ, more than 0 to 1")
+    add("--limit", **number(LIMIT), help="use so many pictures, evenly taken (default: all)")
 
 
 def eval_(a: argparse.Namespace) -> int:
     """Draw a benchmark's prompts with several methods and score the pictures."""
     methods, kinds = _chosen(a.methods, METHODS, "methods"), _chosen(a.kinds, EVERY_KIND, "kinds")
-    if a.seeds < 1 or (a.limit is not None and a.limit < 1):
-        raise InputError(f"--seeds is {a.seeds} and --limit {a.limit}; both must be 1 or more")
-    if a.first_seed < 0:
-        raise InputError(f"--first-seed is {a.first_seed}; choose 0 or more")
+    check_file(a.scorer)
+    check_inputs(a)
     if a.out is not None:
-        a.out.mkdir(parents=True, exist_ok=True)
+        check_work_folder(a.out)
+    index = load_index(shipped.resolve(a.index, shipped.INDEXES))
+    check_adapter(a.adapter)
     from ..bench.report import bits_table, score_table
     from ..bench.run import Bench
     from ..bench.scorer import load_scorer
@@ -121,7 +154,6 @@ def eval_(a: argparse.Namespace) -> int:
     prompts = read_prompts(shipped.BENCH / "prompts.jsonl")
     scenes = _limited(read_scenes(shipped.BENCH), a.limit)
     checkpoint = load_model(a)
-    index = load_index(shipped.resolve(a.index, shipped.INDEXES))
     adapted = any(method in ADAPTED for method in methods)
     faid = Faid(load_adapter_flag(checkpoint, a.adapter)) if adapted else None
     bench = Bench(checkpoint, Library(checkpoint, index), scorer, faid)
@@ -135,6 +167,7 @@ def eval_(a: argparse.Namespace) -> int:
     table = "\n\n".join(part for part in parts if part)
     print(table)
     if a.out is not None:
+        a.out.mkdir(parents=True, exist_ok=True)
         _write(a.out, table, drawn)
     return 0
 
@@ -237,25 +270,24 @@ def _write(folder: Path, table: str, drawn: dict[tuple[str, str], Pictures]) -> 
 
 def calibrate(a: argparse.Namespace) -> int:
     """Fit the weight "auto" of an index to a model, on pictures that the index lacks."""
-    out = check_writable(a.out, ".safetensors")
+    out = check_output(a.out, ".safetensors")
     options = RetrievalOptions(
         0.1, a.retrieval_temperature, a.neighbours, a.duplicates, a.retrieval_top_p
     )
-    if not 0 < a.ceiling <= 1:
-        raise InputError(f"--ceiling is {a.ceiling}; choose more than 0, at most 1")
-    if not 0 <= a.harm <= 1:
-        raise InputError(f"--harm is {a.harm}; choose 0 to 1")
+    check_inputs(a)
+    if a.known is not None:
+        check_folder(a.known)
     with locked(out):
         return _calibrate(a, out, options)
 
 
 def _calibrate(a: argparse.Namespace, out: Path, options: RetrievalOptions) -> int:
+    index = load_index(shipped.resolve(a.index, shipped.INDEXES))
     from ..calibrate import fit
     from ..retrieval import make_retriever
 
     checkpoint = load_model(a)
     model = checkpoint.model
-    index = load_index(shipped.resolve(a.index, shipped.INDEXES))
     retriever = make_retriever(index, model.config.grid, model.vq.codebook(model.device))
     seen = _observed(a.images, checkpoint, retriever, options, a.limit)
     if a.known is None:
@@ -315,7 +347,7 @@ def _observed(
     if not pictures:
         raise InputError(f"{folder} holds no readable picture that the index lacks; use others")
     if limit is not None and limit < len(pictures):
-        rows = np.linspace(0, len(pictures) - 1, max(1, limit)).round().astype(int)
+        rows = np.linspace(0, len(pictures) - 1, limit).round().astype(int)
         pictures = [pictures[row] for row in rows]
     with progress_bar("picture") as bar:
         bar.total = len(pictures)

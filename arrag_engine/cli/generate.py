@@ -11,25 +11,36 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from .. import shipped
+from ..bounds import (
+    BATCH,
+    CANDIDATES,
+    CFG,
+    NEIGHBOURS,
+    RETRIEVAL_TEMPERATURE,
+    RETRIEVAL_TOP_P,
+    SEED,
+    STRENGTH,
+    TEMPERATURE,
+    TOP_K,
+    TOP_P,
+    WEIGHT,
+    WINDOW,
+    picture_seeds,
+)
 from ..errors import InputError
 from ..files import atomic_write
 from ..index import load_index
-from ..settings import (
-    AS_BUILT,
-    DUPLICATES,
-    MAX_STRENGTH,
-    PROMPT,
-    RECOMMENDED,
-    SEMANTICS,
-    RetrievalOptions,
-    SamplingChoice,
-)
+from ..paths import check_output, given_name
+from ..prompt import check_prompt
+from ..settings import AS_BUILT, DUPLICATES, PROMPT, RECOMMENDED, SEMANTICS, SamplingChoice
+from .parser import number
 from .progress import follow, progress_bar
 from .shared import (
     Command,
     add_key_flags,
     add_model_flags,
-    check_writable,
+    check_adapter,
+    check_inputs,
     load_model,
 )
 
@@ -49,6 +60,7 @@ def add_commands(command: Command) -> None:
     add("--out", required=True, type=Path, help="PNG to write; a batch adds -0, -1, …")
     add(
         "--index",
+        check=given_name,
         help="index to look patches up in: path or shipped name, such as pocket (default: none)",
     )
     add(
@@ -64,41 +76,60 @@ def add_commands(command: Command) -> None:
         choices=("plain", "daid", "faid"),
         help="method (default: faid with an adapter, daid with an index, otherwise plain)",
     )
-    add("--seed", type=int, default=0, help="picture i of a batch has seed + i")
-    add("--batch", type=int, default=1, help="pictures to draw")
-    add("--cfg", type=float, help="guidance (default: the model's own)")
-    add("--temperature", type=float, help="0 = most probable token (default: the model's own)")
-    add("--top-k", type=int, default=0, help="most probable tokens to keep; 0 = all")
-    add("--top-p", type=float, help="1 = all tokens (default: the model's own)")
+    add("--seed", **number(SEED), default=0, help="picture i of a batch has seed + i")
+    add("--batch", **number(BATCH), default=1, help="pictures to draw")
+    add("--cfg", **number(CFG), help="guidance (default: the model's own)")
+    add(
+        "--temperature",
+        **number(TEMPERATURE),
+        help="0 = most probable token (default: the model's own)",
+    )
+    add("--top-k", **number(TOP_K), default=0, help="most probable tokens to keep; 0 = all")
+    add("--top-p", **number(TOP_P), help="1 = all tokens (default: the model's own)")
     add(
         "--weight",
         type=weight_of,
+        check=WEIGHT.check,
         help="retrieval weight λ, or auto: as calibrated (default: recommended for the model)",
     )
     add(
         "--retrieval-temperature",
-        type=float,
+        **number(RETRIEVAL_TEMPERATURE),
         help="τ: a lower one prefers nearer patches (default: recommended for the model)",
     )
-    add("--neighbours", type=int, help="K patches per query (default: recommended for the model)")
+    add(
+        "--neighbours",
+        **number(NEIGHBOURS),
+        help="K patches per query (default: recommended for the model)",
+    )
     add(
         "--duplicates",
         choices=DUPLICATES,
         help="neighbours with one code: the first counts, or the sum (default: recommended)",
     )
-    add("--retrieval-top-p", type=float, help="top-p of the proposals (default: recommended)")
+    add(
+        "--retrieval-top-p",
+        **number(RETRIEVAL_TOP_P),
+        help="top-p of the proposals (default: recommended)",
+    )
     add(
         "--adapter",
+        check=given_name,
         help="FAiD adapter: path or shipped name (pocket); default: the model's own blenders, "
         "with --decoding faid",
     )
     add(
         "--strength",
-        type=float,
+        **number(STRENGTH),
         default=1.0,
-        help=f"strength of the adapter: 0 to {MAX_STRENGTH:g}, 0 = the base",
+        help=f"strength of the adapter: {STRENGTH}, 0 = the base",
     )
-    add("--candidates", type=int, default=0, help="retrieved patches per position; 0 = as trained")
+    add(
+        "--candidates",
+        **number(CANDIDATES),
+        default=0,
+        help="retrieved patches per position; 0 = as trained",
+    )
     add(
         "--semantics",
         choices=SEMANTICS,
@@ -106,7 +137,7 @@ def add_commands(command: Command) -> None:
         help="candidates of a later blender where retrieval does not run: what the former one put "
         "out (step), or none (stepzero: as in the official training)",
     )
-    add("--window", type=int, default=1, help="tokens per pass; the picture stays the same")
+    add("--window", **number(WINDOW), default=1, help="tokens per pass; the picture stays the same")
     add(
         "--json",
         type=Path,
@@ -122,11 +153,12 @@ def generate(a: argparse.Namespace) -> int:
     """Draw pictures for a prompt and save them as PNG."""
     sampling, decoding = _checked_settings(a)
     started = time.perf_counter()
+    layer = _layer(a) if a.index is not None and decoding != "plain" else None
+    check_adapter(a.adapter)
     checkpoint = load_model(a)
     from ..session import draw, plan
 
     faid = _faid(checkpoint, a) if decoding == "faid" else None
-    layer = _layer(a) if a.index is not None and decoding != "plain" else None
     planned = plan(checkpoint, a.prompt, sampling, layer, faid)
     for note in planned.notes:
         print(note, file=sys.stderr)
@@ -134,7 +166,7 @@ def generate(a: argparse.Namespace) -> int:
     size = checkpoint.model.config.grid.size
     with progress_bar("token") as bar:
         tick = follow(bar)
-        seeds = [a.seed + i for i in range(a.batch)]
+        seeds = picture_seeds(a.seed, a.batch)
         drawing = draw(checkpoint, planned, seeds, a.window, lambda done, _: tick(done, size))
     drawn = time.perf_counter()
     settings = _settings(a, checkpoint, planned, decoding)
@@ -182,14 +214,11 @@ def _checked_settings(a: argparse.Namespace) -> tuple[SamplingChoice, str]:
         raise InputError(
             f"--decoding {decoding} does not use --adapter; choose faid, or omit --adapter"
         )
-    if not 1 <= a.batch <= 64:
-        raise InputError(f"--batch is {a.batch}; choose 1 to 64")
-    if a.window < 1:
-        raise InputError(f"--window is {a.window}; choose 1 or more")
-    check_writable(a.out, ".png")
+    check_output(a.out, ".png")
     if a.json:
-        check_writable(a.json, ".json")
-    RetrievalOptions(**_chosen_options(a))
+        check_output(a.json, ".json")
+    check_prompt(a.prompt)
+    check_inputs(a)
     return SamplingChoice(a.cfg, a.temperature, a.top_k, a.top_p), decoding
 
 

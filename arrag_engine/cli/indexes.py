@@ -27,9 +27,10 @@ from ..index import (
     save_index,
 )
 from ..locks import locked
+from ..paths import check_output, given_name
 from .build import add_reading_flags, print_report, read_settings
 from .progress import Bars
-from .shared import Command, add_model_flags, add_search_flags, check_writable, load_model
+from .shared import Command, add_model_flags, add_search_flags, check_inputs, load_model
 
 if TYPE_CHECKING:
     from ..build import Report
@@ -60,6 +61,7 @@ def add_commands(command: Command) -> None:
         sub.add_argument(
             f"--{name}",
             metavar="PATTERN",
+            check=given_name,
             help=f"{name}s to remove: a part, or the whole with * and ? (default: none)",
         )
     add_search_flags(sub)
@@ -84,6 +86,8 @@ def _add_edited_index(parser: argparse.ArgumentParser) -> None:
 def add(a: argparse.Namespace) -> int:
     """Add a folder of pictures to an index; what it already has is skipped."""
     path, out = _edited(a)
+    search = _search(a)
+    check_inputs(a)
     from ..build import encode_folder
 
     model = load_model(a).model
@@ -109,7 +113,7 @@ def add(a: argparse.Namespace) -> int:
                 return index
             sources = SourceTable.from_sources(encoded.sources)
             more = Patches(encoded.tokens, encoded.vectors, sources)
-            return add_patches(index, more, _search(a), partial(bars, "patch"))
+            return add_patches(index, more, search, partial(bars, "patch"))
 
     try:
         _replace(out, grown)
@@ -135,6 +139,7 @@ def remove(a: argparse.Namespace) -> int:
     patterns = {("name", "origin"): a.source, ("licence",): a.licence, ("caption",): a.caption}
     if not any(patterns.values()):
         raise InputError("no pattern is given; pass --source, --licence or --caption")
+    search = _search(a)
 
     def rest() -> PatchIndex:
         index = load_index(path)
@@ -143,7 +148,7 @@ def remove(a: argparse.Namespace) -> int:
         if len(pictures) == 0:
             raise InputError(f"none of the {len(index.tokens)} pictures of {path} matches")
         with Bars() as bars:
-            left = remove_pictures(index, pictures, _search(a), partial(bars, "patch"))
+            left = remove_pictures(index, pictures, search, partial(bars, "patch"))
         print(f"{len(pictures)} of {len(index.tokens)} pictures go")
         return left
 
@@ -153,13 +158,14 @@ def remove(a: argparse.Namespace) -> int:
 
 def merge(a: argparse.Namespace) -> int:
     """Make one index of several of the same VQ, keyed like the first."""
-    out = check_writable(a.out, ".safetensors")
+    out = check_output(a.out, ".safetensors")
     paths = [shipped.resolve(name, shipped.INDEXES) for name in a.indexes]
+    search = _search(a)
 
     def merged() -> PatchIndex:
         indexes = [load_index(path) for path in paths]
         with Bars() as bars:
-            return merge_indexes(indexes, list(map(str, paths)), _search(a), partial(bars, "patch"))
+            return merge_indexes(indexes, list(map(str, paths)), search, partial(bars, "patch"))
 
     _replace(out, merged)
     return 0
@@ -167,7 +173,7 @@ def merge(a: argparse.Namespace) -> int:
 
 def export_sources(a: argparse.Namespace) -> int:
     """Write a table of an index's pictures: names, captions, licences, sizes, hashes, origins."""
-    out = check_writable(a.out, ".csv")
+    out = check_output(a.out, ".csv")
     sources = load_index(shipped.resolve(a.index, shipped.INDEXES)).sources
     with atomic_write(out) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file)
@@ -200,7 +206,7 @@ def _edited(a: argparse.Namespace) -> tuple[Path, Path]:
         raise InputError(
             f"{a.index} is part of the program and cannot be changed; pass an --out file"
         )
-    return path, check_writable(a.out or path, ".safetensors")
+    return path, check_output(a.out or path, ".safetensors")
 
 
 def _search(a: argparse.Namespace) -> SearchChoice:

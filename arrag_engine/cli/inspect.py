@@ -12,7 +12,8 @@ from .. import shipped
 from ..errors import InputError
 from ..files import atomic_write
 from ..index import contact_sheet, is_index, load_index, read_header
-from .shared import Command, check_writable
+from ..paths import check_output, check_readable, given_name
+from .shared import Command
 
 FIRST = 5
 
@@ -21,6 +22,7 @@ def add_commands(command: Command) -> None:
     sub = command(inspect)
     sub.add_argument(
         "file",
+        check=given_name,
         help="model, index or adapter: a path or a shipped name; pocket shows all three of that "
         "name, models/pocket, indexes/pocket and adapters/pocket one of them",
     )
@@ -31,12 +33,12 @@ def add_commands(command: Command) -> None:
 
 def inspect(a: argparse.Namespace) -> int:
     """Say what a model, an index or an adapter holds."""
-    files = shipped.named(a.file) or {"": Path(a.file)}
+    if a.sheet:
+        check_output(a.sheet, ".png")
+    files = shipped.named(a.file) or {"": check_readable(Path(a.file))}
     indexes = [path for path in files.values() if path.is_file() and is_index(path)]
     if a.sheet and not indexes:
         raise InputError(f"{a.file} is not an index; --sheet needs the pictures of an index")
-    if a.sheet:
-        check_writable(a.sheet, ".png")
     for number, (name, path) in enumerate(files.items()):
         if number:
             print()

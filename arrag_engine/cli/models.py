@@ -7,8 +7,9 @@ from pathlib import Path
 
 from .. import shipped
 from ..errors import InputError
+from ..paths import check_output, is_folder, look_at
 from .progress import follow, progress_bar
-from .shared import Command, check_writable
+from .shared import Command
 
 FIXTURES = (
     "A folder of golden numbers (a fixture) is what the reference programs of AR-RAG and Janus-Pro "
@@ -30,7 +31,7 @@ def add_commands(command: Command) -> None:
 
 def convert(a: argparse.Namespace) -> int:
     """Write a checkpoint as one self-contained file."""
-    out = check_writable(a.out, ".safetensors")
+    out = check_output(a.out, ".safetensors")
     from ..checkpoint import convert_checkpoint
 
     with progress_bar("tensor") as bar:
@@ -41,8 +42,8 @@ def convert(a: argparse.Namespace) -> int:
 
 def verify(a: argparse.Namespace) -> int:
     """Check the engine against golden numbers of the reference programs."""
-    if not (a.folder / "settings.json").is_file():
-        fault = "has no settings.json" if a.folder.is_dir() else "is no folder"
+    if look_at(a.folder / "settings.json") is None:
+        fault = "has no settings.json" if is_folder(a.folder) else "is no folder"
         raise InputError(
             f"{a.folder} {fault}; choose a folder of golden numbers, which the reference programs "
             "computed: 'verify --help' says what is in it and where it comes from"

@@ -1,9 +1,14 @@
-"""Parsers of commands: every help names the default, and what was passed is remembered."""
+"""Parsers of commands: every help names the default, what was passed is checked and remembered."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+from ..bounds import Bound
+from ..paths import given_path
 
 OWN_WORDS = "default"
 """A help with this word says itself what applies where an option is not passed."""
@@ -24,10 +29,36 @@ def _remember(namespace: argparse.Namespace, action: argparse.Action) -> None:
     namespace.given = getattr(namespace, "given", frozenset()) | set(action.option_strings)
 
 
+def number(bound: Bound) -> dict[str, Any]:
+    """What `add_argument` is told of an option that is a number."""
+    return {"type": int if bound.whole else float, "check": bound.check}
+
+
+Check = Callable[[Any, str], Any]
+"""Takes a value and the name of its option; returns the value, or raises InputError."""
+
+
 class Store(argparse._StoreAction):
+    """Stores what was passed once `check` lets it through; paths are never empty."""
+
+    def __init__(self, *args: Any, check: Check | None = None, **settings: Any) -> None:
+        if settings.get("type") is Path:
+            check = given_path
+            del settings["type"]
+        super().__init__(*args, **settings)
+        self.check = check
+
     def __call__(self, parser, namespace, values, option_string=None) -> None:
-        super().__call__(parser, namespace, values, option_string)
+        super().__call__(parser, namespace, self._checked(values), option_string)
         _remember(namespace, self)
+
+    def _checked(self, values: Any) -> Any:
+        if self.check is None or values is None:
+            return values
+        name = self.option_strings[0] if self.option_strings else str(self.metavar or self.dest)
+        if isinstance(values, list):
+            return [self.check(value, name) for value in values]
+        return self.check(values, name)
 
 
 class StoreTrue(argparse._StoreTrueAction):

@@ -5,14 +5,16 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import shipped
+from ..bounds import POSITION_WEIGHT, RECALL_TARGET
 from ..errors import InputError
 from ..grid import BORDERS, NEIGHBORHOODS
 from ..index import KEY_SPACES, STRUCTURES, KeySpec, SearchChoice
+from ..paths import check_folder, check_readable, given_name
 from ..settings import DTYPE_CHOICES
+from .parser import number
 from .progress import follow, progress_bar
 
 if TYPE_CHECKING:
@@ -22,13 +24,20 @@ if TYPE_CHECKING:
 
 Command = Callable[[Callable[[argparse.Namespace], int]], argparse.ArgumentParser]
 """Adds a command named after the function that runs it, and returns its parser."""
+SHELVES = {"model": shipped.MODELS, "index": shipped.INDEXES, "adapter": shipped.ADAPTERS}
+"""Options that are a path or a shipped name."""
 
 
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--model", default="pocket", help="path or shipped name")
+    add("--model", default="pocket", check=given_name, help="path or shipped name")
     add("--dtype", choices=DTYPE_CHOICES, default="auto", help="decoder's dtype; auto = by device")
-    add("--device", default="auto", help="cpu, cuda, cuda:1 or mps; auto = the fastest here")
+    add(
+        "--device",
+        default="auto",
+        check=given_name,
+        help="cpu, cuda, cuda:1 or mps; auto = the fastest here",
+    )
 
 
 def add_search_flags(parser: argparse.ArgumentParser) -> None:
@@ -41,9 +50,9 @@ def add_search_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--recall-target",
-        type=float,
+        **number(RECALL_TARGET),
         default=default.recall_target,
-        help="share of the true 64 nearest patches that a search must find",
+        help="share of the true 64 nearest patches that a search must find; 1 = exact search",
     )
 
 
@@ -67,7 +76,7 @@ def add_key_flags(parser: argparse.ArgumentParser, new: KeySpec | None = None) -
     add("--key-space", choices=KEY_SPACES, help=f"vectors of the keys ({default('space')})")
     add(
         "--position-weight",
-        type=float,
+        **number(POSITION_WEIGHT),
         help=f"weight of the position; 0 = ignored ({default('position_weight')})",
     )
 
@@ -113,12 +122,27 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def check_writable(out: Path, suffix: str) -> Path:
-    """Find out before the work, not after it, that the result cannot be saved."""
-    if out.suffix.lower() != suffix:
-        raise InputError(f"{out} must end in {suffix}")
-    if out.is_dir():
-        raise InputError(f"{out} is a folder; choose a file name")
-    if not out.parent.is_dir():
-        raise InputError(f"there is no folder {out.parent} to write {out.name} to; create it first")
-    return out
+def check_inputs(a: argparse.Namespace) -> None:
+    """Find out before the work that a file or folder to read is missing or cannot be read.
+
+    Raises:
+        InputError: One of them.
+    """
+    for name, shelf in SHELVES.items():
+        if (given := getattr(a, name, None)) is not None:
+            shipped.resolve(given, shelf)
+    images = getattr(a, "images", ())
+    for place in images if isinstance(images, (list, tuple)) else [check_folder(images)]:
+        check_readable(place)
+
+
+def check_adapter(name: str | None) -> None:
+    """The same of what is in an adapter file.
+
+    Raises:
+        InputError: It is none, or damaged.
+    """
+    if name is not None:
+        from ..adapter import open_adapter
+
+        open_adapter(shipped.resolve(name, shipped.ADAPTERS))

@@ -15,14 +15,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import shipped
+from ..bounds import TRAINING
 from ..errors import InputError
 from ..files import atomic_write
 from ..index import PatchIndex, load_index
 from ..locks import locked
+from ..paths import check_output, check_work_folder, given_name
 from ..settings import DTYPE_CHOICES, HOPS, SEMANTICS
 from ..train import TrainSettings
+from ..train.settings import INITS
+from .parser import number
 from .progress import follow, progress_bar
-from .shared import Command, add_model_flags, check_writable, choose_device
+from .shared import Command, add_model_flags, check_adapter, check_inputs, choose_device
 
 if TYPE_CHECKING:
     from ..checkpoint import Checkpoint
@@ -78,7 +82,11 @@ def _data_flags(parser: argparse.ArgumentParser) -> None:
     add_model_flags(parser)
     add = parser.add_argument
     add("--images", required=True, type=Path, nargs="+", help="folders of pictures with captions")
-    add("--index", help="index to look patches up in: path or shipped name (default: none)")
+    add(
+        "--index",
+        check=given_name,
+        help="index to look patches up in: path or shipped name (default: none)",
+    )
 
 
 def _faid_flags(parser: argparse.ArgumentParser) -> None:
@@ -90,8 +98,8 @@ def _faid_flags(parser: argparse.ArgumentParser) -> None:
     add("--out-dtype", choices=DTYPE_CHOICES[1:], default="fp16", help="dtype of the adapter file")
     add("--merged", type=Path, help="whole model to write, base and adapter in one (default: none)")
     for name, meaning in NUMBERS.items():
-        value = getattr(default, name)
-        add(f"--{name.replace('_', '-')}", type=type(value), default=value, help=meaning)
+        flag, value = f"--{name.replace('_', '-')}", getattr(default, name)
+        add(flag, **number(TRAINING[name]), default=value, help=meaning)
     hops = [",".join(map(str, h)) for h in HOPS]
     add(
         "--hops",
@@ -102,7 +110,7 @@ def _faid_flags(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--init",
-        choices=("nonzero", "zero", "copy"),
+        choices=INITS,
         default=default.init,
         help="first output of the blenders: random, zero, or fitted to copy their candidates",
     )
@@ -124,17 +132,16 @@ def _faid_flags(parser: argparse.ArgumentParser) -> None:
 
 def _loss_flags(parser: argparse.ArgumentParser) -> None:
     _data_flags(parser)
-    parser.add_argument("--adapter", help="path or shipped name (default: the base alone)")
-    parser.add_argument("--batch", type=int, default=8, help="pictures at once")
-    parser.add_argument(
-        "--json", type=Path, help="report to write, with every loss (default: none)"
-    )
+    add = parser.add_argument
+    add("--adapter", check=given_name, help="path or shipped name (default: the base alone)")
+    add("--batch", **number(TRAINING["batch"]), default=8, help="pictures at once")
+    add("--json", type=Path, help="report to write, with every loss (default: none)")
 
 
 def _merge_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--model", default="pocket", help="the base: path or shipped name")
-    add("--adapter", required=True, help="path or shipped name")
+    add("--model", default="pocket", check=given_name, help="the base: path or shipped name")
+    add("--adapter", required=True, check=given_name, help="path or shipped name")
     add("--out", required=True, type=Path, help="model file to write (.safetensors)")
 
 
@@ -144,20 +151,23 @@ def faid(a: argparse.Namespace) -> int:
     settings = _settings(a)
     for path in (a.out, a.merged):
         if path is not None:
-            check_writable(path, ".safetensors")
+            check_output(path, ".safetensors")
+    check_work_folder(a.work)
     if settings.retrieval == (a.index is None):
         raise InputError(
             "--without-retrieval looks nothing up, leave --index away"
             if a.index
             else "training needs an --index to look patches up in; name one, such as 'pocket'"
         )
+    check_inputs(a)
+    index = load_index(shipped.resolve(a.index, shipped.INDEXES)) if a.index else None
     import torch
 
     from ..train import RunFolder, join_team
 
     with torch.inference_mode(False), torch.enable_grad():
         base, place = _load_base(a)
-        index = load_index(shipped.resolve(a.index, shipped.INDEXES)) if a.index else None
+        settings.adapter(base.model.config.llama.num_layers)  # refuses layers that are not there
         with join_team(place.device) as team, _locked(a, team):
             run = RunFolder(a.work)
             try:
@@ -283,10 +293,12 @@ def _examples(
             "dtype": str(base.model.dtype).removeprefix("torch."),
             "processes": team.size,
         }
-        run.begin(json.loads(json.dumps(facts)), BEFORE_REHEARSAL)
+        facts = json.loads(json.dumps(facts))
+        run.check(facts, BEFORE_REHEARSAL)
         if not run.examples.is_file():
             examples = _prepared(a, base, index, settings.looked_up)
-            examples.split(settings.held_out)  # refuses before it is all written down
+            examples.split(settings.held_out)
+            run.begin(facts, BEFORE_REHEARSAL)  # pictures that cannot be used leave nothing behind
             run.save_examples(examples)
     team.wait()
     return run.load_examples()
@@ -426,17 +438,19 @@ def _export(
 def loss(a: argparse.Namespace) -> int:
     """Measure the loss of pictures under a model, alone or with an adapter."""
     if a.json:
-        check_writable(a.json, ".json")
+        check_output(a.json, ".json")
+    check_inputs(a)
+    settings = TrainSettings(batch=a.batch)
+    index = load_index(shipped.resolve(a.index, shipped.INDEXES)) if a.index else None
+    check_adapter(a.adapter)
     from ..adapter import load_adapter
     from ..train import score
 
     base, place = _load_base(a)
     adapter = None
-    settings = TrainSettings(batch=a.batch)
     if a.adapter is not None:
         path = shipped.resolve(a.adapter, shipped.ADAPTERS)
         adapter = load_adapter(path, base, base.model.dtype).to(place.device)
-    index = load_index(shipped.resolve(a.index, shipped.INDEXES)) if a.index else None
     examples = _prepared(a, base, index, settings.looked_up)
     bits = score(base, adapter, examples, settings, place).mean(axis=1)
     print(f"{bits.mean():.4f} bits a token over {len(bits)} pictures")
@@ -453,7 +467,8 @@ def loss(a: argparse.Namespace) -> int:
 
 def merge(a: argparse.Namespace) -> int:
     """Write a base and its adapter as one whole model, in the published layout."""
-    out = check_writable(a.out, ".safetensors")
+    out = check_output(a.out, ".safetensors")
+    check_inputs(a)
     from ..adapter import merge_adapter
 
     with progress_bar("tensor") as bar:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..bounds import WINDOW
 from ..errors import InputError
 from ..janus import JanusPro
 from ..sampling import model_distribution
@@ -46,7 +47,7 @@ def draw_pictures(
         device: Where the model computes; where its weights lie when absent.
 
     Raises:
-        InputError: No seed, a window below 1, a prompt that leaves no room for the picture, or an
+        InputError: No seed, a window out of range, a prompt that leaves no room for the picture, or an
             index whose queries need tokens that are drawn later.
     """
     grid, vocab = model.config.grid, model.config.vq.codebook_size
@@ -83,8 +84,9 @@ def draw_pictures(
 def check(model: JanusPro, recipe: Recipe, seeds: Sequence[int], window: int) -> None:
     """Refuse what cannot be drawn; see `draw_pictures`."""
     size, limit = model.config.grid.size, model.config.llama.max_positions
-    if not seeds or window < 1:
-        raise InputError(f"batch is {len(seeds)} and window {window}; both must be 1 or more")
+    if not seeds:
+        raise InputError("there is no seed to draw a picture of; give one or more")
+    WINDOW.check(window)
     if len(recipe.prompt) + size > limit:
         raise InputError(
             f"the prompt has {len(recipe.prompt)} tokens and the picture {size}, the model takes "

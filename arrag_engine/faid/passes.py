@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import InputError
+from ..bounds import CANDIDATES, STRENGTH, check_choice
 from ..janus import DrawingHook, JanusPro
-from ..settings import MAX_CANDIDATES, MAX_STRENGTH, SEMANTICS, Semantics
+from ..settings import SEMANTICS, Semantics
 from .adapter import FaidAdapter
 from .hook import BlendPass, FaidHook, FeatureMaps, slot_table
 
@@ -29,14 +29,9 @@ class Faid:
     semantics: Semantics = "step"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.strength <= MAX_STRENGTH:
-            raise InputError(f"adapter strength is {self.strength}; choose 0 to {MAX_STRENGTH:g}")
-        if not 0 <= self.candidates <= MAX_CANDIDATES:
-            raise InputError(
-                f"candidates is {self.candidates}; choose 0 (as trained) to {MAX_CANDIDATES}"
-            )
-        if self.semantics not in SEMANTICS:
-            raise InputError(f"semantics is {self.semantics!r}; choose {' or '.join(SEMANTICS)}")
+        STRENGTH.check(self.strength)
+        CANDIDATES.check(self.candidates)
+        check_choice("semantics", self.semantics, SEMANTICS)
 
     @property
     def heard(self) -> int:

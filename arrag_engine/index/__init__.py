@@ -5,7 +5,7 @@ from .check import Finding, check_index
 from .edit import Patches, SearchChoice, add_patches, merge_indexes, remove_pictures
 from .file import is_index, load_index, read_header, save_index
 from .hits import Hits
-from .keys import KEY_SPACES, MAX_POSITION_WEIGHT, KeySpec
+from .keys import KEY_SPACES, KeySpec
 from .patch_index import PatchIndex, create_index
 from .search import STRUCTURES
 from .sources import Source, SourceTable
@@ -14,7 +14,6 @@ from .thumbnails import contact_sheet
 __all__ = [
     "EVIDENCE",
     "KEY_SPACES",
-    "MAX_POSITION_WEIGHT",
     "STRUCTURES",
     "Calibration",
     "Finding",

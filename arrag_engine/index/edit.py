@@ -11,6 +11,7 @@ from ..codebook import codebook_agreement
 from ..errors import InputError
 from ..grid import neighbor_table
 from .patch_index import PatchIndex, create_index
+from .search import check_search
 from .sources import SourceTable
 
 Progress = Callable[[int, int], None]
@@ -35,6 +36,9 @@ class SearchChoice:
 
     structure: str = "auto"
     recall_target: float = 0.95
+
+    def __post_init__(self) -> None:
+        check_search(self.structure, self.recall_target)
 
 
 def patches_of(index: PatchIndex, space: str) -> Patches:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
+from ..bounds import POSITION_WEIGHT, check_choice
 from ..errors import InputError
 from ..grid import BORDERS, NEIGHBORHOODS, Grid, active_positions, neighbor_table
 
 KEY_SPACES = ("encoder", "codebook")
 """Vectors of the stored patches: the encoder's continuous ones (reference) or their codes' rows."""
-MAX_POSITION_WEIGHT = 100.0
 CHUNK = 1 << 17
 """Keys made at once when walking through all of them."""
 
@@ -35,11 +34,8 @@ class KeySpec:
             ("borders", self.borders, BORDERS),
             ("key space", self.space, KEY_SPACES),
         ):
-            if value not in choices:
-                raise InputError(f"{name} is {value!r}; choose one of {', '.join(choices)}")
-        weight = self.position_weight
-        if not (math.isfinite(weight) and 0 <= weight <= MAX_POSITION_WEIGHT):
-            raise InputError(f"position weight is {weight}; choose 0 to {MAX_POSITION_WEIGHT:g}")
+            check_choice(name, value, choices)
+        POSITION_WEIGHT.check(self.position_weight)
 
     def __str__(self) -> str:
         return (

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..build import Report, encode_folder
 from ..errors import InputError
-from ..index import PatchIndex, Source, load_index
+from ..index import PatchIndex, Source, SourceTable, load_index
 from ..janus import JanusPro
 from ..prompt import PromptEncoder
 from ..retrieval import Retriever, make_retriever
@@ -101,6 +101,7 @@ def prepare_examples(
     retriever = None
     if index is not None:
         retriever = make_retriever(index, model.config.grid, model.vq.codebook(model.device))
+        image_hashes(index.sources)  # refuses before anything is encoded
     tokens, sources, report = [], [], Report()
     for place in places:
         found, its, told = _tokens_of(model, place, [s.sha256 for s in sources], encoding)
@@ -163,12 +164,7 @@ def retrieve_codes(
     Raises:
         InputError: The index lacks the hashes of its pictures.
     """
-    hashes = np.asarray(retriever.source.sources.sha256)
-    if not hashes.any(axis=1).all():
-        raise InputError(
-            "the index lacks the SHA-256 of its pictures, so a picture could retrieve its own "
-            "patches; build the index again from the pictures"
-        )
+    hashes = image_hashes(retriever.source.sources)
     rows: dict[bytes, list[int]] = {}
     for image, digest in enumerate(hashes):
         rows.setdefault(digest.tobytes(), []).append(image)
@@ -181,6 +177,21 @@ def retrieve_codes(
         if progress is not None:
             progress(i + 1, len(tokens))
     return codes
+
+
+def image_hashes(sources: SourceTable) -> np.ndarray:
+    """sha256 of an index's pictures [images, 32] uint8.
+
+    Raises:
+        InputError: It lacks them.
+    """
+    hashes = np.asarray(sources.sha256)
+    if not hashes.any(axis=1).all():
+        raise InputError(
+            "the index lacks the SHA-256 of its pictures, so a picture could retrieve its own "
+            "patches; build the index again from the pictures"
+        )
+    return hashes
 
 
 @dataclass(frozen=True)

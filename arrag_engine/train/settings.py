@@ -6,8 +6,11 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from ..bounds import TRAINING, check_choice, shown
 from ..errors import InputError
-from ..settings import HOPS, MAX_CANDIDATES, SEMANTICS, AdapterConfig, Semantics
+from ..settings import HOPS, SEMANTICS, AdapterConfig, Semantics
+
+INITS = ("nonzero", "zero", "copy")
 
 
 @dataclass(frozen=True)
@@ -70,31 +73,12 @@ class TrainSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        counts = ("steps", "batch", "accumulation", "candidates", "every", "rehearse_pictures")
-        for name in counts:
-            if getattr(self, name) < 1:
-                raise InputError(
-                    f"{name.replace('_', ' ')} is {getattr(self, name)}; choose 1 or more"
-                )
-        for name in ("rank", "blender_every", "blender_from", "pool"):
-            if getattr(self, name) < 0:
-                raise InputError(f"{name} is {getattr(self, name)}; choose 0 or more")
-        for name in ("warmup", "dropout", "caption_dropout", "blend_dropout", "held_out"):
-            value = getattr(self, name)
-            if not 0 <= value <= (1 if name != "dropout" else 0.99):
-                raise InputError(f"{name.replace('_', ' ')} is {value}; choose 0 to 1")
-        if not 0 <= self.rehearse < 1:
-            raise InputError(f"rehearse is {self.rehearse}; choose 0 or more, less than 1")
-        for name in ("lr", "blender_lr", "clip", "alpha", "gain"):
-            value = getattr(self, name)
-            if not (value > 0 and math.isfinite(value)):
-                raise InputError(f"{name.replace('_', ' ')} is {value}; choose more than 0")
-        if not 0 <= self.weight_decay < math.inf:
-            raise InputError(f"weight decay is {self.weight_decay}; choose 0 or more")
-        if self.candidates > MAX_CANDIDATES:
-            raise InputError(f"candidates is {self.candidates}; choose at most {MAX_CANDIDATES}")
-        if self.hops not in HOPS or self.semantics not in SEMANTICS:
-            raise InputError(f"hops {list(self.hops)} or semantics {self.semantics} do not exist")
+        for name, bound in TRAINING.items():
+            bound.check(getattr(self, name))
+        if self.hops not in HOPS:
+            raise InputError(f"hops is {shown(self.hops)}; choose one of {HOPS}")
+        check_choice("init", self.init, INITS)
+        check_choice("semantics", self.semantics, SEMANTICS)
         if 0 < self.pool < self.candidates:
             raise InputError(
                 f"the pool is {self.pool} for {self.candidates} candidates; choose a larger pool"

@@ -30,6 +30,7 @@ class RunFolder:
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
+        self.settings = self.folder / "settings.json"
         self.state = self.folder / "state.safetensors"
         self.best = self.folder / "best.safetensors"
         self.examples = self.folder / "examples.safetensors"
@@ -37,35 +38,44 @@ class RunFolder:
         self.log = self.folder / "log.jsonl"
         self.curve = self.folder / "loss.png"
 
-    def begin(self, facts: dict[str, Any], earlier: Mapping[str, Any] = NOTHING) -> None:
-        """Make the folder, or make sure that what it holds was begun with the same facts.
+    def check(self, facts: dict[str, Any], earlier: Mapping[str, Any] = NOTHING) -> None:
+        """Make sure that what the folder holds, if it is there, was begun with the same facts.
 
         Args:
             earlier: Facts that folders of earlier releases do not tell.
 
         Raises:
-            InputError: It was not, or it cannot be written.
+            InputError: It was not.
         """
-        path = self.folder / "settings.json"
+        if not self.settings.is_file():
+            return
+        try:
+            former = {**earlier, **json.loads(self.settings.read_text(encoding="utf-8"))}
+        except ValueError:
+            former = {}
+        for name in sorted(facts.keys() | former.keys()):
+            if former.get(name) != facts.get(name):
+                raise InputError(
+                    f"the run in {self.folder} was begun with {name} {former.get(name)!r}, not "
+                    f"{facts.get(name)!r}; use the same value, or choose another --work folder"
+                )
+
+    def begin(self, facts: dict[str, Any], earlier: Mapping[str, Any] = NOTHING) -> None:
+        """Make the folder and write down the facts, if that has not been done.
+
+        Raises:
+            InputError: As `check`, or it cannot be written.
+        """
+        self.check(facts, earlier)
+        if self.settings.is_file():
+            return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(
                 f"cannot make {self.folder}: {error.strerror}; choose another folder"
             ) from error
-        if path.is_file():
-            try:
-                former = {**earlier, **json.loads(path.read_text(encoding="utf-8"))}
-            except ValueError:
-                former = {}
-            for name in sorted(facts.keys() | former.keys()):
-                if former.get(name) != facts.get(name):
-                    raise InputError(
-                        f"the run in {self.folder} was begun with {name} {former.get(name)!r}, not "
-                        f"{facts.get(name)!r}; use the same value, or choose another --work folder"
-                    )
-            return
-        with atomic_write(path) as temporary:
+        with atomic_write(self.settings) as temporary:
             temporary.write_text(json.dumps(facts, indent=1), encoding="utf-8")
 
     def save_examples(self, examples: Examples) -> None:

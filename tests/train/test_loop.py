@@ -423,7 +423,7 @@ def test_scores_are_those_of_base_and_adapter_folded_or_not(base):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"steps": 0}, "steps is 0; choose 1 or more"),
+        ({"steps": 0}, "steps is 0; choose 1 to 10000000"),
         ({"lr": 0.0}, "lr is 0.0; choose more than 0"),
         ({"lr": float("nan")}, "lr is nan"),
         ({"rank": -1}, "rank is -1"),
@@ -431,7 +431,7 @@ def test_scores_are_those_of_base_and_adapter_folded_or_not(base):
         ({"dropout": 1.0}, "dropout is 1.0"),
         ({"rehearse": 1.0}, "rehearse is 1.0; choose 0 or more, less than 1"),
         ({"rehearse": -0.1}, "rehearse is -0.1"),
-        ({"rehearse_pictures": 0}, "rehearse pictures is 0; choose 1 or more"),
+        ({"rehearse_pictures": 0}, "rehearse pictures is 0; choose 1 to 1000000"),
         ({"weight_decay": -1.0}, "weight decay is -1.0"),
         ({"pool": 3, "candidates": 10}, "the pool is 3 for 10 candidates"),
         ({"retrieval": False, "rank": 0, "train_head": False}, "there is nothing to train"),

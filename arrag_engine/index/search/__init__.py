@@ -1,6 +1,13 @@
 """Search structures over the keys of an index."""
 
-from .choose import STRUCTURES, build_searcher, load_searcher
+from .choose import STRUCTURES, build_searcher, check_search, load_searcher
 from .searcher import Progress, Searcher
 
-__all__ = ["STRUCTURES", "Progress", "Searcher", "build_searcher", "load_searcher"]
+__all__ = [
+    "STRUCTURES",
+    "Progress",
+    "Searcher",
+    "build_searcher",
+    "check_search",
+    "load_searcher",
+]

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from ...bounds import RECALL_TARGET, check_choice
 from ...errors import InputError
 from ..keys import CHUNK, Keys
 from .compact import CompactCodec, why_not_compact
@@ -23,6 +24,22 @@ FLAT_LIMIT = 200_000
 MAX_PATCHES = 2**32
 
 
+def check_search(structure: str, recall_target: float) -> None:
+    """Refuse a search that cannot be, before there is anything to search.
+
+    Raises:
+        InputError: An unknown structure, a target out of range, or one that only exact search
+            meets for another structure.
+    """
+    check_choice("structure", structure, STRUCTURES)
+    RECALL_TARGET.check(recall_target)
+    if recall_target == 1 and structure not in ("auto", "flat"):
+        raise InputError(
+            f"a recall target of 1 needs exact search, which {structure} is not; choose flat or "
+            "auto, or a target below 1"
+        )
+
+
 def build_searcher(
     keys: Keys,
     kind: str = "auto",
@@ -32,8 +49,8 @@ def build_searcher(
     """A search structure over the keys.
 
     `flat` is exact; `ivf` keeps keys in 8 bits a number (half precision if the target asks for
-    it); `compact` needs keys of the codebook key space. `auto` is flat for small indexes, else
-    compact if it can be, else ivf.
+    it); `compact` needs keys of the codebook key space. `auto` is flat for small indexes and for a
+    target of 1, else compact if it can be, else ivf.
 
     Args:
         recall_target: Share of the 64 nearest patches that is found, at the least, on average.
@@ -41,10 +58,7 @@ def build_searcher(
     Raises:
         InputError: An unknown structure or target, or one that these keys cannot have.
     """
-    if kind not in STRUCTURES:
-        raise InputError(f"search structure is {kind!r}; choose one of {', '.join(STRUCTURES)}")
-    if not 0 < recall_target < 1:
-        raise InputError(f"recall target is {recall_target}; choose more than 0, less than 1")
+    check_search(kind, recall_target)
     if keys.size > MAX_PATCHES:
         raise InputError(
             f"{keys.size} patches are more than the {MAX_PATCHES} of one index; build several"
@@ -52,7 +66,7 @@ def build_searcher(
     problem = why_not_compact(keys)
     if kind == "auto":
         large = "ivf" if problem else "compact"
-        kind = "flat" if keys.size <= FLAT_LIMIT else large
+        kind = "flat" if keys.size <= FLAT_LIMIT or recall_target == 1 else large
     if kind == "compact" and problem:
         raise InputError(f"{problem}; choose another structure or key space")
     if kind == "flat" or keys.size == 0:

@@ -38,13 +38,23 @@ def test_progress_tells_the_patches_done():
 
 
 def test_what_cannot_be_built_is_refused():
-    with pytest.raises(InputError, match="search structure is 'tree'; choose one of auto, flat"):
+    with pytest.raises(InputError, match="structure is 'tree'; choose one of auto, flat"):
         build_searcher(make_keys(), "tree")
-    for target in (0.0, 1.0, float("nan")):
+    for target in (0.0, 1.5, float("nan")):
         with pytest.raises(InputError, match=f"recall target is {target}; choose"):
             build_searcher(make_keys(), "ivf", target)
     with pytest.raises(InputError, match="needs keys of the codebook key space; choose another"):
         build_searcher(make_keys(KeySpec()), "compact")
+
+
+def test_only_exact_search_meets_a_target_of_1(monkeypatch):
+    monkeypatch.setattr("arrag_engine.index.search.choose.FLAT_LIMIT", 0)
+    assert build_searcher(make_keys()).kind != "flat"
+    for kind in ("auto", "flat"):
+        assert build_searcher(make_keys(), kind, 1.0).kind == "flat"
+    for kind in ("ivf", "compact"):
+        with pytest.raises(InputError, match=f"needs exact search, which {kind} is not"):
+            build_searcher(make_keys(), kind, 1.0)
 
 
 def test_a_codebook_that_16_bits_cannot_hold_is_refused(monkeypatch):

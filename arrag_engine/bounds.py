@@ -1,0 +1,169 @@
+"""Between which values every setting lies: nodes offer these ranges, the command line and the
+engine check by them."""
+
+from __future__ import annotations
+
+import reprlib
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any, TypeVar
+
+from .errors import InputError
+
+Value = TypeVar("Value")
+
+LONG = 128
+"""Bits of a number that is not written out; the conversion of one with thousands is an error."""
+
+
+@dataclass(frozen=True)
+class Bound:
+    """What a number may be."""
+
+    name: str
+    """In messages."""
+    low: float
+    high: float
+    whole: bool = False
+    above: bool = False
+    """Whether `low` itself is excluded."""
+    below: bool = False
+    """Whether `high` itself is excluded."""
+    also: tuple[float | str, ...] = ()
+    """What is allowed besides."""
+
+    def check(self, value: Value, name: str | None = None) -> Value:
+        """The value, unchanged.
+
+        Args:
+            name: What the message calls it, such as the option of a command.
+
+        Raises:
+            InputError: It is out of range, not a number, or not a whole one where that is needed.
+        """
+        if (isinstance(value, str) or is_number(value)) and value in self.also:
+            return value
+        if is_number(value, self.whole) and self._holds(value):
+            return value
+        kind = "" if is_number(value, self.whole) else f"a {'whole ' * self.whole}number, "
+        raise InputError(f"{name or self.name} is {shown(value)}; choose {kind}{self}")
+
+    def _holds(self, value: Any) -> bool:
+        """Never true of NaN."""
+        return (self.low < value if self.above else self.low <= value) and (
+            value < self.high if self.below else value <= self.high
+        )
+
+    def __str__(self) -> str:
+        low, high = _number(self.low), _number(self.high)
+        told = f"{low} to {high}"
+        if self.above:
+            told = f"more than {low}, at most {high}"
+        if self.below:
+            told = f"{low} or more, less than {high}"
+        return ", or ".join((told, *map(_number, self.also)))
+
+
+def is_number(value: object, whole: bool = False) -> bool:
+    """Whether it is a real number, or a whole one; True and False are none."""
+    return isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
+
+
+def shown(value: object) -> str:
+    """A value as a message shows it: printable, and of a bearable length."""
+    if isinstance(value, Integral) and int(value).bit_length() > LONG:
+        return f"a number of {int(value).bit_length()} bits"
+    if isinstance(value, Real):
+        return str(value)
+    return reprlib.repr(value)
+
+
+def _number(value: float | str) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def check_choice(name: str, value: Value, choices: tuple[Value, ...]) -> Value:
+    """The value, unchanged.
+
+    Raises:
+        InputError: It is none of the choices, or not text.
+    """
+    if not isinstance(value, str) or value not in choices:
+        told = ", ".join(map(str, choices))
+        raise InputError(f"{name} is {shown(value)}; choose one of {told}")
+    return value
+
+
+MAX_SEED = 2**64 - 1
+SEED = Bound("seed", -(10**20), 10**20, whole=True)
+"""Of a picture; it wraps at 2^64, so -1 is the same as `MAX_SEED`."""
+MAX_BATCH = 64
+BATCH = Bound("batch", 1, MAX_BATCH, whole=True)
+"""Memory grows with it: the key/value cache of a model of 1 B parameters has 0.2 GB a picture."""
+WINDOW = Bound("window", 1, 4096, whole=True)
+PREVIEW_EVERY = Bound("preview_every", 0, 256, whole=True)
+
+MIN_TEMPERATURE = 1e-4
+"""A smaller one overflows float32; 0 says the same exactly."""
+CFG = Bound("cfg", 0, 100)
+TEMPERATURE = Bound("temperature", MIN_TEMPERATURE, 100, also=(0,))
+TOP_K = Bound("top_k", 0, 1_000_000, whole=True)
+TOP_P = Bound("top_p", 0, 1, above=True)
+
+WEIGHT = Bound("retrieval weight", 0, 1, also=("auto",))
+RETRIEVAL_TEMPERATURE = Bound("retrieval temperature", MIN_TEMPERATURE, 1000)
+NEIGHBOURS = Bound("neighbours", 1, 1_000_000, whole=True)
+RETRIEVAL_TOP_P = Bound("retrieval top_p", 0, 1, above=True)
+CEILING = Bound("ceiling", 0, 1, above=True)
+HARM_SHARE = Bound("harm", 0, 1)
+
+POSITION_WEIGHT = Bound("position weight", 0, 100)
+RECALL_TARGET = Bound("recall target", 0, 1, above=True)
+
+STRENGTH = Bound("adapter strength", 0, 2)
+MAX_CANDIDATES = 1000
+CANDIDATES = Bound("candidates", 0, MAX_CANDIDATES, whole=True)
+MAX_RANK = 4096
+
+LIMIT = Bound("limit", 1, 10_000_000, whole=True)
+FIRST_SEED = Bound("first seed", 0, MAX_SEED, whole=True)
+PICTURES_EACH = Bound("seeds", 1, 10_000, whole=True)
+"""Of a benchmark's prompt."""
+
+LARGE = 1_000_000
+TRAINING = {
+    "steps": Bound("steps", 1, 10_000_000, whole=True),
+    "batch": Bound("batch", 1, 1024, whole=True),
+    "accumulation": Bound("accumulation", 1, 65536, whole=True),
+    "lr": Bound("lr", 0, 10, above=True),
+    "blender_lr": Bound("blender lr", 0, LARGE, above=True),
+    "warmup": Bound("warmup", 0, 1),
+    "weight_decay": Bound("weight decay", 0, 100),
+    "clip": Bound("clip", 0, LARGE, above=True),
+    "rank": Bound("rank", 0, MAX_RANK, whole=True),
+    "alpha": Bound("alpha", 0, LARGE, above=True),
+    "dropout": Bound("dropout", 0, 0.99),
+    "blender_every": Bound("blender every", 0, 1000, whole=True),
+    "blender_from": Bound("blender from", 0, 1000, whole=True),
+    "gain": Bound("gain", 0, LARGE, above=True),
+    "candidates": Bound("candidates", 1, MAX_CANDIDATES, whole=True),
+    "pool": Bound("pool", 0, 65536, whole=True),
+    "caption_dropout": Bound("caption dropout", 0, 1),
+    "blend_dropout": Bound("blend dropout", 0, 1),
+    "held_out": Bound("held out", 0, 1, below=True),
+    "every": Bound("every", 1, 10_000_000, whole=True),
+    "rehearse": Bound("rehearse", 0, 1, below=True),
+    "rehearse_pictures": Bound("rehearse pictures", 1, LARGE, whole=True),
+    "seed": Bound("seed", 0, MAX_SEED, whole=True),
+}
+"""By field of `TrainSettings`."""
+
+
+def picture_seeds(seed: int, batch: int) -> list[int]:
+    """The seeds of a batch: picture i is that of seed + i.
+
+    Raises:
+        InputError: A seed or a number of pictures out of range.
+    """
+    SEED.check(seed)
+    return [seed + i for i in range(BATCH.check(batch))]
