@@ -47,8 +47,8 @@ def draw_pictures(
         device: Where the model computes; where its weights lie when absent.
 
     Raises:
-        InputError: No seed, a window out of range, a prompt that leaves no room for the picture, or an
-            index whose queries need tokens that are drawn later.
+        InputError: No seed, a window out of range, a prompt that leaves no room for the picture,
+            an index whose queries need tokens that are drawn later.
     """
     grid, vocab = model.config.grid, model.config.vq.codebook_size
     device = device or model.device
