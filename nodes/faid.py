@@ -15,6 +15,7 @@ from ..arrag_engine.settings import SEMANTICS
 from . import folders
 from .inputs import checked, fingerprint
 from .memory import ManagedModel, load_managed_adapter
+from .newer import ADVANCED, found_by
 from .samplers import draw, drawing_inputs, drawing_outputs, notes_output
 from .types import CATEGORY, Model, Retrieval, Trace
 
@@ -28,6 +29,7 @@ class LoadFAiDAdapter(io.ComfyNode):
             category=CATEGORY,
             description="Attaches a trained FAiD adapter from models/arrag/adapters to a model. "
             "The FAiD Sampler uses it; the weights of the model do not change.",
+            **found_by("FAiD", "LoRA"),
             inputs=[
                 Model.Input("model", tooltip="The model that the adapter was trained on."),
                 io.Combo.Input(
@@ -67,6 +69,7 @@ class FAiDSampler(io.ComfyNode):
             "retrieved patches into the model's hidden states (FAiD). A weight above 0 in "
             "Retrieval Options "
             "applies DAiD in addition.",
+            **found_by("AR-RAG", "adapter", "retrieval", "Janus"),
             inputs=[
                 *drawing_inputs(),
                 io.Float.Input(
@@ -84,6 +87,7 @@ class FAiDSampler(io.ComfyNode):
                     max=CANDIDATES.high,
                     tooltip="Number of nearest patches that the adapter receives at each position. "
                     "0 = the number that it was trained with.",
+                    **ADVANCED,
                 ),
                 io.Combo.Input(
                     "semantics",
@@ -92,6 +96,7 @@ class FAiDSampler(io.ComfyNode):
                     tooltip="Input of later blenders at positions without retrieval, along the "
                     "borders: the output of the first blender (step, as in the official inference) "
                     "or zeros (stepzero, as in the official training).",
+                    **ADVANCED,
                 ),
                 Retrieval.Input(
                     "retrieval",

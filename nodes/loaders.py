@@ -16,6 +16,7 @@ from ..arrag_engine.session import AS_BUILT, AS_BUILT_KEYS, PROMPT, RECOMMENDED,
 from . import folders
 from .inputs import checked, chosen, fingerprint
 from .memory import load_managed
+from .newer import ADVANCED, found_by
 from .types import CATEGORY, RECOMMENDED_NUMBER, Index, IndexChoice, Model
 
 LICENCES = 5
@@ -31,6 +32,7 @@ class LoadARModel(io.ComfyNode):
             category=CATEGORY,
             description="Loads an autoregressive image model of the Janus-Pro family from "
             "models/arrag/models: a downloaded folder or one .safetensors file.",
+            **found_by("Janus", "checkpoint", "autoregressive"),
             inputs=[
                 io.Combo.Input(
                     "model",
@@ -44,6 +46,7 @@ class LoadARModel(io.ComfyNode):
                     default="auto",
                     tooltip="Precision of the decoder. auto: bf16 where the device computes in it, "
                     "otherwise fp16 on a GPU and fp32 on a CPU. 16 bits halve the memory.",
+                    **ADVANCED,
                 ),
             ],
             outputs=[Model.Output("MODEL", display_name="model")],
@@ -74,6 +77,7 @@ class LoadPatchIndex(io.ComfyNode):
             category=CATEGORY,
             description="Loads a patch index from models/arrag/indexes: the patches of real "
             "pictures that a sampler retrieves while it draws.",
+            **found_by("patch database", "reference pictures", "retrieval"),
             inputs=[
                 io.Combo.Input(
                     "index",
@@ -97,6 +101,7 @@ class LoadPatchIndex(io.ComfyNode):
                     optional=True,
                     tooltip="skip: no retrieval where a neighbour would lie outside the picture. "
                     "zero: such a neighbour counts as zeros.",
+                    **ADVANCED,
                 ),
                 io.Combo.Input(
                     "key_space",
@@ -105,6 +110,7 @@ class LoadPatchIndex(io.ComfyNode):
                     optional=True,
                     tooltip="Vectors that keys consist of: the encoder's continuous vectors, or "
                     "the codebook vectors of the codes.",
+                    **ADVANCED,
                 ),
                 io.Float.Input(
                     "position_weight",
@@ -116,6 +122,7 @@ class LoadPatchIndex(io.ComfyNode):
                     tooltip="Weight of the position in the picture when keys are compared. 0: the "
                     "position is ignored. -1: as the choice of neighborhood, as built or "
                     "recommended.",
+                    **ADVANCED,
                 ),
                 io.String.Input(
                     "only",

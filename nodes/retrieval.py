@@ -14,6 +14,7 @@ from ..arrag_engine.bounds import (
 from ..arrag_engine.session import RECOMMENDED, Layer
 from ..arrag_engine.settings import DUPLICATES
 from .inputs import checked, chosen
+from .newer import ADVANCED, found_by
 from .types import CATEGORY, RECOMMENDED_NUMBER, Index, IndexChoice, Retrieval
 
 RECOMMENDED_NEIGHBOURS = 0
@@ -30,6 +31,7 @@ class RetrievalOptionsNode(io.ComfyNode):
             category=CATEGORY,
             description="Settings of retrieval: the index, its weight λ, and how neighbours become "
             "a distribution.",
+            **found_by("lambda", "weight", "neighbors"),
             inputs=[
                 Index.Input("index", tooltip="The index to retrieve patches from."),
                 io.Float.Input(
@@ -67,6 +69,7 @@ class RetrievalOptionsNode(io.ComfyNode):
                     "weight for each position, high where neighbours are near and agree and the "
                     "prompt has words that the model does not know; all other values of this node "
                     "are ignored. Only for calibrated indexes.",
+                    **ADVANCED,
                 ),
                 io.Combo.Input(
                     "duplicates",
@@ -75,6 +78,7 @@ class RetrievalOptionsNode(io.ComfyNode):
                     optional=True,
                     tooltip="Neighbours that propose the same token. first: only the nearest of "
                     "them counts. sum: their weights add up, so that frequent tokens weigh more.",
+                    **ADVANCED,
                 ),
                 io.Float.Input(
                     "top_p",
@@ -85,6 +89,7 @@ class RetrievalOptionsNode(io.ComfyNode):
                     optional=True,
                     tooltip="Keeps only the most probable proposals up to this total probability. "
                     "1 = all, -1 = recommended.",
+                    **ADVANCED,
                 ),
             ],
             outputs=[Retrieval.Output("RETRIEVAL", display_name="retrieval")],

@@ -26,6 +26,7 @@ from ..arrag_engine.faid import Faid
 from ..arrag_engine.session import Layer, SamplingChoice
 from .inputs import checked, chosen
 from .memory import ManagedModel
+from .newer import ADVANCED, found_by
 from .preview import Preview
 from .types import (
     CATEGORY,
@@ -88,6 +89,7 @@ def drawing_inputs() -> list[io.Input]:
             min=TOP_K.low,
             max=TOP_K.high,
             tooltip="Draws only from the k most probable tokens. 0 = all.",
+            **ADVANCED,
         ),
         io.Float.Input(
             "top_p",
@@ -97,6 +99,7 @@ def drawing_inputs() -> list[io.Input]:
             step=0.01,
             tooltip="Draws only from the most probable tokens up to this total probability. "
             "1 = all, -1 = the model's own value.",
+            **ADVANCED,
         ),
         io.Int.Input(
             "window",
@@ -105,6 +108,7 @@ def drawing_inputs() -> list[io.Input]:
             max=WIDEST,
             tooltip="Tokens computed in one pass of the model. The picture stays the same. 8 to 32 "
             "saves passes, which is faster on a GPU and rarely on a CPU.",
+            **ADVANCED,
         ),
         io.Int.Input(
             "preview_every",
@@ -112,6 +116,7 @@ def drawing_inputs() -> list[io.Input]:
             min=PREVIEW_EVERY.low,
             max=PREVIEW_EVERY.high,
             tooltip="Shows a preview after every so many rows. 0 = no preview.",
+            **ADVANCED,
         ),
     ]
 
@@ -190,6 +195,7 @@ class ARSampler(io.ComfyNode):
             display_name="AR Sampler",
             category=CATEGORY,
             description="Draws pictures token by token with the model alone, without retrieval.",
+            **found_by("autoregressive", "Janus", "text to image", "sampler"),
             inputs=drawing_inputs(),
             outputs=[*drawing_outputs(), notes_output()],
             hidden=[io.Hidden.unique_id],
@@ -212,6 +218,7 @@ class DAiDSampler(io.ComfyNode):
             description="Draws pictures token by token from a mixture of the model's distribution "
             "and the distribution of retrieved patches (DAiD). Without retrieval it equals the AR "
             "Sampler.",
+            **found_by("AR-RAG", "retrieval", "reference", "Janus", "text to image"),
             inputs=[
                 *drawing_inputs(),
                 Retrieval.Input(

