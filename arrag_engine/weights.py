@@ -28,8 +28,9 @@ DTYPES = {
 ZIP = b"PK\x03\x04"
 """Begins a `.bin` file of PyTorch 1.6 or newer; older ones are one stream."""
 
-PIECE = 2**21
-"""Elements that are read at once where they are converted: memory never holds a tensor twice."""
+PIECE = 2**18
+"""Elements that are read at once where they are converted: memory never holds a tensor twice, and
+what a piece leaves free is too small for anything but the next piece."""
 
 
 class Source(Protocol):
@@ -103,8 +104,9 @@ class Stored:
         last = sum((n - 1) * step for n, step in zip(shape, self.strides, strict=True))
         count = 0 if 0 in shape else last + 1
         data = torch.empty(count, dtype=dtype or self.dtype)
-        for first in range(0, count, PIECE):
-            self._fill(data[first : first + PIECE], first)
+        step = PIECE if data.dtype != self.dtype else max(1, count)
+        for first in range(0, count, step):
+            self._fill(data[first : first + step], first)
         return data.as_strided(shape, self.strides)
 
     def _fill(self, out: Tensor, first: int) -> None:
