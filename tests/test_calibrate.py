@@ -127,7 +127,7 @@ def test_auto_needs_a_calibration_for_the_same_settings(model, index, calibrated
     for change in ({"temperature": 0.1}, {"neighbours": 8}, {"duplicates": "sum"}, {"top_p": 0.5}):
         with pytest.raises(InputError, match="was calibrated for"):
             retrieval(model, calibrated, replace(AUTO, **change))
-    with pytest.raises(InputError, match="choose 0 to 1, or auto"):
+    with pytest.raises(InputError, match="choose a number, 0 to 1, or auto"):
         RetrievalOptions("always")
 
 
