@@ -291,7 +291,7 @@ def _save_pictures(
             pixels = to_uint8(model.vq.decode(codes[None].to(model.device)))[0].cpu().numpy()
         facts = json.dumps(settings | {"seed": settings["seed"] + i}, ensure_ascii=False)
         save_png(Image.fromarray(pixels), file, {"arrag": facts})
-        print(file)
+    print(*files, sep="\n")  # when all are saved: whoever reads this may stop reading
     return files
 
 
