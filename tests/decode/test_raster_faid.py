@@ -245,7 +245,7 @@ def test_low_precision_draws_whole_pictures(dtype, index):
         ({"strength": float("nan")}, "adapter strength is nan"),
         ({"candidates": -1}, "candidates is -1"),
         ({"candidates": 1001}, "candidates is 1001"),
-        ({"semantics": "train"}, "semantics is 'train'; choose step or stepzero"),
+        ({"semantics": "train"}, "semantics is 'train'; choose one of step, stepzero"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(model, settings, message):
