@@ -51,8 +51,8 @@ def everything(index):
     """What drawing and editing read of an index."""
     queries = np.zeros((2, index.spec.dim(index.codebook.shape[1])), np.float32)
     queries[1] = 0.3
-    found = [index.lookup(queries, 9), index.restricted(np.array([1, 3])).search(queries, 9)]
-    arrays = [a for f in found for a in (f.distances, f.codes, f.ids)]
+    found = [index.lookup(queries, 9), index.restricted(np.array([1, 3])).lookup(queries, 9)]
+    arrays = [a for f in found for a in f.fields]
     return [a.tolist() for a in arrays], list(index.sources), index.tokens.tolist()
 
 
@@ -85,7 +85,7 @@ def test_a_mapped_file_that_is_written_to_is_an_error_of_one_sentence(path, larg
     codebook = index.codebook.copy() if change is overwrite else np.zeros((1, 1), np.float32)
     for use in (
         lambda: index.lookup(query, 3),
-        lambda: view.search(query, 3),
+        lambda: view.lookup(query, 3),
         lambda: index.check_fits(index.grid, codebook),
         lambda: index.sources.thumbnails[0],
         lambda: index.sources.about(["red"]),
