@@ -107,6 +107,16 @@ def test_template_opens_without_overlaps_in_nodes_2(page, name):
     assert [(a["id"], b["id"]) for a, b in pairs if rendered_overlap(a, b)] == []
 
 
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "workflows").glob("*.json")))
+def test_template_opens_readable_in_the_classic_renderer(page, name):
+    """It draws no text below a zoom that the user can set."""
+    workflow = json.loads((ROOT / "workflows" / f"{name}.json").read_text("utf-8"))
+    page.evaluate("(workflow) => app.loadGraphData(workflow)", workflow)
+    page.wait_for_function("() => app.canvas.ds.scale > 0 && app.graph.nodes.length > 0")
+    assert not page.evaluate("() => app.canvas.low_quality")
+    assert page.evaluate("() => app.canvas.ds.scale") > 0.6
+
+
 def rendered_overlap(a, b, slack=1):
     return (
         a["left"] < b["right"] - slack
