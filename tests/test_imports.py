@@ -30,7 +30,7 @@ LAYERS = [
     {"verify_faid", "train"},
     {"verify"},
     {"likelihood"},
-    {"calibrate", "bench"},
+    {"calibrate", "bench", "api"},
     {"cli"},
     {"__main__"},
 ]
@@ -82,7 +82,7 @@ def layer_of(unit):
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: p.relative_to(ROOT).as_posix())
 def test_imports_point_to_lower_layers_only(path):
     if unit_of(path) == "__init__":
-        assert list(imports_of(path)) == []
+        assert list(imports_of(path)) in ([], [("importlib", 0)])
         return
     for unit in engine_units(path):
         assert layer_of(unit) < layer_of(unit_of(path)), f"{path.name} imports {unit}"

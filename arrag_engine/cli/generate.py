@@ -48,7 +48,6 @@ if TYPE_CHECKING:
     from ..checkpoint import Checkpoint
     from ..decode import Drawing
     from ..faid import Faid, FaidAdapter
-    from ..janus import JanusPro
     from ..session import Layer, Plan
 
 
@@ -170,7 +169,7 @@ def generate(a: argparse.Namespace) -> int:
         drawing = draw(checkpoint, planned, seeds, a.window, lambda done, _: tick(done, size))
     drawn = time.perf_counter()
     settings = _settings(a, checkpoint, planned, decoding)
-    files = _save_pictures(checkpoint.model, drawing, a.out, settings)
+    files = _save_pictures(checkpoint, drawing, a.out, settings)
     if a.json:
         timings = {
             "load_s": round(loaded - started, 3),
@@ -255,42 +254,31 @@ def _faid(checkpoint: Checkpoint, a: argparse.Namespace) -> Faid:
 
 def load_adapter_flag(checkpoint: Checkpoint, name: str | None) -> FaidAdapter:
     """The adapter that --adapter names, else the one that came with the model, ready to use."""
-    from ..adapter import load_adapter
-    from ..ops import pack_linears
+    from ..api import load_adapter, settle
 
-    adapter = checkpoint.faid
     if name is not None:
-        path = shipped.resolve(name, shipped.ADAPTERS)
         with progress_bar("part") as bar:
-            adapter = load_adapter(path, checkpoint, checkpoint.model.dtype, progress=follow(bar))
-    if adapter is None:
+            return load_adapter(name, checkpoint, follow(bar))
+    if checkpoint.faid is None:
         raise InputError(
             f"{checkpoint.name} has no FAiD blenders of its own; pass an --adapter for it"
         )
-    device = checkpoint.model.device
-    adapter.to(device)
-    if device.type == "cpu":
-        pack_linears(adapter)
-    return adapter
+    settle(checkpoint.faid, checkpoint.model.device)
+    return checkpoint.faid
 
 
 def _save_pictures(
-    model: JanusPro, drawing: Drawing, out: Path, settings: dict[str, Any]
+    checkpoint: Checkpoint, drawing: Drawing, out: Path, settings: dict[str, Any]
 ) -> list[Path]:
     """Decode one picture after the other and save it with its settings inside."""
-    import torch
-    from PIL import Image
-
+    from ..api import decode_picture
     from ..images import save_png
-    from ..vq import to_uint8
 
     batch = len(drawing.tokens)
     files = [out] if batch == 1 else [_numbered(out, i) for i in range(batch)]
     for i, (file, codes) in enumerate(zip(files, drawing.tokens, strict=True)):
-        with torch.inference_mode():
-            pixels = to_uint8(model.vq.decode(codes[None].to(model.device)))[0].cpu().numpy()
         facts = json.dumps(settings | {"seed": settings["seed"] + i}, ensure_ascii=False)
-        save_png(Image.fromarray(pixels), file, {"arrag": facts})
+        save_png(decode_picture(checkpoint, codes), file, {"arrag": facts})
     print(*files, sep="\n")  # when all are saved: whoever reads this may stop reading
     return files
 

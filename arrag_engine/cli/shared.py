@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from .. import shipped
 from ..bounds import POSITION_WEIGHT, RECALL_TARGET
-from ..errors import InputError
 from ..grid import BORDERS, NEIGHBORHOODS
 from ..index import KEY_SPACES, STRUCTURES, KeySpec, SearchChoice
 from ..paths import check_folder, check_readable, given_name
@@ -18,8 +17,6 @@ from .parser import number
 from .progress import follow, progress_bar
 
 if TYPE_CHECKING:
-    import torch
-
     from ..checkpoint import Checkpoint
 
 Command = Callable[[Callable[[argparse.Namespace], int]], argparse.ArgumentParser]
@@ -93,33 +90,10 @@ def key_spec(a: argparse.Namespace, default: KeySpec) -> KeySpec:
 
 
 def load_model(a: argparse.Namespace) -> Checkpoint:
-    path = shipped.resolve(a.model, shipped.MODELS)
-    from ..checkpoint import load_checkpoint, resolve_dtype
-    from ..ops import pack_linears
+    from ..api import load_model
 
-    device = choose_device(a.device)
     with progress_bar("tensor") as bar:
-        checkpoint = load_checkpoint(path, resolve_dtype(a.dtype, device), progress=follow(bar))
-    checkpoint.model.to(device)
-    if device.type == "cpu":
-        pack_linears(checkpoint.model)
-    return checkpoint
-
-
-def choose_device(name: str) -> torch.device:
-    import torch
-
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device).cpu()
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"--device {name} is not usable here ({reason}); try cpu") from error
-    return device
+        return load_model(a.model, a.dtype, a.device, follow(bar))
 
 
 def check_inputs(a: argparse.Namespace) -> None:

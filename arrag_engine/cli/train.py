@@ -26,7 +26,7 @@ from ..train import TrainSettings
 from ..train.settings import INITS
 from .parser import number
 from .progress import follow, progress_bar
-from .shared import Command, add_model_flags, check_adapter, check_inputs, choose_device
+from .shared import Command, add_model_flags, check_adapter, check_inputs
 
 if TYPE_CHECKING:
     from ..checkpoint import Checkpoint
@@ -252,6 +252,7 @@ def _load_base(a: argparse.Namespace) -> tuple[Checkpoint, Place]:
     """The base as files have it, not packed for drawing: gradients go through it."""
     import torch
 
+    from ..api import choose_device
     from ..checkpoint import load_checkpoint, resolve_dtype
     from ..train import Place
 

@@ -1,0 +1,195 @@
+"""The public API: load, draw, build. `arrag_engine` itself hands these names out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from . import decode, session, shipped
+from .adapter import load_adapter as read_adapter
+from .build import BuildOptions, ReadSettings, build_from_images
+from .build import build_index as build_from_folder
+from .checkpoint import Checkpoint, load_checkpoint, resolve_dtype
+from .decode import Progress, Trace
+from .errors import InputError
+from .faid import Faid, FaidAdapter
+from .index import KeySpec, PatchIndex
+from .index import load_index as read_index
+from .ops import pack_linears
+from .paths import check_output
+from .session import Layer, SamplingChoice
+from .vq import to_uint8
+
+Parts = Callable[[int, int], None]
+"""Called with (parts done, parts in all)."""
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """Pictures, and how they came to be."""
+
+    images: list[Image.Image]
+    """One per seed."""
+    tokens: Tensor
+    """Codes [B, height, width] int64."""
+    passes: int
+    """Passes of the model after the prompt."""
+    notes: tuple[str, ...]
+    """The values used and where they come from, the subject found, what was skipped."""
+    timings: dict[str, float]
+    """Seconds: plan, draw, decode."""
+    grids: decode.Drawing
+
+    @property
+    def traces(self) -> list[Trace]:
+        """What was retrieved at each position, one per picture; empty without retrieval. They are
+        made at first use, for they cost look-ups."""
+        return self.grids.traces
+
+
+def load_model(
+    name: str, dtype: str = "auto", device: str = "auto", progress: Parts | None = None
+) -> Checkpoint:
+    """A model, ready to draw.
+
+    Args:
+        name: A shipped name (pocket), a folder as downloaded, or a file.
+        dtype: Of the decoder: auto, bf16, fp16, fp32.
+        device: auto, cpu, cuda, cuda:1, mps.
+
+    Raises:
+        InputError: It cannot be read, or the device cannot be used.
+    """
+    place = choose_device(device)
+    path = shipped.resolve(name, shipped.MODELS)
+    checkpoint = load_checkpoint(path, resolve_dtype(dtype, place), progress=progress)
+    settle(checkpoint.model, place)
+    return checkpoint
+
+
+def load_index(name: str) -> PatchIndex:
+    """An index: a shipped name (pocket), or a file.
+
+    Raises:
+        InputError: It is none, or damaged.
+    """
+    return read_index(shipped.resolve(name, shipped.INDEXES))
+
+
+def load_adapter(name: str, model: Checkpoint, progress: Parts | None = None) -> FaidAdapter:
+    """A FAiD adapter for a model: a shipped name (pocket), or a file.
+
+    Raises:
+        InputError: It is none, damaged, or made for another model.
+    """
+    path = shipped.resolve(name, shipped.ADAPTERS)
+    adapter = read_adapter(path, model, model.model.dtype, progress=progress)
+    settle(adapter, model.model.device)
+    return adapter
+
+
+def draw(
+    model: Checkpoint,
+    prompt: str,
+    seeds: Sequence[int] = (0,),
+    layers: Sequence[Layer] = (),
+    adapter: FaidAdapter | Faid | None = None,
+    sampling: SamplingChoice | None = None,
+    window: int = 1,
+    progress: Progress | None = None,
+) -> Drawing:
+    """Draw a picture for each seed. What is not chosen takes its recommended value.
+
+    Args:
+        layers: The index to retrieve from, or none.
+        adapter: A FAiD adapter; `Faid(adapter, strength=…)` sets how it works.
+        window: Tokens computed per pass; the pictures stay the same.
+        progress: Called with (positions decided, tokens [B, N] so far).
+
+    Raises:
+        InputError: The prompt, a value or a layer cannot be used.
+    """
+    if len(layers) > 1:
+        raise InputError(f"{len(layers)} layers are given; one index can be used at a time")
+    faid = Faid(adapter) if isinstance(adapter, FaidAdapter) else adapter
+    clock = [time.perf_counter()]
+    planned = session.plan(model, prompt, sampling, layers[0] if layers else None, faid)
+    clock.append(time.perf_counter())
+    grids = session.draw(model, planned, seeds, window, progress)
+    clock.append(time.perf_counter())
+    images = [decode_picture(model, codes) for codes in grids.tokens]
+    clock.append(time.perf_counter())
+    spans = (after - before for before, after in pairwise(clock))
+    timings = dict(zip(("plan", "draw", "decode"), spans, strict=True))
+    return Drawing(images, grids.tokens, grids.passes, planned.notes, timings, grids)
+
+
+@torch.inference_mode()
+def decode_picture(model: Checkpoint, codes: Tensor) -> Image.Image:
+    """The picture of codes [height, width]."""
+    pixels = model.model.vq.decode(codes[None].to(model.model.device))
+    return Image.fromarray(to_uint8(pixels)[0].cpu().numpy())
+
+
+def build_index(
+    model: Checkpoint,
+    images: str | Path | Sequence[Image.Image],
+    out: str | Path,
+    captions: Sequence[str] = (),
+    keys: KeySpec | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> PatchIndex:
+    """Build an index and write it to a file (.safetensors).
+
+    Args:
+        images: A folder, with caption files beside the pictures, or pictures.
+        captions: Of pictures; one each, or none.
+        keys: How patches are found; a drawing can choose others where the search is exact.
+        progress: Called with (what is done, how much of it, of how much).
+
+    Raises:
+        InputError: No picture can be read, or the file cannot be written.
+    """
+    target = check_output(Path(out), ".safetensors")
+    options = BuildOptions(keys or KeySpec(), ReadSettings())
+    if isinstance(images, (str, Path)):
+        built = build_from_folder(model.model, Path(images), target, options, progress=progress)
+    else:
+        pictures = [image.convert("RGB") for image in images]
+        built = build_from_images(
+            model.model, pictures, captions, target, options, progress=progress
+        )
+    return built.index
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of a name; auto: a GPU if there is one.
+
+    Raises:
+        InputError: It cannot be used here.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"--device {name} is not usable here ({reason}); try cpu") from error
+    return device
+
+
+def settle(module: nn.Module, device: torch.device) -> None:
+    """Put weights where they compute, in the form in which they compute."""
+    module.to(device)
+    if device.type == "cpu":
+        pack_linears(module)
