@@ -21,7 +21,6 @@ _HOMES = {
     "settings": ("SamplingChoice",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
-__all__ = sorted(_HOME)
 
 
 def __getattr__(name):

@@ -126,8 +126,8 @@ def draw(
     clock.append(time.perf_counter())
     images = [decode_picture(model, codes) for codes in grids.tokens]
     clock.append(time.perf_counter())
-    spans = (after - before for before, after in pairwise(clock))
-    timings = dict(zip(("plan", "draw", "decode"), spans, strict=True))
+    plan_s, draw_s, decode_s = (after - before for before, after in pairwise(clock))
+    timings = {"plan": plan_s, "draw": draw_s, "decode": decode_s}
     return Drawing(images, grids.tokens, grids.passes, planned.notes, timings, grids)
 
 
