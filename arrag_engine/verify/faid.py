@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .faid import (
+from ..faid import (
     Blending,
     BlendPass,
     Faid,
@@ -23,6 +23,11 @@ from .faid import (
     slot_table,
     whole_picture,
 )
+from ..janus import JanusPro
+from ..layouts import blender_names, official_name, read_blenders
+from ..retrieval import make_retriever
+from ..sampling import guide, model_distribution
+from ..settings import RetrievalOptions, Sampling
 from .golden import (
     CFG_LOGITS,
     EXACT,
@@ -37,11 +42,6 @@ from .golden import (
     padded,
     scatter_rows,
 )
-from .janus import JanusPro
-from .layouts import blender_names, official_name, read_blenders
-from .retrieval import make_retriever
-from .sampling import guide, model_distribution
-from .settings import RetrievalOptions, Sampling
 
 LOSSES, GRADIENTS = 1e-5, 1e-3
 CPU = torch.device("cpu")

@@ -1,15 +1,17 @@
-"""Checks of the engine against golden numbers of the reference programs."""
+"""Checks of the picture tokenizer, the model, the index and DAiD."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import InputError
+from ..index import Hits
+from ..janus import JanusPro
+from ..retrieval import make_retriever, mix, proposal_distribution
+from ..sampling import guide, model_distribution
+from ..settings import RetrievalOptions, Sampling
+from ..vq import to_uint8
 from .golden import (
     CFG_LOGITS,
     EXACT,
@@ -18,62 +20,14 @@ from .golden import (
     PIXELS,
     PROBS,
     VECTORS,
-    Check,
     Fixture,
     Golden,
     Values,
-    compare,
     golden_index,
     greedy_values,
     padded,
     scatter_rows,
 )
-from .index import Hits
-from .janus import JanusPro
-from .retrieval import make_retriever, mix, proposal_distribution
-from .sampling import guide, model_distribution
-from .settings import RetrievalOptions, Sampling
-from .verify_faid import check_faid
-from .vq import to_uint8
-
-NEEDED_FILES = {
-    "vq": ["model"],
-    "vanilla": ["model"],
-    "db": [],
-    "daid": ["model", "db", "vanilla"],
-    "faid": ["model", "faid_additional", "db", "vanilla"],
-}
-"""What a group's checks stand on, besides its own file."""
-
-
-def verify_folder(folder: Path) -> Iterator[Check]:
-    """Run every check that the files in `folder` allow.
-
-    Raises:
-        InputError: There is no such folder, or its settings or model cannot be read.
-    """
-    if not Path(folder).is_dir():
-        raise InputError(f"there is no folder {folder}")
-    fixture = Fixture(Path(folder))
-    groups = {
-        "vq": check_vq,
-        "vanilla": check_vanilla,
-        "db": check_db,
-        "daid": check_daid,
-        "faid": check_faid,
-    }
-    for group, run in groups.items():
-        if missing := [name for name in (group, *NEEDED_FILES[group]) if not fixture.has(name)]:
-            reason = f"there is no {missing[0]}.safetensors"
-            yield Check(f"{group}.*", "skipped", reason=reason)
-            continue
-        golden = fixture.golden(group)
-        with torch.inference_mode():
-            checks = [
-                compare(f"{group}.{name}", golden, name, value, limit, *wanted)
-                for name, limit, value, *wanted in run(fixture, golden)
-            ]
-        yield from checks
 
 
 def check_vq(fixture: Fixture, golden: Golden) -> Values:
