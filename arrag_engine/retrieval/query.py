@@ -23,6 +23,7 @@ class QueryMaker:
     def __init__(self, spec: KeySpec, grid: Grid, codebook: np.ndarray) -> None:
         self.codebook = codebook
         self.neighbors = neighbor_table(grid, spec.neighborhood)  # [N, offsets], -1 = outside
+        self._inside = np.maximum(self.neighbors, 0)  # outside: the first token, always known
         self.places = spec.places(grid)
         self.active = np.zeros(grid.size, dtype=bool)
         self.active[spec.active(grid)] = True
@@ -42,8 +43,10 @@ class QueryMaker:
         self, tokens: np.ndarray, position: int, known: np.ndarray | None = None
     ) -> bytes:
         """What the query at a position is made of: equal bytes mean an equal query."""
-        neighbors = self._known(self.neighbors[position], known)
-        return np.where(neighbors >= 0, tokens[neighbors], -1).tobytes()
+        around = tokens[self._inside[position]]
+        if known is not None:
+            around = np.where(self._known(self.neighbors[position], known) >= 0, around, -1)
+        return around.tobytes()
 
     @staticmethod
     def _known(neighbors: np.ndarray, known: np.ndarray | None) -> np.ndarray:
