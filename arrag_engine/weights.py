@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .errors import InputError
 from .files import GGUF, check_kind, read_text
+from .paths import look_at
 from .tensor_file import State, file_state, read_bytes, read_table
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
@@ -291,7 +292,7 @@ def _shards(folder: Path, index: Path) -> list[Path]:
     for name in names:
         if Path(name).name != name or not name.endswith((".safetensors", ".bin")):
             raise InputError(f"{index} names {name!r}, which is not a weight file in its folder")
-        if not (folder / name).is_file():
+        if look_at(folder / name) is None:
             raise InputError(f"{folder} lacks {name}, which {index.name} lists; download it too")
     return [folder / name for name in names]
 

@@ -222,7 +222,7 @@ def guided(name: str, at: Places, seconds: float, seed: int | None) -> int:
         return mutated(data, rng, lambda data: atheris.Mutate(data, max(1, len(data))))[:most]
 
     options = [f"-max_total_time={max(1, int(seconds))}", f"-max_len={LARGEST}", "-len_control=0"]
-    options += ["-rss_limit_mb=0", "-timeout=0", "-print_final_stats=0", "-verbosity=0"]
+    options += ["-rss_limit_mb=0", "-timeout=600", "-print_final_stats=0", "-verbosity=0"]
     options += [f"-artifact_prefix={at.work}/"] + (
         [f"-seed={seed + 1}"] if seed is not None else []
     )

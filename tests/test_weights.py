@@ -235,6 +235,12 @@ def test_an_index_cannot_name_files_elsewhere(tmp_path, name):
         find_weight_files(folder)
 
 
+def test_a_shard_with_too_long_a_name_is_refused(tmp_path):
+    with_index(tmp_path, {"a": "x" * 300 + ".safetensors"})
+    with pytest.raises(InputError, match=r"^cannot read .*; choose another path$"):
+        find_weight_files(tmp_path)
+
+
 @pytest.mark.parametrize("content", ["{}", '{"weight_map": []}', '{"weight_map": null}'])
 def test_an_index_without_a_map_is_refused(tmp_path, content):
     (tmp_path / "model.safetensors.index.json").write_text(content)
