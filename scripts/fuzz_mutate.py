@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import random
+import re
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -126,7 +127,7 @@ def _tensors(header: dict[str, Any], body: bytes, rng: random.Random, plain: Mut
     if kind == 6:
         header.pop(name)
     elif kind == 7:
-        other = rng.choice([*names, "x", "\ud800", "layers." + "9" * 5000, name[:-1], name + ".0"])
+        other = rng.choice([*names, renamed(name, rng), renamed(name, rng)])
         header[other] = header.pop(name)
     else:
         _reshape(header[name], rng)
@@ -202,7 +203,7 @@ def changed(value: Any, rng: random.Random) -> Any:
     if kind == 0:
         del value[key]
     elif kind == 1 and isinstance(value, dict):
-        value[rng.choice((f"{key}x", key[:-1], "", "\ud800"))] = value[key]
+        value[renamed(key, rng)] = value.pop(key) if rng.random() < 0.5 else value[key]
     elif kind == 1:
         value.insert(key, value[other])
     elif kind == 2:
@@ -210,6 +211,13 @@ def changed(value: Any, rng: random.Random) -> Any:
     else:
         value[key] = changed(value[key], rng)
     return value
+
+
+def renamed(name: str, rng: random.Random) -> str:
+    """Another name, near it or not."""
+    number = rng.choice(("0", "1", "7", "99999999999", "9" * 5000, "\u0663"))
+    numbered = re.sub(r"\d+", number, name)
+    return rng.choice((numbered, numbered, f"{name}x", name[:-1], f"{name}.0", "", "\ud800"))
 
 
 def _inner(text: str, rng: random.Random) -> str:
