@@ -42,6 +42,8 @@ BITS = {"F4": 4, "BF16": 16, "BOOL": 8, "F8_E4M3": 8}
 COUNTS = (0, 1, 2, 3, 4, 5, 6, 8, 16, 25, 36, 64, 180, 2**31, 2**61, -1)
 NUMBERS = (b"\0", b"\xff", b"\x7f", b"\x80", b"\0\0\xc0\x7f", b"\0\0\x80\x7f", b"\0\0\x80\x3f")
 """Patterns of bytes: zeros, ones, largest, smallest, NaN, infinity, 1.0."""
+MANY = 20
+"""Keys of a table whose names matter more than what is deep in it."""
 MOST = 2**20
 """Bytes of a tensor that are made up."""
 DEEP = "@deep "
@@ -199,7 +201,8 @@ def changed(value: Any, rng: random.Random) -> Any:
     if not isinstance(value, dict | list) or not value or rng.random() < 0.05:
         return _other(value, rng)
     keys = list(value) if isinstance(value, dict) else list(range(len(value)))
-    key, other, kind = rng.choice(keys), rng.choice(keys), rng.randrange(12)
+    key, other = rng.choice(keys), rng.choice(keys)
+    kind = rng.randrange(4 if len(keys) > MANY else 12)
     if kind == 0:
         del value[key]
     elif kind == 1 and isinstance(value, dict):

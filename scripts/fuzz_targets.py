@@ -176,7 +176,7 @@ def _folder_seeds(folder: Path) -> Iterator[bytes]:
 
 def _bin(data: bytes, folder: Path) -> None:
     if not (folder / "config.json").is_file():
-        config = json.dumps(describe_config(_small()) | {"text_config": {}})
+        config = json.dumps(_text_config())
         _written(folder / "config.json", config.encode())
         _written(folder / "tokenizer.json", tiny_tokenizer().encode())
     _drawable(_written(folder / "a.bin", data))
@@ -249,10 +249,16 @@ def _tokenizer_seeds(folder: Path) -> Iterator[bytes]:
                     **{"type": "Split", "pattern": {"Regex": "\\p{N}{1,3}"}},
                     **{"behavior": "Isolated", "invert": False},
                 },
-                {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True},
+                {
+                    **{"type": "ByteLevel", "add_prefix_space": False},
+                    **{"trim_offsets": True, "use_regex": False},
+                },
             ],
         },
-        "decoder": {"type": "ByteLevel"},
+        "decoder": {
+            **{"type": "ByteLevel", "add_prefix_space": True},
+            **{"trim_offsets": True, "use_regex": True},
+        },
         "model": {
             **{"type": "BPE", "dropout": None, "unk_token": "<unk>", "byte_fallback": True},
             **{"vocab": table["model"]["vocab"] | {"t": 12, "w": 13, "tw": 14, "r": 15, "e": 16}},
@@ -289,7 +295,8 @@ def _header(data: bytes, folder: Path) -> None:
     is_index(path)
     if is_adapter(path):
         open_adapter(path)
-    read_header(path)
+    else:
+        read_header(path)
 
 
 def _header_seeds(folder: Path) -> Iterator[bytes]:
