@@ -13,6 +13,7 @@ from typing import BinaryIO, Protocol
 import torch
 from torch import Tensor
 
+from .bounds import shown
 from .errors import InputError
 from .files import GGUF, check_kind, read_text
 from .paths import look_at
@@ -205,21 +206,23 @@ class Held:
 
 
 def _records(file: BinaryIO) -> dict[int, int]:
-    """Where the uncompressed records of a zip archive begin, and how many bytes they have.
+    """Where the records of a zip archive begin, and how many bytes they have.
 
     Raises:
-        ValueError: The numbers are of another byte order than this computer's.
+        ValueError: The numbers are of another byte order than this computer's, or a record is
+            compressed: PyTorch compresses none, and a small one can fill any memory.
     """
     found = {}
     with zipfile.ZipFile(file) as archive:
         for record in archive.infolist():
+            if record.compress_type != zipfile.ZIP_STORED:
+                raise ValueError(f"{shown(record.filename)} in it is compressed")
             told = record.filename.endswith("/byteorder") and archive.read(record).decode()
             if told and told != sys.byteorder:
                 raise ValueError("its numbers have another byte order")
             file.seek(record.header_offset + 26)  # the local header's two last fields
             name, extra = struct.unpack("<2H", file.read(4))
-            if record.compress_type == zipfile.ZIP_STORED:
-                found[record.header_offset + 30 + name + extra] = record.file_size
+            found[record.header_offset + 30 + name + extra] = record.file_size
     return found
 
 
