@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import re
 import sys
 from collections.abc import Iterator
@@ -26,6 +28,9 @@ NO_WORD = "\ue000"
 MAX_CHARACTERS = 20_000
 MAX_TOKENS = 1024
 """Far beyond the captions such models were trained on; every token costs memory in each layer."""
+MAX_GROWTH = 1000
+"""How many times as long as a caption what a tokenizer makes of it before the lookup may be; a few
+replacements after each other could fill any memory, which ends the process."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,13 @@ class PromptEncoder:
             self.tokenizer = Tokenizer.from_str(tokenizer_json)
             self.tokenizer.no_padding()
             self.tokenizer.no_truncation()
+            normalizer = self.tokenizer.normalizer
+            growth = _growth(json.loads(normalizer.__getstate__())) if normalizer else 1
+        if growth > MAX_GROWTH:
+            raise InputError(
+                f"the tokenizer can replace a letter by more than {MAX_GROWTH} letters; use the "
+                "tokenizer.json of a Janus-Pro model"
+            )
         self.max_tokens = max_tokens
         self.vocab_size = vocab_size
         self.bos_id = self._special(BEGIN_OF_SENTENCE)
@@ -142,6 +154,17 @@ class PromptEncoder:
             if token_id == unknown_id
         )
         return list(dict.fromkeys(words))
+
+
+def _growth(part: object) -> int:
+    """How many times as long as a text what the replacements of a normalizer make of it can be."""
+    if isinstance(part, list):
+        return math.prod(map(_growth, part))
+    if not isinstance(part, dict):
+        return 1
+    content = part.get("content")
+    own = max(1, len(content)) if isinstance(content, str) else 1
+    return own * math.prod(map(_growth, part.values()))
 
 
 @contextmanager

@@ -24,6 +24,7 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -162,6 +163,7 @@ def once(name: str, at: Places) -> Callable[[bytes], None]:
     from scripts.fuzz_targets import TARGETS, check, skip_initialisation
 
     logging.disable(logging.CRITICAL)
+    warnings.simplefilter("ignore")
     for number, data in enumerate(TARGETS[name].seeds(at.files)):
         (at.corpus / f"seed-{number}").write_bytes(data)
     shutil.rmtree(at.files)

@@ -12,7 +12,7 @@ from scripts import fuzz
 from scripts.fuzz_mutate import changed, joined, mutated, split
 from scripts.fuzz_targets import TARGETS, Target, check
 
-SLOW = ("index", "checkpoint", "folder", "bin", "adapter")
+SLOW = ("index", "checkpoint", "folder", "adapter")
 """Targets that load what they read: some milliseconds each."""
 ROOT = Path(__file__).parents[1]
 

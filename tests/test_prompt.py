@@ -182,3 +182,21 @@ def test_ids_that_the_model_lacks_are_refused(size):
     with pytest.raises(InputError, match=rf"makes the id \d+, the model has {size} ids; use the"):
         encoder.encode("red colon :")
     assert PromptEncoder(tiny_tokenizer(), vocab_size=12).encode("red :").ids
+
+
+def replacing(times):
+    step = {"type": "Replace", "pattern": {"String": "a"}, "content": "aaaaaaaa"}
+    return with_entries(normalizer={"type": "Sequence", "normalizers": [step] * times})
+
+
+def test_a_tokenizer_whose_replacements_multiply_is_refused():
+    """Fourteen of them make 4 trillion letters of one."""
+    assert PromptEncoder(replacing(3)).encode("a").ids
+    with pytest.raises(InputError, match="replace a letter by more than 1000 letters; use the"):
+        PromptEncoder(replacing(14))
+
+
+def test_a_search_without_end_is_refused():
+    normalizer = {"type": "Replace", "pattern": {"Regex": "(a+)+b"}, "content": "c"}
+    with pytest.raises(InputError, match="does not work"):
+        PromptEncoder(with_entries(normalizer=normalizer)).encode("a" * 500)
