@@ -30,7 +30,7 @@ from .errors import InputError
 from .faid import FaidAdapter, assemble
 from .files import atomic_write
 from .index import PatchIndex
-from .layouts import blender_config, official_name
+from .layouts import blender_config, official_name, section
 from .settings import HOPS, AdapterConfig
 from .weights import Weights, open_weights
 
@@ -125,7 +125,7 @@ def open_adapter(path: Path) -> OpenedAdapter:
         )
     try:
         info = _read_info(json.loads(header["info"]))
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
         raise InputError(f"the header of {path} is damaged; copy the adapter again") from error
     return OpenedAdapter(path, info, weights)
 
@@ -141,6 +141,8 @@ def _read_info(table: dict[str, Any]) -> AdapterInfo:
         and 0 <= config.rank <= MAX_RANK
         and type(config.alpha) in (int, float)
         and math.isfinite(config.alpha)
+        and type(config.dropout) in (int, float)
+        and 0 <= config.dropout <= 1
         and type(config.head) is bool
         and type(config.candidates) is int
         and 1 <= config.candidates <= MAX_CANDIDATES
@@ -224,7 +226,7 @@ def merge_adapter(
         if ".blender." in ours or ".retrieval_layernorm." in ours:
             tensors[official_name(ours)] = learnt.weights.read(ours)
     config = dict(opened.config)
-    language = {**(config.get("language_config") or config.get("text_config") or {})}
+    language = dict(section(config, "language_config", "text_config"))
     if learnt.info.config.blender_layers:
         language |= blender_config(learnt.info.config, opened.janus.llama.num_layers)
     config["language_config"] = language

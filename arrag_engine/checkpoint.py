@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from . import ops as default_ops
+from .bounds import shown
 from .errors import InputError
 from .faid import AdapterConfig, FaidAdapter, assemble
 from .files import GGUF, atomic_write, check_kind, read_text
@@ -29,6 +30,7 @@ from .layouts import (
     our_names,
     read_blenders,
     read_config,
+    section,
 )
 from .prompt import MAX_TOKENS, PromptEncoder
 from .settings import DTYPE_CHOICES, Sampling
@@ -71,12 +73,11 @@ class Checkpoint:
         Raises:
             InputError: The config tells something that is no such number.
         """
-        told = self.config.get("generation_config")
-        told = told if isinstance(told, dict) else {}
+        told = section(self.config, "generation_config")
         numbers = {ours: told[name] for name, ours in SAMPLING_NAMES.items() if name in told}
         if wrong := {k: v for k, v in numbers.items() if type(v) not in (int, float)}:
             raise InputError(
-                f"the config of {self.name} recommends {wrong}, which are not numbers; "
+                f"the config of {self.name} recommends {shown(wrong)}, which are not numbers; "
                 "set guidance and temperature yourself"
             )
         return Sampling(**numbers)
@@ -86,7 +87,8 @@ class Checkpoint:
         """Opened when text is first encoded: fixtures come without a tokenizer."""
         config = self.model.config
         room = config.llama.max_positions - config.grid.size
-        return PromptEncoder(read_tokenizer(self.tokenizer), min(MAX_TOKENS, room))
+        text = read_tokenizer(self.tokenizer)
+        return PromptEncoder(text, min(MAX_TOKENS, room), config.llama.vocab_size)
 
 
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
@@ -152,7 +154,7 @@ def _compare_config(
     faid: AdapterConfig, janus: JanusConfig, config: dict[str, Any], path: Path
 ) -> None:
     """Say so when the config tells of other blenders than the tensors, which count."""
-    told = config.get("language_config") or {}
+    told = section(config, "language_config")
     meant = blender_config(faid, janus.llama.num_layers) | {"num_hop": list(faid.hops)}
     if any(name in told and told[name] != value for name, value in meant.items()):
         log.warning(
@@ -351,7 +353,7 @@ def read_tokenizer(tokenizer: str | Path) -> str:
         return read_text(tokenizer)
     except InputError:
         raise
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise InputError(f"{tokenizer} is not readable text; download it again") from error
 
 

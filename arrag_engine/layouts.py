@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from .bounds import shown
 from .errors import InputError
 from .grid import Grid
 from .janus import JanusConfig
@@ -30,7 +31,7 @@ OFFICIAL_FROM_TRANSFORMERS: tuple[Rule, ...] = (
     (r"^model\.generation_embeddings\.", "gen_embed."),
     (r"^model\.generation_aligner\.fc1\.", "gen_aligner.layers.0."),
     (
-        r"^model\.generation_aligner\.hidden_layers\.(\d+)\.",
+        r"^model\.generation_aligner\.hidden_layers\.(\d{1,9})\.",
         lambda match: f"gen_aligner.layers.{2 * int(match[1]) + 2}.",  # a GELU before each
     ),
     (r"^model\.generation_head\.proj_out\.", "gen_head.output_mlp_projector."),
@@ -99,10 +100,10 @@ def read_blenders(shapes: Shapes) -> AdapterConfig | None:
     Raises:
         InputError: Hops that no blender has.
     """
-    layers = {int(m[1]) for name in shapes if (m := re.match(r"layers\.(\d+)\.", name))}
+    layers = {int(m[1]) for name in shapes if (m := re.match(r"layers\.(\d{1,9})\.", name))}
     found = {m[1] for name in shapes if (m := re.search(r"\.blender\.conv(\d+)\.", name))}
     hops = tuple(sorted(int(digits) for digits in found if len(digits) == 1))
-    if not layers:
+    if not shapes:
         return None
     if hops not in HOPS:
         raise InputError(
@@ -142,7 +143,7 @@ def read_config(shapes: Shapes, config: dict[str, Any], grid: Grid | None) -> Ja
         InputError: A tensor is missing or sizes contradict each other.
     """
     try:
-        llama = _llama_config(shapes, _section(config, "language_config", "text_config"))
+        llama = _llama_config(shapes, section(config, "language_config", "text_config"))
         janus = JanusConfig(
             llama,
             _vq_config(shapes),
@@ -159,7 +160,8 @@ def read_config(shapes: Shapes, config: dict[str, Any], grid: Grid | None) -> Ja
         raise InputError(f"the checkpoint's sizes do not fit together: {error}") from error
 
 
-def _section(config: dict[str, Any], *names: str) -> dict[str, Any]:
+def section(config: dict[str, Any], *names: str) -> dict[str, Any]:
+    """The first of these parts of a config that is there and a table; else an empty one."""
     for name in names:
         if isinstance(config.get(name), dict):
             return config[name]
@@ -188,8 +190,8 @@ def _llama_config(shapes: Shapes, text: dict[str, Any]) -> LlamaConfig:
     if kv_heads < 1 or heads % kv_heads:
         raise ValueError(f"{heads} heads share {kv_heads} key heads")
     if text.get("rope_scaling"):
-        raise ValueError(f"rope_scaling {text['rope_scaling']} is not supported")
-    rope = _section(text, "rope_parameters") or text  # newer transformers keep it apart
+        raise ValueError(f"rope_scaling {shown(text['rope_scaling'])} is not supported")
+    rope = section(text, "rope_parameters") or text  # newer transformers keep it apart
     theta = float(rope.get("rope_theta") or 10000.0)
     eps = float(text.get("rms_norm_eps") or 1e-6)
     positions = int(text.get("max_position_embeddings") or 16384)
@@ -250,7 +252,7 @@ def _level_widths(shapes: Shapes, half: str) -> list[int]:
 
 def _config_grid(config: dict[str, Any]) -> Grid:
     """The grid of a transformers config; deepseek's vision_config is another network's."""
-    vision = _section(config, "vision_config")
+    vision = section(config, "vision_config")
     if "text_config" not in config:
         return DEFAULT_GRID
     side = int(vision.get("image_size", 384)) // int(vision.get("patch_size", 16))

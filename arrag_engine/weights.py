@@ -13,8 +13,10 @@ from typing import BinaryIO, Protocol
 import torch
 from torch import Tensor
 
+from .bounds import shown
 from .errors import InputError
 from .files import GGUF, check_kind, read_text
+from .paths import look_at
 from .tensor_file import State, file_state, read_bytes, read_table
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
@@ -204,21 +206,23 @@ class Held:
 
 
 def _records(file: BinaryIO) -> dict[int, int]:
-    """Where the uncompressed records of a zip archive begin, and how many bytes they have.
+    """Where the records of a zip archive begin, and how many bytes they have.
 
     Raises:
-        ValueError: The numbers are of another byte order than this computer's.
+        ValueError: The numbers are of another byte order than this computer's, or a record is
+            compressed: PyTorch compresses none, and a small one can fill any memory.
     """
     found = {}
     with zipfile.ZipFile(file) as archive:
         for record in archive.infolist():
+            if record.compress_type != zipfile.ZIP_STORED:
+                raise ValueError(f"{shown(record.filename)} in it is compressed")
             told = record.filename.endswith("/byteorder") and archive.read(record).decode()
             if told and told != sys.byteorder:
                 raise ValueError("its numbers have another byte order")
             file.seek(record.header_offset + 26)  # the local header's two last fields
             name, extra = struct.unpack("<2H", file.read(4))
-            if record.compress_type == zipfile.ZIP_STORED:
-                found[record.header_offset + 30 + name + extra] = record.file_size
+            found[record.header_offset + 30 + name + extra] = record.file_size
     return found
 
 
@@ -291,7 +295,7 @@ def _shards(folder: Path, index: Path) -> list[Path]:
     for name in names:
         if Path(name).name != name or not name.endswith((".safetensors", ".bin")):
             raise InputError(f"{index} names {name!r}, which is not a weight file in its folder")
-        if not (folder / name).is_file():
+        if look_at(folder / name) is None:
             raise InputError(f"{folder} lacks {name}, which {index.name} lists; download it too")
     return [folder / name for name in names]
 

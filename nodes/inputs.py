@@ -61,11 +61,17 @@ def checked(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutpu
 
 
 def check_values(schema: io.Schema, values: dict[str, Any]) -> None:
-    """Refuse what is not of the type that the schema says. Ranges are left to the engine.
+    """Refuse what is not of the type that the schema says, and links to inputs that it lacks, which
+    a workflow of another version may have. Ranges are left to the engine.
 
     Raises:
         InputError: Something is not.
     """
+    if unknown := sorted(values.keys() - {given.id for given in schema.inputs}):
+        raise InputError(
+            f"{schema.display_name} has no input {shown(unknown[0])}; disconnect it, or install "
+            "the version of the node pack that the workflow was made with"
+        )
     for given in schema.inputs:
         test, advice = KINDS.get(given.get_io_type(), (None, ""))
         if test is None or given.id not in values:

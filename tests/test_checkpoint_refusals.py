@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from tests.folders import (
     deepseek_folder,
     write_config,
 )
-from tests.tiny import official_tensors, tiny_tokenizer
+from tests.tiny import blender_tensors, official_tensors, tiny_tokenizer, write_tiny
 
 FP32 = torch.float32
 
@@ -192,3 +193,38 @@ def test_a_damaged_file_is_refused_or_loads_whole(tmp_path, model_file, pytestco
         except BaseException as error:
             raise AssertionError(f"mutation {seed} ends in {error!r}") from error
     assert refused > 0
+
+
+@pytest.mark.parametrize("told", [["num_hop"], 5, "num_hop", None, True])
+def test_a_config_whose_parts_are_no_tables_still_describes_blenders(tmp_path, square, told):
+    """What it says of them is compared with the tensors, which count."""
+    blenders = blender_tensors(square.config.llama.hidden_size, (0,))
+    path = tmp_path / "a.safetensors"
+    config = describe_config(square.config)
+    heads = config["language_config"]
+    config |= {"language_config": told, "text_config": heads}
+    tensors = official_tensors(square) | blenders
+    write_checkpoint(path, tensors, square.config.grid, config, tiny_tokenizer())
+    assert load_checkpoint(path, FP32).faid is not None
+
+
+@pytest.mark.parametrize("depth", [10, 900])
+def test_a_deep_config_is_refused_in_brief(tmp_path, square, depth):
+    deep = json.loads("[" * depth + "]" * depth)
+    checkpoint = load_checkpoint(write_tiny(tmp_path / "a.safetensors", square), FP32)
+    checkpoint = replace(checkpoint, config={"generation_config": {"temperature": deep}})
+    with pytest.raises(InputError, match="which are not numbers") as caught:
+        _ = checkpoint.sampling
+    assert len(str(caught.value)) < 300
+
+
+def test_a_tokenizer_of_a_larger_model_is_refused(tmp_path, square):
+    table = json.loads(tiny_tokenizer())
+    table["model"]["vocab"]["red"] = square.config.llama.vocab_size
+    config, path = describe_config(square.config), tmp_path / "a.safetensors"
+    tensors, grid = official_tensors(square), square.config.grid
+    write_checkpoint(path, tensors, grid, config, json.dumps(table))
+    encoder = load_checkpoint(path, FP32).prompt_encoder
+    assert encoder.encode("two apples").ids
+    with pytest.raises(InputError, match="makes the id 40, the model has 40 ids"):
+        encoder.encode("red")

@@ -12,7 +12,15 @@ from arrag_engine.checkpoint import describe_config
 from arrag_engine.errors import InputError
 from arrag_engine.grid import Grid
 from arrag_engine.janus import JanusConfig, JanusPro
-from arrag_engine.layouts import BLENDER, official_name, our_names, read_config
+from arrag_engine.layouts import (
+    BLENDER,
+    blender_names,
+    official_name,
+    our_names,
+    read_blenders,
+    read_config,
+)
+from arrag_engine.settings import AdapterConfig
 from arrag_engine.vq import VQConfig
 from tests.tiny import official_tensors, tiny_config, tiny_model, transformers_name
 
@@ -246,3 +254,29 @@ def test_describing_a_config_tells_the_heads_that_tensors_cannot():
     model = tiny_model(0, tiny_config(heads=2, kv_heads=1))
     described = describe_config(model.config)["language_config"]
     assert (described["num_attention_heads"], described["num_key_value_heads"]) == (2, 1)
+
+
+LONG = "9" * 5000
+"""Python reads no number of so many digits."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        f"model.generation_aligner.hidden_layers.{LONG}.weight",
+        f"model.language_model.layers.{LONG}.input_layernorm.weight",
+        f"gen_aligner.layers.{LONG}.weight",
+    ],
+    ids=["aligner of transformers", "layer", "aligner"],
+)
+def test_a_layer_with_an_endless_number_is_refused(name):
+    names = ["model.language_model.embed_tokens.weight", "model.language_model.layers.0.x", name]
+    with pytest.raises(InputError):
+        read_config(dict.fromkeys(our_names(names).values(), (1, 1)), {}, None)
+
+
+def test_a_blender_with_an_endless_number_belongs_to_no_layer():
+    """Its tensors are then some that no model has."""
+    name = f"language_model.model.layers.{LONG}.blender.conv1.weight"
+    ours = blender_names([name])[name]
+    assert read_blenders({ours: (1,)}) == AdapterConfig((), (1,))

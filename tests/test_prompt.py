@@ -1,5 +1,7 @@
 """From captions to ids."""
 
+import json
+
 import pytest
 from tokenizers import Tokenizer, processors
 
@@ -113,3 +115,88 @@ def test_what_is_no_tokenizer_is_refused_briefly(text):
     with pytest.raises(InputError, match="the tokenizer cannot be read") as caught:
         PromptEncoder(text)
     assert len(str(caught.value)) < 250
+
+
+def with_entries(**entries):
+    """The tiny tokenizer with entries of its JSON replaced."""
+    return json.dumps(json.loads(tiny_tokenizer()) | entries)
+
+
+def padding(strategy):
+    return {
+        **{"strategy": strategy, "direction": "Right", "pad_to_multiple_of": None},
+        **{"pad_id": 2, "pad_type_id": 0, "pad_token": PAD},
+    }
+
+
+@pytest.mark.parametrize("length", [64, 2**40, 2**62], ids=["some", "memory", "panic"])
+def test_a_caption_is_not_filled_up_whatever_the_tokenizer_asks_for(encoder, length):
+    """The library ends the whole process where it gets no memory to fill."""
+    padded = PromptEncoder(with_entries(padding=padding({"Fixed": length})))
+    assert padded.encode("red").ids == encoder.encode("red").ids
+
+
+def test_a_caption_is_not_cut_off_whatever_the_tokenizer_asks_for(encoder):
+    truncation = {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0}
+    cut = PromptEncoder(with_entries(truncation=truncation))
+    assert cut.encode("two red apples").ids == encoder.encode("two red apples").ids
+
+
+def test_a_tokenizer_that_fails_at_encoding_is_refused(encoder):
+    vocab = {word: i for word, i in encoder.tokenizer.get_vocab().items() if word != "<unk>"}
+    model = {"type": "WordLevel", "vocab": vocab, "unk_token": "<none>"}
+    broken = PromptEncoder(with_entries(model=model))
+    for use in (lambda: broken.encode("a novel word"), lambda: broken.has_unknown):
+        with pytest.raises(InputError, match=r"does not work \(WordLevel error: Missing"):
+            use()
+
+
+def test_a_panic_of_the_library_is_refused(encoder, monkeypatch):
+    class Panic(BaseException):
+        pass
+
+    class Panicking:
+        def encode(self, text, add_special_tokens):
+            raise Panic("capacity overflow")
+
+    broken = PromptEncoder(tiny_tokenizer())
+    monkeypatch.setattr(broken, "tokenizer", Panicking())
+    with pytest.raises(InputError, match=r"does not work \(capacity overflow\)"):
+        broken.encode("red")
+
+
+def test_an_interrupt_passes(monkeypatch):
+    class Interrupted:
+        def encode(self, text, add_special_tokens):
+            raise KeyboardInterrupt
+
+    encoder = PromptEncoder(tiny_tokenizer())
+    monkeypatch.setattr(encoder, "tokenizer", Interrupted())
+    with pytest.raises(KeyboardInterrupt):
+        encoder.encode("red")
+
+
+@pytest.mark.parametrize("size", [2, 6, 11])
+def test_ids_that_the_model_lacks_are_refused(size):
+    encoder = PromptEncoder(tiny_tokenizer(), vocab_size=size)
+    with pytest.raises(InputError, match=rf"makes the id \d+, the model has {size} ids; use the"):
+        encoder.encode("red colon :")
+    assert PromptEncoder(tiny_tokenizer(), vocab_size=12).encode("red :").ids
+
+
+def replacing(times):
+    step = {"type": "Replace", "pattern": {"String": "a"}, "content": "aaaaaaaa"}
+    return with_entries(normalizer={"type": "Sequence", "normalizers": [step] * times})
+
+
+def test_a_tokenizer_whose_replacements_multiply_is_refused():
+    """Fourteen of them make 4 trillion letters of one."""
+    assert PromptEncoder(replacing(3)).encode("a").ids
+    with pytest.raises(InputError, match="replace a letter by more than 1000 letters; use the"):
+        PromptEncoder(replacing(14))
+
+
+def test_a_search_without_end_is_refused():
+    normalizer = {"type": "Replace", "pattern": {"Regex": "(a+)+b"}, "content": "c"}
+    with pytest.raises(InputError, match="does not work"):
+        PromptEncoder(with_entries(normalizer=normalizer)).encode("a" * 500)

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -197,6 +198,21 @@ def test_a_folder_without_weights_says_what_goes_there(tmp_path):
         find_weight_files(tmp_path)
 
 
+@pytest.mark.parametrize("record", ["data.pkl", "byteorder", "data/0"])
+def test_a_compressed_bin_is_refused(tmp_path, record):
+    """PyTorch compresses none; some kilobytes could stand for any amount of memory."""
+    source, path = tmp_path / "whole.bin", tmp_path / "w.bin"
+    torch.save({"a": torch.zeros(2)}, source)
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(path, "w") as new:
+        for info in old.infolist():
+            swollen = info.filename.endswith(f"/{record}")
+            method = zipfile.ZIP_DEFLATED if swollen else zipfile.ZIP_STORED
+            new.writestr(info.filename, bytes(2**24) if swollen else old.read(info), method)
+    assert path.stat().st_size < 2**16
+    with pytest.raises(InputError, match=f"{record}' in it is compressed"):
+        open_weights([path])
+
+
 def with_index(folder, weight_map, stem="model.safetensors"):
     (folder / f"{stem}.index.json").write_text(json.dumps({"weight_map": weight_map}))
 
@@ -233,6 +249,12 @@ def test_an_index_cannot_name_files_elsewhere(tmp_path, name):
     with_index(folder, {"a": name})
     with pytest.raises(InputError, match="is not a weight file in its folder"):
         find_weight_files(folder)
+
+
+def test_a_shard_with_too_long_a_name_is_refused(tmp_path):
+    with_index(tmp_path, {"a": "x" * 300 + ".safetensors"})
+    with pytest.raises(InputError, match=r"^cannot read .*; choose another path$"):
+        find_weight_files(tmp_path)
 
 
 @pytest.mark.parametrize("content", ["{}", '{"weight_map": []}', '{"weight_map": null}'])

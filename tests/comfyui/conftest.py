@@ -53,3 +53,51 @@ def workflow():
         return body
 
     return load
+
+
+@pytest.fixture(scope="session")
+def narrow(tmp_path_factory):
+    """A ComfyUI of its own, whose log stream takes cp1252 only as a Windows pipe does."""
+    comfyui = find_comfyui()
+    if comfyui is None:
+        pytest.skip("no ComfyUI: set COMFYUI_DIR, or let `python run.py test` fetch one")
+    base = tmp_path_factory.mktemp("narrow")
+    mount(base)
+    server = Server(comfyui, base, options=["--cpu"], threads=1)
+    server.environment["PYTHONIOENCODING"] = "cp1252"
+    with server, Client(server.url) as client:
+        yield server, client
+
+
+@pytest.fixture
+def every_node(workflow):
+    """A workflow with every kind of wire between our nodes."""
+    body = workflow("daid")
+    model, sampler = [node_of(body, "ARRAG_LoadModel"), 0], node_of(body, "ARRAG_DAiDSampler")
+
+    def add(name, class_type, /, **inputs):
+        body[name] = {"class_type": class_type, "inputs": inputs}
+
+    add("encode", "ARRAG_VQEncode", model=model, image=[sampler, 0])
+    add("decode", "ARRAG_VQDecode", model=model, tokens=["encode", 0])
+    add("adapted", "ARRAG_LoadAdapter", model=model, adapter="pocket")
+    body["faid"] = {
+        "class_type": "ARRAG_FAiDSampler",
+        "inputs": {
+            **body[sampler]["inputs"],
+            **{"model": ["adapted", 0], "strength": 1.0, "candidates": 0, "semantics": "step"},
+        },
+    }
+    add(
+        "build",
+        "ARRAG_BuildIndex",
+        **{"model": model, "name": "handed", "folder": "(the images input)", "captions": ""},
+        **{"licence": "", "source": "", "crops": "center", "neighborhood": "recommended"},
+        **{"borders": "recommended", "key_space": "recommended", "position_weight": -1.0},
+        **{"structure": "auto", "recall_target": 0.95, "overwrite": True},
+        images=[sampler, 0],
+    )
+    add("info", "PreviewAny", source=["build", 1])
+    for name in ("decode", "faid"):
+        add(f"show {name}", "PreviewImage", images=[name, 0])
+    return body

@@ -4,7 +4,7 @@ import pytest
 
 from scripts.comfyui_client import node_of
 
-MODEL, INDEX, OPTIONS = "ARRAG_LoadModel", "ARRAG_LoadIndex", "ARRAG_RetrievalOptions"
+INDEX, OPTIONS = "ARRAG_LoadIndex", "ARRAG_RetrievalOptions"
 SAMPLER = "ARRAG_DAiDSampler"
 CONSTANTS = {
     "text": "pocket",
@@ -34,40 +34,6 @@ def refused(result):
     assert failure["exception_type"].endswith(".InputError"), failure
     assert "\n" not in result.error.strip()
     return result.error
-
-
-@pytest.fixture
-def every_node(workflow):
-    """A workflow with every kind of wire between our nodes."""
-    body = workflow("daid")
-    model, sampler = [node_of(body, MODEL), 0], node_of(body, SAMPLER)
-
-    def add(name, class_type, /, **inputs):
-        body[name] = {"class_type": class_type, "inputs": inputs}
-
-    add("encode", "ARRAG_VQEncode", model=model, image=[sampler, 0])
-    add("decode", "ARRAG_VQDecode", model=model, tokens=["encode", 0])
-    add("adapted", "ARRAG_LoadAdapter", model=model, adapter="pocket")
-    body["faid"] = {
-        "class_type": "ARRAG_FAiDSampler",
-        "inputs": {
-            **body[sampler]["inputs"],
-            **{"model": ["adapted", 0], "strength": 1.0, "candidates": 0, "semantics": "step"},
-        },
-    }
-    add(
-        "build",
-        "ARRAG_BuildIndex",
-        **{"model": model, "name": "handed", "folder": "(the images input)", "captions": ""},
-        **{"licence": "", "source": "", "crops": "center", "neighborhood": "recommended"},
-        **{"borders": "recommended", "key_space": "recommended", "position_weight": -1.0},
-        **{"structure": "auto", "recall_target": 0.95, "overwrite": True},
-        images=[sampler, 0],
-    )
-    add("info", "PreviewAny", source=["build", 1])
-    for name in ("decode", "faid"):
-        add(f"show {name}", "PreviewImage", images=[name, 0])
-    return body
 
 
 def first_of(body, target):
@@ -129,6 +95,17 @@ def test_limits_hold_for_linked_values(client, every_node, node, field, source, 
     body["p"] = {"class_type": source, "inputs": {"value": value}}
     body[key]["inputs"][field] = ["p", 0]
     assert sentence in refused(client.run(body))
+
+
+@pytest.mark.parametrize(
+    "node", [SAMPLER, OPTIONS, INDEX, "ARRAG_FAiDSampler", "ARRAG_VQDecode", "ARRAG_BuildIndex"]
+)
+def test_a_link_to_an_input_that_is_not_there_is_one_sentence(client, every_node, node):
+    key = node_of(every_node, node)
+    body = first_of(every_node, key)
+    body["p"] = {"class_type": "PrimitiveInt", "inputs": {"value": 1}}
+    body[key]["inputs"]["later"] = ["p", 0]
+    assert "has no input 'later'; disconnect it" in refused(client.run(body))
 
 
 def test_the_next_run_draws(client, every_node):

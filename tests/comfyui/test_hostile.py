@@ -12,25 +12,9 @@ import pytest
 from PIL import Image
 
 from arrag_engine import shipped
-from scripts.comfyui import Server, find_comfyui, mount
-from scripts.comfyui_client import Client
 
 NAMES = ["写真", os.fsdecode(b"old-camera-\xe9")]
 SHORT = 2200
-
-
-@pytest.fixture(scope="module")
-def narrow(tmp_path_factory):
-    """A ComfyUI of its own: the others' log stream is none of its business."""
-    comfyui = find_comfyui()
-    if comfyui is None:
-        pytest.skip("no ComfyUI: set COMFYUI_DIR, or let `python run.py test` fetch one")
-    base = tmp_path_factory.mktemp("narrow")
-    mount(base)
-    server = Server(comfyui, base, options=["--cpu"], threads=1)
-    server.environment["PYTHONIOENCODING"] = "cp1252"
-    with server, Client(server.url) as client:
-        yield server, client
 
 
 @pytest.fixture
