@@ -8,7 +8,7 @@ import sys
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from .bounds import shown
 from .errors import InputError
 from .files import GGUF, check_kind, read_text
 from .paths import look_at
+from .pickles import STREAMS, check_pickle
 from .tensor_file import State, file_state, read_bytes, read_table
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
@@ -166,6 +167,7 @@ def _open_bin(path: Path) -> Weights:
             file.seek(0)
             zipped = file.read(len(ZIP)) == ZIP
             records = _records(file) if zipped else {}
+            _check_pickles(file, zipped)
         table = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except InputError:
         raise
@@ -224,6 +226,20 @@ def _records(file: BinaryIO) -> dict[int, int]:
             name, extra = struct.unpack("<2H", file.read(4))
             found[record.header_offset + 30 + name + extra] = record.file_size
     return found
+
+
+def _check_pickles(file: BinaryIO, zipped: bool) -> None:
+    """See `check_pickle`."""
+    if not zipped:
+        file.seek(0)
+        for _ in range(STREAMS):
+            check_pickle(file)
+        return
+    with zipfile.ZipFile(file) as archive:
+        for name in archive.namelist():
+            if name.endswith("data.pkl"):
+                with archive.open(name) as record:
+                    check_pickle(cast(BinaryIO, record))
 
 
 def _beginning(path: Path, tensors: list[Tensor], records: dict[int, int]) -> int:

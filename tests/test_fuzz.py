@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("resource", reason="the fuzzer limits memory by a call of Unix systems")
+
 from arrag_engine.errors import InputError
 from scripts import fuzz
 from scripts.fuzz_mutate import changed, joined, mutated, split

@@ -21,6 +21,7 @@ LAYERS = [
     {"index"},
     {"retrieval"},
     {"decode"},
+    {"pickles"},
     {"weights"},
     {"layouts", "prompt", "images"},
     {"checkpoint", "captions"},
