@@ -169,8 +169,11 @@ def build_index(
     return built.index
 
 
-def choose_device(name: str) -> torch.device:
+def choose_device(name: str, called: str = "device") -> torch.device:
     """The device of a name; auto: a GPU if there is one.
+
+    Args:
+        called: What a message calls the setting.
 
     Raises:
         InputError: It cannot be used here.
@@ -184,7 +187,7 @@ def choose_device(name: str) -> torch.device:
         torch.zeros(1, device=device).cpu()
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise InputError(f"--device {name} is not usable here ({reason}); try cpu") from error
+        raise InputError(f"{called} {name} is not usable here ({reason}); try cpu") from error
     return device
 
 

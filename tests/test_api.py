@@ -62,3 +62,8 @@ def test_importing_is_instant_and_names_are_complete():
         assert getattr(arrag, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'paint'"):
         arrag.paint  # noqa: B018
+
+
+def test_a_device_that_is_not_there_is_one_sentence():
+    with pytest.raises(arrag.InputError, match=r"^device nonsense is not usable here"):
+        arrag.load_model("pocket", device="nonsense")

@@ -90,10 +90,11 @@ def key_spec(a: argparse.Namespace, default: KeySpec) -> KeySpec:
 
 
 def load_model(a: argparse.Namespace) -> Checkpoint:
-    from ..api import load_model
+    from ..api import choose_device, load_model
 
+    device = str(choose_device(a.device, "--device"))
     with progress_bar("tensor") as bar:
-        return load_model(a.model, a.dtype, a.device, follow(bar))
+        return load_model(a.model, a.dtype, device, follow(bar))
 
 
 def check_inputs(a: argparse.Namespace) -> None:

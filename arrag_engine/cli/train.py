@@ -256,7 +256,7 @@ def _load_base(a: argparse.Namespace) -> tuple[Checkpoint, Place]:
     from ..checkpoint import load_checkpoint, resolve_dtype
     from ..train import Place
 
-    device = choose_device(a.device)
+    device = choose_device(a.device, "--device")
     if device.type == "cuda" and "LOCAL_RANK" in os.environ:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     dtype = resolve_dtype(a.dtype, device)

@@ -11,11 +11,17 @@ from scripts.freeze import PROBE
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory):
-    """A running ComfyUI with an empty base directory; a test node shows hashes of tokens."""
-    comfyui = find_comfyui()
-    if comfyui is None:
+def comfyui():
+    """The folder of a ComfyUI."""
+    found = find_comfyui()
+    if found is None:
         pytest.skip("no ComfyUI: set COMFYUI_DIR, or let `python run.py test` fetch one")
+    return found
+
+
+@pytest.fixture(scope="session")
+def server(comfyui, tmp_path_factory):
+    """A running ComfyUI with an empty base directory; a test node shows hashes of tokens."""
     base = tmp_path_factory.mktemp("comfyui")
     mount(base)
     mount(base, PROBE, PROBE.name)
@@ -56,11 +62,8 @@ def workflow():
 
 
 @pytest.fixture(scope="session")
-def narrow(tmp_path_factory):
+def narrow(comfyui, tmp_path_factory):
     """A ComfyUI of its own, whose log stream takes cp1252 only as a Windows pipe does."""
-    comfyui = find_comfyui()
-    if comfyui is None:
-        pytest.skip("no ComfyUI: set COMFYUI_DIR, or let `python run.py test` fetch one")
     base = tmp_path_factory.mktemp("narrow")
     mount(base)
     server = Server(comfyui, base, options=["--cpu"], threads=1)
