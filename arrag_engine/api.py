@@ -13,19 +13,19 @@ from PIL import Image
 from torch import Tensor, nn
 
 from . import decode, session, shipped
-from .adapter import load_adapter as read_adapter
 from .build import BuildOptions, ReadSettings, build_from_images
 from .build import build_index as build_from_folder
-from .checkpoint import Checkpoint, load_checkpoint, resolve_dtype
+from .checkpoints import Checkpoint, load_checkpoint, resolve_dtype
+from .checkpoints.adapter import load_adapter as read_adapter
 from .decode import Progress, Trace
 from .errors import InputError
 from .faid import Faid, FaidAdapter
 from .index import KeySpec, PatchIndex
 from .index import load_index as read_index
-from .ops import pack_linears
+from .models.janus.vq import to_uint8
+from .models.ops import pack_linears
 from .paths import check_output
 from .session import Layer, SamplingChoice
-from .vq import to_uint8
 
 Parts = Callable[[int, int], None]
 """Called with (parts done, parts in all)."""

@@ -13,9 +13,9 @@ from .captions import everyday_captions
 from .decode import Recipe, draw_pictures
 from .errors import InputError
 from .index import EVIDENCE, Calibration
-from .janus import JanusPro
 from .likelihood import model_probabilities, retrieve_truth
-from .prompt import PromptEncoder
+from .models.janus.model import JanusPro
+from .models.janus.prompt import PromptEncoder
 from .retrieval import Retriever
 from .settings import HARM, RetrievalOptions, Sampling
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from .prompt import PromptEncoder
+from .models.janus.prompt import PromptEncoder
 
 
 def words(text: str) -> list[str]:

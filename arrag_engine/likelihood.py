@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .index import evidence
-from .janus import JanusPro
+from .models.janus.model import JanusPro
 from .retrieval import Retriever, proposal_distribution
 from .sampling import guide, model_distribution
 from .settings import RetrievalOptions, Sampling

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from .checkpoint import Checkpoint
+from .checkpoints import Checkpoint
 from .index import KeySpec
 from .settings import RetrievalOptions, Sampling
 

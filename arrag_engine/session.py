@@ -14,13 +14,13 @@ import numpy as np
 import torch
 
 from .bounds import BATCH, POSITION_WEIGHT, check_choice, shown
-from .checkpoint import Checkpoint
+from .checkpoints import Checkpoint
 from .decode import Drawing, Progress, Recipe, draw_pictures
 from .errors import InputError
 from .faid import Faid
 from .grid import BORDERS, NEIGHBORHOODS
 from .index import KEY_SPACES, KeySpec, PatchIndex
-from .prompt import Prompt
+from .models.janus.prompt import Prompt
 from .recommended import Recommended, recommended
 from .retrieval import Retriever, calibrated_options, make_retriever
 from .settings import (

@@ -15,10 +15,10 @@ import torch
 from torch import nn
 
 from ..arrag_engine import ops as engine_ops
-from ..arrag_engine.adapter import load_adapter
-from ..arrag_engine.checkpoint import Checkpoint, load_checkpoint, resolve_dtype
+from ..arrag_engine.checkpoints import Checkpoint, load_checkpoint, resolve_dtype
+from ..arrag_engine.checkpoints.adapter import load_adapter
 from ..arrag_engine.faid import FaidAdapter
-from ..arrag_engine.janus import JanusPro
+from ..arrag_engine.models.janus.model import JanusPro
 
 
 class Holder(nn.Module):

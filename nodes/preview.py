@@ -12,8 +12,8 @@ from comfy.cli_args import LatentPreviewMethod, args
 from PIL import Image
 
 from ..arrag_engine.images import tile
-from ..arrag_engine.janus import JanusPro
-from ..arrag_engine.vq import to_uint8
+from ..arrag_engine.models.janus.model import JanusPro
+from ..arrag_engine.models.janus.vq import to_uint8
 
 UNDRAWN = "#303030"
 

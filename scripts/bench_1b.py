@@ -26,15 +26,15 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from arrag_engine.checkpoint import describe_config, load_checkpoint
+from arrag_engine.checkpoints import describe_config, load_checkpoint
 from arrag_engine.decode import Recipe, draw_pictures
 from arrag_engine.grid import Grid
-from arrag_engine.janus import JanusConfig, JanusPro
-from arrag_engine.layouts import official_name
-from arrag_engine.llama import LlamaConfig
-from arrag_engine.ops import pack_linears
+from arrag_engine.models.janus.layouts import official_name
+from arrag_engine.models.janus.model import JanusConfig, JanusPro
+from arrag_engine.models.janus.vq import VQConfig
+from arrag_engine.models.llama import LlamaConfig
+from arrag_engine.models.ops import pack_linears
 from arrag_engine.settings import Sampling
-from arrag_engine.vq import VQConfig
 from scripts.launch_comfyui import declare_missing_operators
 
 JANUS_1B = JanusConfig(LlamaConfig(102400, 2048, 5632, 24, 16, 16), VQConfig(), Grid(24, 24))

@@ -25,12 +25,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from arrag_engine import shipped
 from arrag_engine.build import build_index, encode_images
-from arrag_engine.checkpoint import load_checkpoint
+from arrag_engine.checkpoints import load_checkpoint
 from arrag_engine.grid import Grid
 from arrag_engine.images import fit, open_picture
-from arrag_engine.janus import JanusConfig, JanusPro
-from arrag_engine.llama import LlamaConfig
-from arrag_engine.vq import VQConfig
+from arrag_engine.models.janus.model import JanusConfig, JanusPro
+from arrag_engine.models.janus.vq import VQConfig
+from arrag_engine.models.llama import LlamaConfig
 
 ROUNDS = 3
 LIMIT = 0.2

@@ -27,7 +27,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from arrag_engine.checkpoint import load_checkpoint
+from arrag_engine.checkpoints import load_checkpoint
 from arrag_engine.decode import Recipe, draw_pictures
 from arrag_engine.faid import (
     AdapterConfig,
@@ -39,8 +39,8 @@ from arrag_engine.faid import (
 )
 from arrag_engine.grid import Grid
 from arrag_engine.index import SourceTable, create_index
-from arrag_engine.janus import JanusPro
-from arrag_engine.ops import pack_linears
+from arrag_engine.models.janus.model import JanusPro
+from arrag_engine.models.ops import pack_linears
 from arrag_engine.retrieval import Retriever, make_retriever
 from arrag_engine.settings import RetrievalOptions, Sampling
 from scripts.bench_1b import PAD, PROMPT, write_checkpoint

@@ -19,7 +19,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from arrag_engine import shipped
-from arrag_engine.checkpoint import load_checkpoint
+from arrag_engine.checkpoints import load_checkpoint
 from arrag_engine.decode import Recipe, draw_pictures
 from arrag_engine.index import load_index
 from arrag_engine.retrieval import make_retriever

@@ -18,13 +18,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from arrag_engine.adapter import is_adapter, load_adapter, open_adapter
-from arrag_engine.checkpoint import (
+from arrag_engine.checkpoints import (
     Checkpoint,
     describe_config,
     load_checkpoint,
     read_tokenizer,
 )
+from arrag_engine.checkpoints.adapter import is_adapter, load_adapter, open_adapter
+from arrag_engine.checkpoints.weights import find_weight_files, open_weights, read_json
 from arrag_engine.cli.inspect import _facts, _print_facts
 from arrag_engine.errors import InputError
 from arrag_engine.index import (
@@ -35,17 +36,16 @@ from arrag_engine.index import (
     read_header,
     save_index,
 )
-from arrag_engine.janus import JanusConfig
-from arrag_engine.layouts import (
+from arrag_engine.models.janus.layouts import (
     blender_config,
     blender_names,
     our_names,
     read_blenders,
     read_config,
 )
-from arrag_engine.prompt import PromptEncoder
-from arrag_engine.vq import VQConfig
-from arrag_engine.weights import find_weight_files, open_weights, read_json
+from arrag_engine.models.janus.model import JanusConfig
+from arrag_engine.models.janus.prompt import PromptEncoder
+from arrag_engine.models.janus.vq import VQConfig
 from scripts.fuzz_mutate import joined, split
 from tests.tiny import (
     blender_tensors,

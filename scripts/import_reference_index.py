@@ -24,7 +24,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from arrag_engine import shipped
-from arrag_engine.checkpoint import load_checkpoint
+from arrag_engine.checkpoints import load_checkpoint
 from arrag_engine.cli.progress import Bars
 from arrag_engine.errors import InputError
 from arrag_engine.grid import BORDERS, NEIGHBORHOODS, Grid

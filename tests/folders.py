@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from safetensors.torch import save_file
 
-from arrag_engine.checkpoint import describe_config
+from arrag_engine.checkpoints import describe_config
 from tests.tiny import blender_tensors, official_tensors, tiny_tokenizer
 
 UNDERSTANDING = {

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from arrag_engine.checkpoint import describe_config
+from arrag_engine.checkpoints import describe_config
 from arrag_engine.grid import NEIGHBORHOODS
 from arrag_engine.index import SourceTable, create_index
-from arrag_engine.janus import JanusPro
-from arrag_engine.layouts import official_name
+from arrag_engine.models.janus.layouts import official_name
+from arrag_engine.models.janus.model import JanusPro
 from arrag_engine.settings import RetrievalOptions, Sampling
 from tests import slow
 from tests.tiny import PAD_ID, PROMPT, blender_tensors, official_tensors

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from arrag_engine.decode.noise import position_noise
-from arrag_engine.llama import make_span
+from arrag_engine.models.llama import make_span
 
 
 def truncated(weights: list[int], top_k: int, top_p: Fraction) -> list[Fraction]:

@@ -25,7 +25,7 @@ from arrag_engine.index import (
 )
 from arrag_engine.index.calibration import CLOSE, WITNESSES
 from arrag_engine.likelihood import model_probabilities, retrieve_truth
-from arrag_engine.prompt import PromptEncoder
+from arrag_engine.models.janus.prompt import PromptEncoder
 from arrag_engine.retrieval import Retriever, make_retriever, mix
 from arrag_engine.settings import RetrievalOptions, Sampling
 from tests.tiny import PAD_ID, PROMPT, tiny_index, tiny_tokenizer

@@ -5,8 +5,8 @@ import torch
 
 from arrag_engine import shipped
 from arrag_engine.captions import FORMS, THINGS, article, everyday_captions, plural
-from arrag_engine.checkpoint import load_checkpoint
-from arrag_engine.prompt import PromptEncoder
+from arrag_engine.checkpoints import load_checkpoint
+from arrag_engine.models.janus.prompt import PromptEncoder
 from tests.tiny import tiny_tokenizer
 
 

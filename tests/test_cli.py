@@ -12,8 +12,8 @@ from PIL import Image
 from safetensors import safe_open
 
 from arrag_engine import session
-from arrag_engine.adapter import load_adapter
-from arrag_engine.checkpoint import load_checkpoint
+from arrag_engine.checkpoints import load_checkpoint
+from arrag_engine.checkpoints.adapter import load_adapter
 from arrag_engine.decode import Recipe, draw_pictures
 from arrag_engine.faid import Faid
 from arrag_engine.grid import Grid

@@ -8,7 +8,7 @@ import torch
 from arrag_engine import calibrate, shipped
 from arrag_engine.bench.settings import EVERY_KIND
 from arrag_engine.calibrate import observe, own_pictures
-from arrag_engine.checkpoint import load_checkpoint
+from arrag_engine.checkpoints import load_checkpoint
 from arrag_engine.index import load_index
 from arrag_engine.retrieval import make_retriever
 from arrag_engine.settings import HARM, RetrievalOptions

@@ -204,7 +204,7 @@ def test_files_to_read_are_looked_at_before_the_model_is_loaded(run, monkeypatch
     def loaded(*_, **__):
         raise AssertionError("the model was loaded")
 
-    monkeypatch.setattr("arrag_engine.checkpoint.load_checkpoint", loaded)
+    monkeypatch.setattr("arrag_engine.checkpoints.load_checkpoint", loaded)
     pictures = "{files}/pictures"
     for line in (
         f"{DRAW} --index {{files}}/cut-index.safetensors",

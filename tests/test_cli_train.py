@@ -12,8 +12,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from arrag_engine.adapter import open_adapter
-from arrag_engine.checkpoint import load_checkpoint
+from arrag_engine.checkpoints import load_checkpoint
+from arrag_engine.checkpoints.adapter import open_adapter
 from arrag_engine.faid import AdapterConfig
 from arrag_engine.train import RunFolder
 from arrag_engine.train.rehearsal import MEASURED_OWN

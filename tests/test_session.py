@@ -8,7 +8,7 @@ import torch
 
 from arrag_engine import recommended as table
 from arrag_engine import threads
-from arrag_engine.checkpoint import load_checkpoint
+from arrag_engine.checkpoints import load_checkpoint
 from arrag_engine.errors import InputError
 from arrag_engine.faid import Faid
 from arrag_engine.index import Calibration, KeySpec, SourceTable

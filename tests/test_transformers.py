@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from arrag_engine.checkpoint import load_checkpoint
+from arrag_engine.checkpoints import load_checkpoint
 from arrag_engine.decode import Recipe, draw_pictures
-from arrag_engine.janus import JanusConfig
+from arrag_engine.models.janus.model import JanusConfig
+from arrag_engine.models.janus.vq import VQConfig
 from arrag_engine.settings import Sampling
 from arrag_engine.shipped import MODELS
-from arrag_engine.vq import VQConfig
 from tests.tiny import PAD_ID, PROMPT, official_tensors, tiny_config, tiny_model, transformers_name
 
 transformers = pytest.importorskip("transformers")

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from arrag_engine.cli import main
 from arrag_engine.errors import InputError
 from arrag_engine.grid import Grid
+from arrag_engine.models.janus.vq import VQConfig
 from arrag_engine.verify import verify_folder
-from arrag_engine.vq import VQConfig
 from tests.golden import write_fixture
 from tests.tiny import tiny_config, tiny_model
 

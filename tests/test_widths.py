@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from arrag_engine.adapter import merge_adapter
-from arrag_engine.checkpoint import convert_checkpoint, describe_config, load_checkpoint
+from arrag_engine.checkpoints import convert_checkpoint, describe_config, load_checkpoint
+from arrag_engine.checkpoints.merge import merge_adapter
 from arrag_engine.cli import main
 from arrag_engine.decode import Recipe, draw_pictures
 from arrag_engine.errors import InputError

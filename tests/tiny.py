@@ -10,16 +10,16 @@ import torch
 from PIL import Image
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 
-from arrag_engine.adapter import AdapterInfo, save_adapter
-from arrag_engine.checkpoint import describe_config, load_checkpoint, write_checkpoint
+from arrag_engine.checkpoints import describe_config, load_checkpoint, write_checkpoint
+from arrag_engine.checkpoints.adapter import AdapterInfo, save_adapter
 from arrag_engine.faid import AdapterConfig, FaidAdapter
 from arrag_engine.grid import Grid
 from arrag_engine.index import KeySpec, PatchIndex, Source, create_index
-from arrag_engine.janus import JanusConfig, JanusPro
-from arrag_engine.layouts import official_name
-from arrag_engine.llama import LlamaConfig
-from arrag_engine.prompt import BEGIN_OF_IMAGE, BEGIN_OF_SENTENCE, PAD, UNKNOWN
-from arrag_engine.vq import VQConfig
+from arrag_engine.models.janus.layouts import official_name
+from arrag_engine.models.janus.model import JanusConfig, JanusPro
+from arrag_engine.models.janus.prompt import BEGIN_OF_IMAGE, BEGIN_OF_SENTENCE, PAD, UNKNOWN
+from arrag_engine.models.janus.vq import VQConfig
+from arrag_engine.models.llama import LlamaConfig
 
 WORDS = ["a", "red", "car", "two", "apples", ":"]
 PROMPT = [1, 5, 6, 7, 4]

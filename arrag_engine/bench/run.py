@@ -9,11 +9,11 @@ import numpy as np
 import torch
 
 from ..bounds import MAX_BATCH
-from ..checkpoint import Checkpoint
+from ..checkpoints import Checkpoint
 from ..decode import Recipe, draw_pictures
 from ..faid import Faid
 from ..likelihood import bits, mixed, model_probabilities, retrieve_truth
-from ..prompt import Prompt
+from ..models.janus.prompt import Prompt
 from .measures import copied_share
 from .prompts import KINDS, Verdict, judge
 from .scenes import SPLITS, BenchScene

@@ -11,13 +11,13 @@ import torch
 from PIL import Image
 from safetensors.numpy import load_file
 
-from ..checkpoint import Checkpoint
+from ..checkpoints import Checkpoint
 from ..codebook import codebook_agreement
 from ..errors import InputError
 from ..images import to_tensor
 from ..index import PatchIndex
+from ..models.janus.vq import to_uint8
 from ..retrieval import Retriever, calibrated_options, make_retriever
-from ..vq import to_uint8
 from .prompts import BenchPrompt
 from .scenes import BenchScene
 from .settings import COMPLETION, GIVEN_ROWS, Use

@@ -14,8 +14,8 @@ from PIL import Image
 from ..errors import InputError
 from ..index import KeySpec, PatchIndex, create_index, load_index, save_index
 from ..index.search import check_search
-from ..janus import JanusPro
 from ..locks import locked
+from ..models.janus.model import JanusPro
 from .encoding import Encoded, Report, encode_all, join
 from .listing import Picture, ReadSettings, list_folder, listing_state
 from .reading import BATCH, prepare_file, prepare_image, read_ahead

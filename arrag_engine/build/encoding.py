@@ -12,7 +12,7 @@ from PIL import Image
 
 from ..images import to_tensor
 from ..index import Source
-from ..janus import JanusPro
+from ..models.janus.model import JanusPro
 from .reading import BATCH, Prepared, Unreadable
 
 

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from ..bench.run import Bench, Pictures
     from ..bench.tasks import Task
     from ..calibrate import Observations
-    from ..checkpoint import Checkpoint
+    from ..checkpoints import Checkpoint
     from ..retrieval import Retriever
 
 SUITES = ("pocket",)

@@ -30,8 +30,8 @@ from ..bounds import (
 from ..errors import InputError
 from ..files import atomic_write
 from ..index import load_index
+from ..models.janus.prompt import check_prompt
 from ..paths import check_output, given_name
-from ..prompt import check_prompt
 from ..settings import AS_BUILT, DUPLICATES, PROMPT, RECOMMENDED, SEMANTICS, SamplingChoice
 from .parser import number
 from .progress import follow, progress_bar
@@ -45,7 +45,7 @@ from .shared import (
 )
 
 if TYPE_CHECKING:
-    from ..checkpoint import Checkpoint
+    from ..checkpoints import Checkpoint
     from ..decode import Drawing
     from ..faid import Faid, FaidAdapter
     from ..session import Layer, Plan

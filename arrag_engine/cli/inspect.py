@@ -53,7 +53,7 @@ def _facts(path: Path) -> dict[str, Any]:
     if path.is_file() and is_index(path):
         facts = _index_facts(path)
     else:
-        from ..adapter import is_adapter
+        from ..checkpoints.adapter import is_adapter
 
         facts = _adapter_facts(path) if is_adapter(path) else _model_facts(path)
     files = [path] if path.is_file() else [f for f in path.iterdir() if f.is_file()]
@@ -97,7 +97,7 @@ def _index_facts(path: Path) -> dict[str, Any]:
 
 
 def _adapter_facts(path: Path) -> dict[str, Any]:
-    from ..adapter import open_adapter
+    from ..checkpoints.adapter import open_adapter
 
     opened = open_adapter(path)
     info, results = opened.info, opened.info.training.get("results")
@@ -114,7 +114,7 @@ def _adapter_facts(path: Path) -> dict[str, Any]:
 
 
 def _model_facts(path: Path) -> dict[str, Any]:
-    from ..checkpoint import open_checkpoint
+    from ..checkpoints import open_checkpoint
 
     opened = open_checkpoint(path)
     janus = opened.janus

@@ -32,7 +32,7 @@ def add_commands(command: Command) -> None:
 def convert(a: argparse.Namespace) -> int:
     """Write a checkpoint as one self-contained file."""
     out = check_output(a.out, ".safetensors")
-    from ..checkpoint import convert_checkpoint
+    from ..checkpoints import convert_checkpoint
 
     with progress_bar("tensor") as bar:
         convert_checkpoint(shipped.resolve(a.source, shipped.MODELS), out, follow(bar))

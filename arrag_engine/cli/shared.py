@@ -17,7 +17,7 @@ from .parser import number
 from .progress import follow, progress_bar
 
 if TYPE_CHECKING:
-    from ..checkpoint import Checkpoint
+    from ..checkpoints import Checkpoint
 
 Command = Callable[[Callable[[argparse.Namespace], int]], argparse.ArgumentParser]
 """Adds a command named after the function that runs it, and returns its parser."""
@@ -118,6 +118,6 @@ def check_adapter(name: str | None) -> None:
         InputError: It is none, or damaged.
     """
     if name is not None:
-        from ..adapter import open_adapter
+        from ..checkpoints.adapter import open_adapter
 
         open_adapter(shipped.resolve(name, shipped.ADAPTERS))

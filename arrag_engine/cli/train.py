@@ -29,7 +29,7 @@ from .progress import follow, progress_bar
 from .shared import Command, add_model_flags, check_adapter, check_inputs
 
 if TYPE_CHECKING:
-    from ..checkpoint import Checkpoint
+    from ..checkpoints import Checkpoint
     from ..faid import FaidAdapter
     from ..train import Examples, Place, RunFolder, Team
 
@@ -253,7 +253,7 @@ def _load_base(a: argparse.Namespace) -> tuple[Checkpoint, Place]:
     import torch
 
     from ..api import choose_device
-    from ..checkpoint import load_checkpoint, resolve_dtype
+    from ..checkpoints import load_checkpoint, resolve_dtype
     from ..train import Place
 
     device = choose_device(a.device, "--device")
@@ -281,7 +281,7 @@ def _examples(
     team: Team,
 ) -> Examples:
     """Prepared by the leading process, once for a run; the others read what it wrote."""
-    from ..adapter import index_fingerprint
+    from ..checkpoints.adapter import index_fingerprint
 
     if team.leads:
         told = asdict(settings)
@@ -409,8 +409,9 @@ def _export(
     settings: TrainSettings,
     run: RunFolder,
 ) -> None:
-    from ..adapter import AdapterInfo, index_fingerprint, merge_adapter, save_adapter
-    from ..checkpoint import DTYPES
+    from ..checkpoints import DTYPES
+    from ..checkpoints.adapter import AdapterInfo, index_fingerprint, save_adapter
+    from ..checkpoints.merge import merge_adapter
 
     results = run.results()
     info = AdapterInfo(
@@ -444,7 +445,7 @@ def loss(a: argparse.Namespace) -> int:
     settings = TrainSettings(batch=a.batch)
     index = load_index(shipped.resolve(a.index, shipped.INDEXES)) if a.index else None
     check_adapter(a.adapter)
-    from ..adapter import load_adapter
+    from ..checkpoints.adapter import load_adapter
     from ..train import score
 
     base, place = _load_base(a)
@@ -470,7 +471,7 @@ def merge(a: argparse.Namespace) -> int:
     """Write a base and its adapter as one whole model, in the published layout."""
     out = check_output(a.out, ".safetensors")
     check_inputs(a)
-    from ..adapter import merge_adapter
+    from ..checkpoints.merge import merge_adapter
 
     with progress_bar("tensor") as bar:
         base = shipped.resolve(a.model, shipped.MODELS)

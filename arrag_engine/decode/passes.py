@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..faid import Blending, FaidHook
-from ..janus import JanusPro
+from ..models.janus.model import JanusPro
 from ..sampling import guide
 from .canvas import Canvas
 from .recipe import Recipe

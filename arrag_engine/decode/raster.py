@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..bounds import WINDOW
 from ..errors import InputError
-from ..janus import JanusPro
+from ..models.janus.model import JanusPro
 from ..sampling import model_distribution
 from .canvas import Canvas, begin
 from .choice import Chooser, Draft

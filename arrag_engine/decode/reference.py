@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..faid import forced_states
-from ..janus import JanusPro
+from ..models.janus.model import JanusPro
 from ..retrieval import Retriever, mix
 from ..sampling import guide, model_distribution
 from .noise import draw, position_noise

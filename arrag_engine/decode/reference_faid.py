@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..faid import FaidHook, whole_picture
-from ..janus import JanusPro
+from ..models.janus.model import JanusPro
 from ..retrieval import Retriever
 from .recipe import Recipe
 

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .. import ops as default_ops
-from ..janus import GenHead, JanusConfig
+from ..models import ops as default_ops
+from ..models.janus.model import GenHead, JanusConfig
 from ..settings import AdapterConfig
 from .blender import FoldedBlender, PatchBlender, folded
 

@@ -18,10 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .. import ops as default_ops
 from ..errors import InputError
 from ..grid import Offset
-from ..ops import rowwise
+from ..models import ops as default_ops
+from ..models.ops import rowwise
 from ..settings import HOPS
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..bounds import CANDIDATES, STRENGTH, check_choice
-from ..janus import DrawingHook, JanusPro
+from ..models.janus.model import DrawingHook, JanusPro
 from ..settings import SEMANTICS, Semantics
 from .adapter import FaidAdapter
 from .hook import BlendPass, FaidHook, FeatureMaps, slot_table

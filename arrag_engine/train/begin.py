@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..faid import FaidAdapter, PatchBlender, forced_states
-from ..janus import JanusPro
+from ..models.janus.model import JanusPro
 from .data import Batches
 from .settings import TrainSettings
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from ..build import Report, encode_folder
 from ..errors import InputError
 from ..index import PatchIndex, Source, SourceTable, load_index
-from ..janus import JanusPro
-from ..prompt import PromptEncoder
+from ..models.janus.model import JanusPro
+from ..models.janus.prompt import PromptEncoder
 from ..retrieval import Retriever, make_retriever
 from .settings import TrainSettings
 

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..checkpoint import Checkpoint
+from ..checkpoints import Checkpoint
 from ..errors import InputError
 from ..faid import FaidAdapter
 from .begin import new_adapter

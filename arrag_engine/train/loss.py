@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..faid import FaidAdapter, forced_states, whole_picture
-from ..janus import JanusPro
+from ..models.janus.model import JanusPro
 from .data import Batch
 from .settings import TrainSettings
 

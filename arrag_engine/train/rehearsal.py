@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ..captions import everyday_captions
-from ..checkpoint import Checkpoint
+from ..checkpoints import Checkpoint
 from ..decode import Recipe, draw_pictures
 from ..index import PatchIndex
 from ..retrieval import Retriever, make_retriever

@@ -14,10 +14,10 @@ from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..checkpoints.weights import open_weights
 from ..errors import InputError
 from ..faid import FaidAdapter
 from ..files import atomic_write
-from ..weights import open_weights
 from .data import Examples
 
 RESULTS = ("base_held_out_bits", "held_out_bits", "base_own_bits", "own_bits")

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from ..index import Hits
-from ..janus import JanusPro
+from ..models.janus.model import JanusPro
+from ..models.janus.vq import to_uint8
 from ..retrieval import make_retriever, mix, proposal_distribution
 from ..sampling import guide, model_distribution
 from ..settings import RetrievalOptions, Sampling
-from ..vq import to_uint8
 from .golden import (
     CFG_LOGITS,
     EXACT,

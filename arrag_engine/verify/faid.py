@@ -23,8 +23,8 @@ from ..faid import (
     slot_table,
     whole_picture,
 )
-from ..janus import JanusPro
-from ..layouts import blender_names, official_name, read_blenders
+from ..models.janus.layouts import blender_names, official_name, read_blenders
+from ..models.janus.model import JanusPro
 from ..retrieval import make_retriever
 from ..sampling import guide, model_distribution
 from ..settings import RetrievalOptions, Sampling

@@ -12,17 +12,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checkpoint import open_checkpoint, read_model
+from ..checkpoints import open_checkpoint, read_model
+from ..checkpoints.weights import open_weights, read_json
 from ..decode import Recipe, draw_pictures
 from ..errors import InputError
 from ..faid import Faid
 from ..grid import Grid
 from ..index import KeySpec, PatchIndex, SourceTable, create_index
-from ..janus import JanusPro
+from ..models.janus.model import JanusPro
+from ..models.janus.vq import to_uint8
 from ..retrieval import Retriever
 from ..settings import Sampling
-from ..vq import to_uint8
-from ..weights import open_weights, read_json
 
 EXACT, LOGITS, CFG_LOGITS, PROBS, VECTORS, PIXELS, LEVELS = 0, 1e-4, 5e-4, 5e-5, 2e-5, 1e-4, 1
 NEEDED_SETTINGS = ("grid_width", "pad_id", "cfg_weight", "probs_temperatures", "daid")

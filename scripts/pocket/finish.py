@@ -25,14 +25,14 @@ from training import scaled
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from arrag_engine.build import BuildOptions, ReadSettings, build_index
-from arrag_engine.checkpoint import describe_config, load_checkpoint, write_checkpoint
+from arrag_engine.checkpoints import describe_config, load_checkpoint, write_checkpoint
 from arrag_engine.decode import Recipe, draw_pictures
 from arrag_engine.index import KeySpec, PatchIndex, SourceTable, create_index, save_index
-from arrag_engine.janus import JanusPro
-from arrag_engine.layouts import official_name
-from arrag_engine.prompt import PromptEncoder
+from arrag_engine.models.janus.layouts import official_name
+from arrag_engine.models.janus.model import JanusPro
+from arrag_engine.models.janus.prompt import PromptEncoder
+from arrag_engine.models.janus.vq import to_uint8
 from arrag_engine.settings import Sampling
-from arrag_engine.vq import to_uint8
 
 PROMPTS = (
     "an apple", "a car", "a house", "a tree", "a cat", "a castle", "a star", "a mushroom",

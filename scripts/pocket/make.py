@@ -33,8 +33,8 @@ from train_scorer import SCORER
 from training import scaled
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from arrag_engine.checkpoint import load_checkpoint
-from arrag_engine.prompt import PromptEncoder
+from arrag_engine.checkpoints import load_checkpoint
+from arrag_engine.models.janus.prompt import PromptEncoder
 
 HERE = Path(__file__).parent
 NAME = "pocket.safetensors"

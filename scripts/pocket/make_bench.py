@@ -34,7 +34,7 @@ from arrag_engine.bench.prompts import CONCEPT, STYLE, BenchPrompt, Wanted, writ
 from arrag_engine.bench.scenes import BenchScene, read_scenes, write_scenes
 from arrag_engine.bench.scorer import load_scorer
 from arrag_engine.bench.tasks import encode_pixels
-from arrag_engine.checkpoint import load_checkpoint
+from arrag_engine.checkpoints import load_checkpoint
 from arrag_engine.shipped import BENCH
 
 SEED = 20_000_000

@@ -32,7 +32,6 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from arrag_engine import shipped
-from arrag_engine.adapter import load_adapter
 from arrag_engine.bench.measures import foreground, mean_and_spread, seed_variety
 from arrag_engine.bench.prompts import BenchPrompt, read_prompts
 from arrag_engine.bench.run import Bench, Pictures, use_of
@@ -40,11 +39,12 @@ from arrag_engine.bench.scenes import BenchScene, read_scenes
 from arrag_engine.bench.scorer import load_scorer
 from arrag_engine.bench.settings import COMPLETION, TEACHER_FORCED, Use
 from arrag_engine.bench.tasks import Library, Task, make_tasks, scene_tokens
-from arrag_engine.checkpoint import load_checkpoint
+from arrag_engine.checkpoints import load_checkpoint
+from arrag_engine.checkpoints.adapter import load_adapter
 from arrag_engine.faid import Faid
 from arrag_engine.index import Hits, KeySpec, load_index
 from arrag_engine.likelihood import bits, model_probabilities
-from arrag_engine.ops import pack_linears
+from arrag_engine.models.ops import pack_linears
 from arrag_engine.retrieval import proposal_distribution
 from arrag_engine.settings import RetrievalOptions, Sampling
 

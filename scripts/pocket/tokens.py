@@ -17,8 +17,8 @@ from tqdm import tqdm
 from train_vq import skip_idle, to_images
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from arrag_engine.prompt import UNKNOWN, PromptEncoder
-from arrag_engine.vq import VQConfig, VQModel
+from arrag_engine.models.janus.prompt import UNKNOWN, PromptEncoder
+from arrag_engine.models.janus.vq import VQConfig, VQModel
 
 ENCODE_BATCH = 8
 """Scenes at once; 32 are a third slower on a CPU."""

@@ -35,10 +35,15 @@ from train_vq import to_images
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from arrag_engine import shipped
-from arrag_engine.adapter import AdapterInfo, index_fingerprint, load_adapter, save_adapter
 from arrag_engine.bench.scenes import BenchScene, read_scenes
 from arrag_engine.bench.tasks import scene_tokens
-from arrag_engine.checkpoint import Checkpoint, load_checkpoint
+from arrag_engine.checkpoints import Checkpoint, load_checkpoint
+from arrag_engine.checkpoints.adapter import (
+    AdapterInfo,
+    index_fingerprint,
+    load_adapter,
+    save_adapter,
+)
 from arrag_engine.index import PatchIndex, Source, create_index, load_index, save_index
 from arrag_engine.retrieval import make_retriever
 from arrag_engine.train import Examples, Place, RunFolder, Team, TrainSettings, score, train_adapter

@@ -25,11 +25,11 @@ from tokens import USAGE, Batches, TokenCache, encode_scenes, load_vq
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from arrag_engine.checkpoint import load_checkpoint
+from arrag_engine.checkpoints import load_checkpoint
 from arrag_engine.grid import Grid
-from arrag_engine.janus import JanusConfig, JanusPro
-from arrag_engine.llama import LlamaConfig
-from arrag_engine.vq import VQConfig
+from arrag_engine.models.janus.model import JanusConfig, JanusPro
+from arrag_engine.models.janus.vq import VQConfig
+from arrag_engine.models.llama import LlamaConfig
 
 GRID = Grid(12, 12)
 BATCH = 16

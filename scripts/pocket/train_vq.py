@@ -27,8 +27,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from arrag_engine.checkpoint import load_checkpoint
-from arrag_engine.vq import VQConfig, VQModel, to_uint8
+from arrag_engine.checkpoints import load_checkpoint
+from arrag_engine.models.janus.vq import VQConfig, VQModel, to_uint8
 
 CONFIG = VQConfig(
     base_channels=32,

@@ -11,9 +11,9 @@ from arrag_engine.bench.prompts import CONCEPT, KINDS, BenchPrompt, Wanted, judg
 from arrag_engine.bench.run import Bench, use_of
 from arrag_engine.bench.scorer import load_scorer
 from arrag_engine.bench.tasks import Library, decode_tokens, make_tasks
-from arrag_engine.checkpoint import load_checkpoint
+from arrag_engine.checkpoints import load_checkpoint
 from arrag_engine.index import load_index
-from arrag_engine.ops import pack_linears
+from arrag_engine.models.ops import pack_linears
 from arrag_engine.session import Layer, draw, plan
 from arrag_engine.settings import PROMPT
 from scripts.comfyui import ROOT

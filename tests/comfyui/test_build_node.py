@@ -11,7 +11,7 @@ from PIL import Image
 from arrag_engine import shipped
 from arrag_engine.build import encode_folder
 from arrag_engine.build.reading import BATCH
-from arrag_engine.checkpoint import load_checkpoint
+from arrag_engine.checkpoints import load_checkpoint
 from arrag_engine.index import load_index
 from scripts.comfyui import Server, find_comfyui, mount
 from scripts.comfyui_client import Client, Refused

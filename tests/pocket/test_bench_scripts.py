@@ -38,7 +38,7 @@ from arrag_engine.bench.run import Bench
 from arrag_engine.bench.scorer import CELL, Detection, Scorer
 from arrag_engine.bench.settings import CONCEPTS, GENERAL
 from arrag_engine.bench.tasks import Library
-from arrag_engine.checkpoint import load_checkpoint
+from arrag_engine.checkpoints import load_checkpoint
 from arrag_engine.faid import Faid
 from arrag_engine.index import KeySpec
 from arrag_engine.settings import RetrievalOptions, Sampling

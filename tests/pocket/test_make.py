@@ -10,11 +10,11 @@ import numpy as np
 import torch
 
 from arrag_engine import shipped
-from arrag_engine.adapter import load_adapter
 from arrag_engine.bench.prompts import read_prompts
 from arrag_engine.bench.scenes import read_scenes
 from arrag_engine.bench.scorer import load_scorer
-from arrag_engine.checkpoint import load_checkpoint
+from arrag_engine.checkpoints import load_checkpoint
+from arrag_engine.checkpoints.adapter import load_adapter
 from arrag_engine.index import load_index
 from tests.pocket.made import write_archives
 

@@ -15,9 +15,9 @@ from tokens import Usage
 from training import orthogonalize, schedule
 
 from arrag_engine.bench.scorer import Labels, Scorer
-from arrag_engine.checkpoint import load_checkpoint
-from arrag_engine.janus import JanusPro
-from arrag_engine.vq import VQConfig, VQModel
+from arrag_engine.checkpoints import load_checkpoint
+from arrag_engine.models.janus.model import JanusPro
+from arrag_engine.models.janus.vq import VQConfig, VQModel
 
 CODES = 16
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from arrag_engine.checkpoint import load_checkpoint
+from arrag_engine.checkpoints import load_checkpoint
 from arrag_engine.errors import InputError
 from arrag_engine.faid import PatchBlender
 from arrag_engine.train import TrainSettings

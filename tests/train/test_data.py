@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from arrag_engine.checkpoint import load_checkpoint
+from arrag_engine.checkpoints import load_checkpoint
 from arrag_engine.errors import InputError
 from arrag_engine.grid import NEIGHBORHOODS
 from arrag_engine.index import create_index, load_index, save_index

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from arrag_engine.checkpoint import load_checkpoint
+from arrag_engine.checkpoints import load_checkpoint
 from arrag_engine.decode import Recipe, draw_pictures
 from arrag_engine.retrieval import make_retriever
 from arrag_engine.train import RunFolder, TrainSettings, draw_own, retrieve_codes

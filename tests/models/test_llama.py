@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from arrag_engine.llama import KVCache, Llama, LlamaConfig, make_span
+from arrag_engine.models.llama import KVCache, Llama, LlamaConfig, make_span
 
 CPU = torch.device("cpu")
 

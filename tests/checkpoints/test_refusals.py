@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from arrag_engine.checkpoint import describe_config, load_checkpoint, write_checkpoint
+from arrag_engine.checkpoints import describe_config, load_checkpoint, write_checkpoint
 from arrag_engine.errors import InputError
 from arrag_engine.grid import Grid
 from tests.folders import (

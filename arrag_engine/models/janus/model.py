@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import ops as default_ops
-from .grid import Grid
-from .llama import KVCache, LayerHook, Llama, LlamaConfig
-from .ops import rowwise
+from ...grid import Grid
+from .. import ops as default_ops
+from ..llama import KVCache, LayerHook, Llama, LlamaConfig
+from ..ops import rowwise
 from .vq import VQConfig, VQModel
 
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from . import ops as default_ops
+from .. import ops as default_ops
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,13 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from arrag_engine.adapter import (
+from arrag_engine.checkpoints import load_checkpoint
+from arrag_engine.checkpoints.adapter import (
     index_fingerprint,
     load_adapter,
-    merge_adapter,
     open_adapter,
 )
-from arrag_engine.checkpoint import load_checkpoint
+from arrag_engine.checkpoints.merge import merge_adapter
 from arrag_engine.decode import Recipe, draw_pictures
 from arrag_engine.errors import InputError
 from arrag_engine.faid import AdapterConfig, Faid, assemble

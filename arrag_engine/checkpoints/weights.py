@@ -13,12 +13,12 @@ from typing import BinaryIO, Protocol, cast
 import torch
 from torch import Tensor
 
-from .bounds import shown
-from .errors import InputError
-from .files import GGUF, check_kind, read_text
-from .paths import look_at
+from ..bounds import shown
+from ..errors import InputError
+from ..files import GGUF, check_kind, read_text
+from ..paths import look_at
+from ..tensor_file import State, file_state, read_bytes, read_table
 from .pickles import STREAMS, check_pickle
-from .tensor_file import State, file_state, read_bytes, read_table
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 DTYPES = {

@@ -13,8 +13,8 @@ from functools import cached_property
 
 from tokenizers import Encoding, Tokenizer
 
-from .bounds import shown
-from .errors import InputError
+from ...bounds import shown
+from ...errors import InputError
 
 BEGIN_OF_SENTENCE = "<｜begin▁of▁sentence｜>"
 PAD = "<｜▁pad▁｜>"

@@ -6,12 +6,12 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from .bounds import shown
-from .errors import InputError
-from .grid import Grid
-from .janus import JanusConfig
-from .llama import LlamaConfig
-from .settings import HOPS, AdapterConfig
+from ...bounds import shown
+from ...errors import InputError
+from ...grid import Grid
+from ...settings import HOPS, AdapterConfig
+from ..llama import LlamaConfig
+from .model import JanusConfig
 from .vq import VQConfig
 
 Shapes = dict[str, tuple[int, ...]]

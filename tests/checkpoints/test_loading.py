@@ -12,18 +12,18 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from arrag_engine import checkpoint as checkpoint_module
-from arrag_engine.checkpoint import (
+from arrag_engine.checkpoints import (
     convert_checkpoint,
     describe_config,
     load_checkpoint,
     open_checkpoint,
     resolve_dtype,
 )
+from arrag_engine.checkpoints.weights import Weights
 from arrag_engine.decode import Recipe, draw_pictures
 from arrag_engine.errors import InputError
 from arrag_engine.faid import AdapterConfig
-from arrag_engine.layouts import official_name
+from arrag_engine.models.janus.layouts import official_name
 from arrag_engine.settings import Sampling
 from tests.folders import (
     BLENDER,
@@ -207,20 +207,20 @@ def test_grouped_key_heads_are_counted_from_the_tensors(tmp_path, kv_heads):
 
 
 def test_the_understanding_branch_is_never_read(tmp_path, square, monkeypatch):
-    read, real = [], checkpoint_module.Weights.read
+    read, real = [], Weights.read
 
     def counting(weights, name, *how, **more):
         read.append(name)
         return real(weights, name, *how, **more)
 
-    monkeypatch.setattr(checkpoint_module.Weights, "read", counting)
+    monkeypatch.setattr(Weights, "read", counting)
     deepseek_folder(tmp_path, square, more=UNDERSTANDING | BLENDER)
     load_checkpoint(tmp_path, FP32)
     assert set(read) == {*official_tensors(square), *BLENDER}
 
 
 def test_opening_reads_no_tensor_at_all(tmp_path, square, monkeypatch):
-    monkeypatch.setattr(checkpoint_module.Weights, "read", lambda *_: pytest.fail("read a tensor"))
+    monkeypatch.setattr(Weights, "read", lambda *_: pytest.fail("read a tensor"))
     opened = open_checkpoint(deepseek_folder(tmp_path, square))
     assert opened.janus == square.config
 

@@ -6,7 +6,7 @@ import pytest
 from tokenizers import Tokenizer, processors
 
 from arrag_engine.errors import InputError
-from arrag_engine.prompt import BEGIN_OF_IMAGE, BEGIN_OF_SENTENCE, PAD, PromptEncoder
+from arrag_engine.models.janus.prompt import BEGIN_OF_IMAGE, BEGIN_OF_SENTENCE, PAD, PromptEncoder
 from tests.tiny import tiny_tokenizer
 
 IDS = {"unk": 0, "bos": 1, "pad": 2, "user": 3, "boi": 4, "assistant": 5}

@@ -7,9 +7,9 @@ import zipfile
 import pytest
 import torch
 
+from arrag_engine.checkpoints.pickles import LARGEST_TUPLE, check_pickle
+from arrag_engine.checkpoints.weights import open_weights
 from arrag_engine.errors import InputError
-from arrag_engine.pickles import LARGEST_TUPLE, check_pickle
-from arrag_engine.weights import open_weights
 
 
 def doubled(count):

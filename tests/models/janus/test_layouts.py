@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from arrag_engine.checkpoint import describe_config
+from arrag_engine.checkpoints import describe_config
 from arrag_engine.errors import InputError
 from arrag_engine.grid import Grid
-from arrag_engine.janus import JanusConfig, JanusPro
-from arrag_engine.layouts import (
+from arrag_engine.models.janus.layouts import (
     BLENDER,
     blender_names,
     official_name,
@@ -20,8 +19,9 @@ from arrag_engine.layouts import (
     read_blenders,
     read_config,
 )
+from arrag_engine.models.janus.model import JanusConfig, JanusPro
+from arrag_engine.models.janus.vq import VQConfig
 from arrag_engine.settings import AdapterConfig
-from arrag_engine.vq import VQConfig
 from tests.tiny import official_tensors, tiny_config, tiny_model, transformers_name
 
 REAL_KEYS = Path(__file__).parents[2] / "shared" / "oracle" / "real_checkpoint_keys.json"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,24 +13,17 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
 
-from . import ops as default_ops
-from .bounds import MAX_CANDIDATES, MAX_RANK
-from .checkpoint import (
-    Checkpoint,
-    check_shapes,
-    open_checkpoint,
-    read_fingerprint,
-    read_tokenizer,
-    write_checkpoint,
-)
-from .errors import InputError
-from .faid import FaidAdapter, assemble
-from .files import atomic_write
-from .index import PatchIndex
-from .layouts import blender_config, official_name, section
-from .settings import HOPS, AdapterConfig
+from ..bounds import MAX_CANDIDATES, MAX_RANK
+from ..errors import InputError
+from ..faid import FaidAdapter, assemble
+from ..files import atomic_write
+from ..index import PatchIndex
+from ..models import ops as default_ops
+from ..models.janus.model import JanusConfig
+from ..settings import HOPS, AdapterConfig
+from .loading import Checkpoint
+from .shapes import check_shapes
 from .weights import Weights, open_weights
 
 FORMAT = "arrag-adapter"
@@ -176,12 +168,21 @@ def load_adapter(
     """
     opened = open_adapter(path)
     config = base.model.config
-    _check_base(opened, base.name, base.fingerprint, config.llama.hidden_size)
-    _check_tensors(opened, config)
+    check_base(opened, base.name, base.fingerprint, config.llama.hidden_size)
+    check_tensors(opened, config)
     return assemble(config, opened.info.config, opened.weights.read, dtype, ops, progress, fold_on)
 
 
-def _check_base(opened: OpenedAdapter, name: str, fingerprint: str, hidden: int) -> None:
+def check_base(opened: OpenedAdapter, name: str, fingerprint: str, hidden: int) -> None:
+    """Refuse a base that an adapter was not trained on.
+
+    Args:
+        name: What a person calls the base.
+        hidden: Its width.
+
+    Raises:
+        InputError: The fingerprint or the width is another one.
+    """
     info = opened.info
     if info.base_fingerprint == fingerprint and info.hidden_size == hidden:
         return
@@ -194,54 +195,14 @@ def _check_base(opened: OpenedAdapter, name: str, fingerprint: str, hidden: int)
     )
 
 
-def _check_tensors(opened: OpenedAdapter, base: Any) -> None:
+def check_tensors(opened: OpenedAdapter, base: JanusConfig) -> None:
+    """Refuse tensors that do not have the shapes of the header's adapter for this base.
+
+    Raises:
+        InputError: That is so.
+    """
     layers = opened.info.config.blender_layers
     if not all(0 <= i < base.llama.num_layers for i in layers):
         raise InputError(f"the header of {opened.path} is damaged; copy the adapter again")
     kind = "FAiD adapter of its header's sizes"
     check_shapes(FaidAdapter, (base, opened.info.config), opened.weights.shapes, opened.path, kind)
-
-
-def merge_adapter(
-    base: Path, adapter: Path, out: Path, progress: Callable[[int, int], None] | None = None
-) -> None:
-    """Write base and adapter as one whole checkpoint in the published layout: blenders beside the
-    weights, the low-rank changes and the head inside them. Blenders the base had are left out.
-
-    Raises:
-        InputError: One of them does not load, they do not fit, or `out` cannot be written.
-    """
-    opened, learnt = open_checkpoint(base), open_adapter(adapter)
-    name = Path(base).stem if Path(base).is_file() else Path(base).name
-    hidden = opened.janus.llama.hidden_size
-    _check_base(learnt, name, read_fingerprint(opened), hidden)
-    _check_tensors(learnt, opened.janus)
-    tokenizer = read_tokenizer(opened.tokenizer)
-    tensors: dict[str, Tensor] = {}
-    for done, (file_name, ours) in enumerate(opened.names.items(), start=1):
-        tensors[official_name(ours)] = _merged(opened.weights.read(file_name), ours, learnt)
-        if progress is not None:
-            progress(done, len(opened.names))
-    for ours in learnt.weights.shapes:
-        if ".blender." in ours or ".retrieval_layernorm." in ours:
-            tensors[official_name(ours)] = learnt.weights.read(ours)
-    config = dict(opened.config)
-    language = dict(section(config, "language_config", "text_config"))
-    if learnt.info.config.blender_layers:
-        language |= blender_config(learnt.info.config, opened.janus.llama.num_layers)
-    config["language_config"] = language
-    write_checkpoint(out, tensors, opened.janus.grid, config, tokenizer)
-
-
-def _merged(weight: Tensor, ours: str, learnt: OpenedAdapter) -> Tensor:
-    """A base tensor as the adapter changes it, in the base's dtype."""
-    if ours in learnt.weights.shapes:  # the head
-        return learnt.weights.read(ours).to(weight.dtype)
-    match = re.fullmatch(r"llama\.(layers\.\d+\.)self_attn\.([qv]_proj)\.weight", ours)
-    rank = learnt.info.config.rank
-    if match is None or rank == 0:
-        return weight
-    down, up = (
-        learnt.weights.read(f"{match[1]}{match[2]}.lora_{part}.weight").float() for part in "AB"
-    )
-    return (weight.float() + up @ down * (learnt.info.config.alpha / rank)).to(weight.dtype)

@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import run
-from arrag_engine import ops
 from arrag_engine.decode import Recipe, draw_pictures
-from arrag_engine.ops import Linear, onednn_takes, pack_linears, rowwise
+from arrag_engine.models import ops
+from arrag_engine.models.ops import Linear, onednn_takes, pack_linears, rowwise
 from arrag_engine.settings import Sampling
 from tests.tiny import PAD_ID, PROMPT, tiny_model
 

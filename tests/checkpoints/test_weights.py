@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from arrag_engine.checkpoints.weights import find_weight_files, open_weights, read_json
 from arrag_engine.errors import InputError
-from arrag_engine.weights import find_weight_files, open_weights, read_json
 
 TENSORS = {"a": torch.arange(6.0).view(2, 3), "b": torch.ones(4, dtype=torch.bfloat16)}
 ONE = torch.zeros(3)

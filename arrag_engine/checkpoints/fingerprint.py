@@ -1,0 +1,31 @@
+"""What an adapter knows its base model by."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+
+from .opening import Opened
+
+FINGERPRINT_ROWS = 4
+
+
+def read_fingerprint(opened: Opened) -> str:
+    """A hash of some weights rounded to bfloat16, so that other dtypes of them have it too.
+
+    It covers the norms, the image-token embedding, and a few rows of every layer's q and v and of
+    the prediction head, which are what an adapter or fine-tuning changes.
+    """
+    digest = hashlib.sha256()
+    files = {ours: name for name, ours in opened.names.items()}
+    for ours in sorted(files):
+        part = None
+        if ours == "gen_embed.weight" or ("norm" in ours and ours.startswith("llama.")):
+            part = opened.weights.read(files[ours])
+        elif ours.endswith(("q_proj.weight", "v_proj.weight", "vision_head.weight")):
+            part = opened.weights.read(files[ours], FINGERPRINT_ROWS)
+        if part is not None:
+            digest.update(ours.encode())
+            digest.update(part.to(torch.bfloat16).contiguous().view(torch.int16).numpy().tobytes())
+    return digest.hexdigest()[:16]

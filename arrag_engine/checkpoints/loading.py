@@ -1,0 +1,141 @@
+"""Checkpoints as models that draw."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..bounds import shown
+from ..errors import InputError
+from ..faid import FaidAdapter, assemble
+from ..models import ops as default_ops
+from ..models.janus.layouts import section
+from ..models.janus.model import JanusPro
+from ..models.janus.prompt import MAX_TOKENS, PromptEncoder
+from ..settings import Sampling
+from .config import SAMPLING_NAMES
+from .fingerprint import read_fingerprint
+from .opening import Opened, open_checkpoint
+from .tokenizer import read_tokenizer
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded model and what belongs to it."""
+
+    model: JanusPro
+    path: Path
+    config: dict[str, Any]
+    """The checkpoint's own config.json."""
+    tokenizer: str | Path
+    """tokenizer.json as text, or where it should lie."""
+    fingerprint: str
+    """Of the weights, whatever their dtype and layout: what an adapter knows its base by."""
+    faid: FaidAdapter | None = None
+    """The blenders that came with the weights."""
+
+    @property
+    def name(self) -> str:
+        """What a person calls the model."""
+        return self.path.stem if self.path.is_file() else self.path.name
+
+    @property
+    def sampling(self) -> Sampling:
+        """Guidance and temperature that suit the model, as its config tells; else the defaults.
+
+        Raises:
+            InputError: The config tells something that is no such number.
+        """
+        told = section(self.config, "generation_config")
+        numbers = {ours: told[name] for name, ours in SAMPLING_NAMES.items() if name in told}
+        if wrong := {k: v for k, v in numbers.items() if type(v) not in (int, float)}:
+            raise InputError(
+                f"the config of {self.name} recommends {shown(wrong)}, which are not numbers; "
+                "set guidance and temperature yourself"
+            )
+        return Sampling(**numbers)
+
+    @cached_property
+    def prompt_encoder(self) -> PromptEncoder:
+        """Opened when text is first encoded: fixtures come without a tokenizer."""
+        config = self.model.config
+        room = config.llama.max_positions - config.grid.size
+        text = read_tokenizer(self.tokenizer)
+        return PromptEncoder(text, min(MAX_TOKENS, room), config.llama.vocab_size)
+
+
+def load_checkpoint(
+    path: Path,
+    dtype: torch.dtype,
+    ops: Any = default_ops,
+    progress: Callable[[int, int], None] | None = None,
+    fold_on: torch.device | None = None,
+) -> Checkpoint:
+    """Load a drawing model from a folder as downloaded or from one file.
+
+    Args:
+        dtype: What the decoder computes in; the VQ tokenizer is float32 always.
+        ops: Layers to build from.
+        progress: Called with (tensors read, tensors in all), then with (blenders folded, in all).
+        fold_on: The device that folds blenders that come with the weights.
+
+    Raises:
+        InputError: As `open_checkpoint`.
+    """
+    opened = open_checkpoint(path)
+    model = read_model(opened, dtype, ops, progress)
+    return Checkpoint(
+        model,
+        Path(path),
+        opened.config,
+        opened.tokenizer,
+        read_fingerprint(opened),
+        read_faid(opened, dtype, ops, progress, fold_on),
+    )
+
+
+def read_model(
+    opened: Opened,
+    dtype: torch.dtype,
+    ops: Any = default_ops,
+    progress: Callable[[int, int], None] | None = None,
+) -> JanusPro:
+    """The model of an opened checkpoint.
+
+    Tensors are read and, where need be, converted one at a time. The understanding branch is never
+    read.
+    """
+    state: dict[str, Tensor] = {}
+    for done, (name, ours) in enumerate(opened.names.items(), start=1):
+        wanted = torch.float32 if ours.startswith("vq.") else dtype
+        state[ours] = opened.weights.read(name, dtype=wanted)
+        if progress is not None:
+            progress(done, len(opened.names))
+    with torch.device("meta"):
+        model = JanusPro(opened.janus, ops).eval()
+    model.load_state_dict(state, assign=True)
+    return model.requires_grad_(False)
+
+
+def read_faid(
+    opened: Opened,
+    dtype: torch.dtype,
+    ops: Any = default_ops,
+    progress: Callable[[int, int], None] | None = None,
+    fold_on: torch.device | None = None,
+) -> FaidAdapter | None:
+    """The blenders of an opened checkpoint, folded for drawing; None when it has none."""
+    if opened.blenders is None:
+        return None
+    files = {ours: name for name, ours in opened.blender_names.items()}
+
+    def read(name: str) -> Tensor:
+        return opened.weights.read(files[name])
+
+    return assemble(opened.janus, opened.blenders, read, dtype, ops, progress, fold_on)

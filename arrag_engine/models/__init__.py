@@ -1,0 +1,1 @@
+"""Models that draw. A backbone is a folder; `base` says what the rest of the engine asks of one."""
