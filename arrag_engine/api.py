@@ -22,8 +22,8 @@ from .errors import InputError
 from .faid import Faid, FaidAdapter
 from .index import KeySpec, PatchIndex
 from .index import load_index as read_index
-from .models.janus.vq import to_uint8
 from .models.ops import pack_linears
+from .models.pixels import to_uint8
 from .paths import check_output
 from .session import Layer, SamplingChoice
 

@@ -101,6 +101,7 @@ MAX_BATCH = 64
 BATCH = Bound("batch", 1, MAX_BATCH, whole=True)
 """Memory grows with it: the key/value cache of a model of 1 B parameters has 0.2 GB a picture."""
 WINDOW = Bound("window", 1, 4096, whole=True)
+STEPS = Bound("steps", 1, 1000, whole=True)
 PREVIEW_EVERY = Bound("preview_every", 0, 256, whole=True)
 
 MIN_TEMPERATURE = 1e-4

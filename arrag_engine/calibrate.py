@@ -86,7 +86,7 @@ def own_pictures(
     for number, text in enumerate(captions):
         prompt = encoder.encode(text)
         seeds = [OWN_SEED + number]
-        recipe = Recipe(prompt.ids, prompt.pad_id, sampling)
+        recipe = Recipe(prompt.ids, prompt.unconditional, sampling)
         drawing = draw_pictures(model, recipe, seeds, window=OWN_WINDOW)
         yield drawing.tokens[0].flatten().numpy(), text
 
@@ -106,7 +106,7 @@ def observe(
     parts = []
     for tokens, caption in pictures:
         prompt = encoder.encode(caption) if caption else encoder.blank()
-        p = model_probabilities(model, prompt.ids, prompt.pad_id, tokens)
+        p = model_probabilities(model, prompt.ids, prompt.unconditional, tokens)
         true = p[torch.arange(len(tokens)), torch.from_numpy(tokens.astype(np.int64))].numpy()
         found = retrieve_truth(retriever, tokens, options, bool(prompt.unknown))
         at = found.found

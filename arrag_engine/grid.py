@@ -63,6 +63,24 @@ def is_causal(neighborhood: str) -> bool:
     return all(offset < (0, 0) for offset in NEIGHBORHOODS[neighborhood])
 
 
+@dataclass(frozen=True)
+class DrawingOrder:
+    """In which order a model fills its grid."""
+
+    name: str
+    raster: bool
+    """Row by row, each from left to right; else in an order that a picture shows while it is
+    drawn."""
+
+    def serves(self, neighborhood: str) -> bool:
+        """Whether queries of this neighbourhood can be made: in raster order, of tokens that are
+        drawn earlier; in any other order, of whatever neighbours are known."""
+        return not self.raster or is_causal(neighborhood)
+
+
+RASTER = DrawingOrder("raster order", raster=True)
+ANY_ORDER = DrawingOrder("any order", raster=False)
+
 BORDERS = ("skip", "zero")
 """What happens where a neighbour lies outside the grid: no retrieval there, or a zero vector."""
 

@@ -20,7 +20,7 @@ from .settings import RetrievalOptions, Sampling
 def model_probabilities(
     model: JanusPro,
     prompt: Sequence[int],
-    pad_id: int,
+    unconditional: Sequence[int],
     tokens: np.ndarray,
     sampling: Sampling | None = None,
 ) -> Tensor:
@@ -29,10 +29,8 @@ def model_probabilities(
     Without `sampling` it is the model's own distribution: no guidance, temperature 1.
     """
     sampling = sampling or Sampling(cfg=1.0)
-    ids = torch.tensor(prompt, device=model.device)
-    uncond = torch.full_like(ids, pad_id)
-    uncond[0], uncond[-1] = ids[0], ids[-1]
-    text = model.embed_text(torch.stack((ids, uncond)[: 1 if sampling.cfg == 1 else 2]))
+    streams = [prompt] if sampling.cfg == 1 else [prompt, unconditional]
+    text = model.embed_text(torch.tensor(streams, device=model.device))
     codes = torch.from_numpy(tokens[:-1].astype(np.int64)).to(model.device)
     picture = model.embed_codes(codes).expand(len(text), -1, -1)
     logits = model.logits(torch.cat((text, picture), dim=1))[:, -len(tokens) :]

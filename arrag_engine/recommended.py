@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from .checkpoints import Checkpoint
 from .index import KeySpec
+from .models.base import Loaded
 from .settings import RetrievalOptions, Sampling
 
 
@@ -46,11 +46,13 @@ JANUS_PRO = Recommended(
     faid_weight=0.0,
     visible_weight=0.0,
 )
+ALL_AROUND = KeySpec("ring-8", "zero", "codebook")
+"""For models that draw in any order: a neighbour on any side may be known."""
 MEASURED = {"64a77eb5ff6868c4": POCKET}
 """By the fingerprint of the weights, which every precision and layout of a model shares."""
 
 
-def recommended(checkpoint: Checkpoint) -> Recommended:
+def recommended(checkpoint: Loaded) -> Recommended:
     """The table's entry for a model; its configuration's own sampling where nothing was measured.
 
     Raises:
@@ -58,4 +60,5 @@ def recommended(checkpoint: Checkpoint) -> Recommended:
     """
     if checkpoint.fingerprint in MEASURED:
         return MEASURED[checkpoint.fingerprint]
-    return replace(JANUS_PRO, sampling=checkpoint.sampling)
+    keys = JANUS_PRO.keys if checkpoint.model.order.raster else ALL_AROUND
+    return replace(JANUS_PRO, sampling=checkpoint.sampling, keys=keys)

@@ -14,13 +14,12 @@ import numpy as np
 import torch
 
 from .bounds import BATCH, POSITION_WEIGHT, check_choice, shown
-from .checkpoints import Checkpoint
 from .decode import Drawing, Progress, Recipe, draw_pictures
 from .errors import InputError
 from .faid import Faid
 from .grid import BORDERS, NEIGHBORHOODS
 from .index import KEY_SPACES, KeySpec, PatchIndex
-from .models.janus.prompt import Prompt
+from .models.base import Loaded, Prompt
 from .recommended import Recommended, recommended
 from .retrieval import Retriever, calibrated_options, make_retriever
 from .settings import (
@@ -111,7 +110,7 @@ class Plan:
 
 
 def plan(
-    checkpoint: Checkpoint,
+    checkpoint: Loaded,
     text: str,
     sampling: SamplingChoice | None = None,
     layer: Layer | None = None,
@@ -138,12 +137,12 @@ def plan(
             codebook = checkpoint.model.vq.codebook(checkpoint.model.device)
         retriever, said = _retriever(checkpoint, prompt, layer, advised, faid, codebook)
         notes += said
-    recipe = Recipe(prompt.ids, prompt.pad_id, chosen, retriever, faid)
+    recipe = Recipe(prompt.ids, prompt.unconditional, chosen, retriever, faid)
     return Plan(prompt, recipe, tuple(notes))
 
 
 def draw(
-    checkpoint: Checkpoint,
+    checkpoint: Loaded,
     planned: Plan,
     seeds: Sequence[int],
     window: int = 1,
@@ -157,7 +156,7 @@ def draw(
     """
     BATCH.check(len(seeds))
     model = checkpoint.model
-    with few_threads(model, device or model.device):
+    with few_threads(model.parameters(), device or model.device):
         return draw_pictures(model, planned.recipe, seeds, window, progress, device)
 
 
@@ -182,7 +181,7 @@ def _sampling_note(used: Sampling, advised: Recommended, choice: SamplingChoice 
 
 
 def _retriever(
-    checkpoint: Checkpoint,
+    checkpoint: Loaded,
     prompt: Prompt,
     layer: Layer,
     advised: Recommended,
@@ -190,7 +189,7 @@ def _retriever(
     codebook: np.ndarray,
 ) -> tuple[Retriever | None, list[str]]:
     """(how patches are retrieved, what to say of it); None where nothing is to be retrieved."""
-    grid = checkpoint.model.config.grid
+    grid = checkpoint.model.grid
     layer.index.check_fits(grid, codebook)
     auto = layer.weight == "auto"
     index, notes = select(layer, prompt, checkpoint.prompt_encoder.has_unknown)

@@ -11,6 +11,7 @@ from .bounds import (
     NEIGHBOURS,
     RETRIEVAL_TEMPERATURE,
     RETRIEVAL_TOP_P,
+    STEPS,
     TEMPERATURE,
     TOP_K,
     TOP_P,
@@ -119,6 +120,20 @@ class RetrievalOptions:
     def weighs(self) -> bool:
         """Whether retrieval has any say."""
         return self.weight == "auto" or self.weight > 0
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How a model that draws in any order fills its grid."""
+
+    steps: int = 16
+    """Passes of the model."""
+    temperature: float = 1.0
+    """Of the choice of positions; 0 = always those of which the model is surest."""
+
+    def __post_init__(self) -> None:
+        STEPS.check(self.steps)
+        TEMPERATURE.check(self.temperature)
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor
 
 SMALL = 50_000_000
 """Weights up to which a second thread gains nothing: it waits at every layer, and on busy cores it
@@ -14,9 +14,10 @@ waits many times longer than it computes."""
 
 
 @contextmanager
-def few_threads(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Compute on one thread where a small model draws on the CPU; give the others back after it."""
-    count = sum(weight.numel() for weight in model.parameters())
+def few_threads(weights: Iterable[Tensor], device: torch.device) -> Iterator[None]:
+    """Compute on one thread where a model of few weights draws on the CPU; give the others back
+    after it."""
+    count = sum(weight.numel() for weight in weights)
     before = torch.get_num_threads()
     if device.type != "cpu" or count > SMALL or before == 1:
         yield

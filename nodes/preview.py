@@ -13,7 +13,7 @@ from PIL import Image
 
 from ..arrag_engine.images import tile
 from ..arrag_engine.models.janus.model import JanusPro
-from ..arrag_engine.models.janus.vq import to_uint8
+from ..arrag_engine.models.pixels import to_uint8
 
 UNDRAWN = "#303030"
 

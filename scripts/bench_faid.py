@@ -43,7 +43,7 @@ from arrag_engine.models.janus.model import JanusPro
 from arrag_engine.models.ops import pack_linears
 from arrag_engine.retrieval import Retriever, make_retriever
 from arrag_engine.settings import RetrievalOptions, Sampling
-from scripts.bench_1b import PAD, PROMPT, write_checkpoint
+from scripts.bench_1b import BLANK, PROMPT, write_checkpoint
 
 BLENDERS = AdapterConfig(blender_layers=(0, 12), hops=(1, 2))
 K = 10
@@ -141,7 +141,7 @@ def compare_blenders(adapter: FaidAdapter, whole: PatchBlender, rounds: int) -> 
 
 def compare_steps(model: JanusPro, faid: Faid, retriever: Retriever, rounds: int) -> None:
     def drawing(*used: Any) -> Callable[[], object]:
-        return lambda: draw_pictures(model, Recipe(PROMPT, PAD, Sampling(), *used), [0])
+        return lambda: draw_pictures(model, Recipe(PROMPT, BLANK, Sampling(), *used), [0])
 
     by_turns(
         ("FAiD ms", drawing(retriever, faid)),

@@ -47,7 +47,7 @@ def main() -> None:
     for seed in range(-1, a.seeds):  # the first one warms up
         for weight, window in settings:
             used = None if weight is None else retriever.using(RetrievalOptions(weight))
-            recipe = Recipe(prompt.ids, prompt.pad_id, Sampling(), used)
+            recipe = Recipe(prompt.ids, prompt.unconditional, Sampling(), used)
             started = time.perf_counter()
             drawing = draw_pictures(model, recipe, [seed], window)
             model.vq.decode(drawing.tokens)

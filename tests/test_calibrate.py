@@ -26,9 +26,9 @@ from arrag_engine.index import (
 from arrag_engine.index.calibration import CLOSE, WITNESSES
 from arrag_engine.likelihood import model_probabilities, retrieve_truth
 from arrag_engine.models.janus.prompt import PromptEncoder
-from arrag_engine.retrieval import Retriever, make_retriever, mix
+from arrag_engine.retrieval import Asked, Retriever, make_retriever, mix
 from arrag_engine.settings import RetrievalOptions, Sampling
-from tests.tiny import PAD_ID, PROMPT, tiny_index, tiny_tokenizer
+from tests.tiny import BLANK, PAD_ID, PROMPT, tiny_index, tiny_tokenizer
 
 WEIGHTS = (0.8, -0.4, 0.6, 1.5, -0.2, 0.7)
 CALIBRATION = Calibration(WEIGHTS, 0.9, 0.05, 64, "first", 1.0, floor=0.2)
@@ -94,14 +94,14 @@ def test_drawing_with_auto_equals_drawing_by_hand(model, calibrated, window):
     taken = 0
     for i in range(36):
         noise = position_noise(seed, i, 64)
-        p = model_probabilities(model, PROMPT, PAD_ID, tokens)[i]
+        p = model_probabilities(model, PROMPT, BLANK, tokens)[i]
         if mine.active[i]:
-            [proposal] = mine.propose(tokens, [i])
+            [proposal] = mine.propose([Asked(tokens, np.array([i]))])
             share = CALIBRATION.weigh(proposal.hits, False)[0]
             if noise.uniform < share:
                 p, taken = mine.distribution(proposal, 64), taken + 1
         tokens[i] = draw(p, noise)
-    drawing = draw_pictures(model, Recipe(PROMPT, PAD_ID, sampling, mine), [seed], window)
+    drawing = draw_pictures(model, Recipe(PROMPT, BLANK, sampling, mine), [seed], window)
     assert np.array_equal(drawing.tokens.flatten().numpy(), tokens)
     [trace] = drawing.traces
     assert 0 < taken == trace.from_retrieval.sum() < mine.active.sum()
@@ -112,11 +112,11 @@ def test_drawing_with_auto_equals_drawing_by_hand(model, calibrated, window):
 def test_without_noise_the_whole_mixture_counts(model, calibrated):
     mine = retrieval(model, calibrated)
     greedy = Sampling(cfg=1.0, temperature=0)
-    drawing = draw_pictures(model, Recipe(PROMPT, PAD_ID, greedy, mine), [0])
+    drawing = draw_pictures(model, Recipe(PROMPT, BLANK, greedy, mine), [0])
     tokens = drawing.tokens.flatten().numpy()
-    p = model_probabilities(model, PROMPT, PAD_ID, tokens, Sampling(1.0))
+    p = model_probabilities(model, PROMPT, BLANK, tokens, Sampling(1.0))
     for i in np.flatnonzero(mine.active):
-        [proposal] = mine.propose(tokens, [int(i)])
+        [proposal] = mine.propose([Asked(tokens, np.array([int(i)]))])
         whole = mix(p[i], mine.distribution(proposal, 64), mine.weight(proposal))
         assert tokens[i] == whole.argmax()
 
@@ -187,12 +187,12 @@ def test_a_prompt_that_cannot_reach_the_floor_is_drawn_without_retrieval(model, 
     shy = replace(CALIBRATION, weights=(-12.0, -0.4, 0.0, 1.5, -0.2, 14.0), floor=0.02)
     mine = retrieval(model, replace(calibrated, calibration=shy))
     assert shy.largest(False) == 0 < shy.largest(True)
-    plain = draw_pictures(model, Recipe(PROMPT, PAD_ID, Sampling(1.0)), [3, 4])
-    silent = draw_pictures(model, Recipe(PROMPT, PAD_ID, Sampling(1.0), mine), [3, 4])
+    plain = draw_pictures(model, Recipe(PROMPT, BLANK, Sampling(1.0)), [3, 4])
+    silent = draw_pictures(model, Recipe(PROMPT, BLANK, Sampling(1.0), mine), [3, 4])
     assert torch.equal(silent.tokens, plain.tokens)
     assert not any(trace.hits.found().any() for trace in silent.traces)
     asking = replace(mine, unknown_words=True)
-    told = draw_pictures(model, Recipe(PROMPT, PAD_ID, Sampling(1.0), asking), [3, 4])
+    told = draw_pictures(model, Recipe(PROMPT, BLANK, Sampling(1.0), asking), [3, 4])
     assert not torch.equal(told.tokens, plain.tokens)
     assert told.traces[0].from_retrieval.any()
 
@@ -209,12 +209,15 @@ def test_what_lies_above_the_ceiling_is_not_looked_up(model, calibrated, monkeyp
     """The picture stays, the searches go: those that the noise forbids cannot matter."""
     asked = []
     propose = Retriever.propose
-    monkeypatch.setattr(
-        Retriever, "propose", lambda self, t, at: asked.extend(at) or propose(self, t, at)
-    )
+
+    def noting(self, pictures):
+        asked.extend(position for one in pictures for position in one.positions)
+        return propose(self, pictures)
+
+    monkeypatch.setattr(Retriever, "propose", noting)
     low = replace(CALIBRATION, ceiling=0.3, floor=0.05)
     mine = retrieval(model, replace(calibrated, calibration=low))
-    drawing = draw_pictures(model, Recipe(PROMPT, PAD_ID, Sampling(1.0), mine), [11])
+    drawing = draw_pictures(model, Recipe(PROMPT, BLANK, Sampling(1.0), mine), [11])
     uniform = np.array([position_noise(11, i, 64).uniform for i in range(36)])
     wanted = np.flatnonzero(mine.active & (uniform < 0.3))
     assert asked == wanted.tolist()
@@ -349,8 +352,8 @@ def test_observations_are_those_of_the_pictures(model, index):
     active = int(retriever.active.sum())
     assert len(seen.p_model) == len(seen.p_retrieval) == len(seen.evidence) == 3 * active
     blank = encoder.blank()
-    assert blank.ids[1:-1] == [blank.pad_id] * (len(blank.ids) - 2)
-    p = model_probabilities(model, blank.ids, blank.pad_id, grids[1])
+    assert set(blank.ids[1:-1]) == {PAD_ID}
+    p = model_probabilities(model, blank.ids, blank.unconditional, grids[1])
     at = np.flatnonzero(retriever.active)
     true = p[torch.from_numpy(at), torch.from_numpy(grids[1].astype(np.int64))[at]]
     assert np.allclose(seen.p_model[active : 2 * active], true.numpy(), atol=1e-6)
@@ -364,7 +367,7 @@ def test_own_pictures_are_what_the_model_draws_alone(model):
     assert [text for _, text in pictures] == everyday_captions(encoder, 4, 0)
     for seed, (tokens, text) in enumerate(pictures):
         prompt = encoder.encode(text)
-        alone = draw_pictures(model, Recipe(prompt.ids, prompt.pad_id, sampling), [seed])
+        alone = draw_pictures(model, Recipe(prompt.ids, prompt.unconditional, sampling), [seed])
         assert np.array_equal(tokens, alone.tokens.flatten().numpy())
 
 
@@ -377,7 +380,7 @@ def test_merging_drops_the_calibration(calibrated, model, tmp_path):
 
 def test_a_given_beginning_stands(model):
     def drawn(given=None, window=1):
-        recipe = Recipe(PROMPT, PAD_ID, Sampling(2.0), given=given)
+        recipe = Recipe(PROMPT, BLANK, Sampling(2.0), given=given)
         return draw_pictures(model, recipe, [4], window).tokens.flatten().numpy()
 
     first = drawn()

@@ -17,6 +17,7 @@ from arrag_engine.checkpoints.adapter import load_adapter
 from arrag_engine.decode import Recipe, draw_pictures
 from arrag_engine.faid import Faid
 from arrag_engine.grid import Grid
+from arrag_engine.models.janus.prompt import unconditional
 from arrag_engine.recommended import JANUS_PRO, POCKET
 from arrag_engine.retrieval import make_retriever
 from arrag_engine.settings import RetrievalOptions, Sampling
@@ -49,7 +50,9 @@ def test_the_settings_reach_the_engine(run, tmp_path, model, index):
     options = RetrievalOptions(0.6, 0.7, 9, "sum", 0.9)
     retriever = make_retriever(index, Grid(6, 6), codebook, options)
     prompt, sampling = [1, 3, 11, 7, 5, 11, 4], Sampling(2.5, 0.8, 50, 0.95)
-    drawing = draw_pictures(model, Recipe(prompt, 2, sampling, retriever), [11, 12], 3)
+    drawing = draw_pictures(
+        model, Recipe(prompt, unconditional(prompt, 2), sampling, retriever), [11, 12], 3
+    )
     assert [i["tokens"] for i in report["images"]] == drawing.tokens.flatten(1).tolist()
     assert report["passes"] == drawing.passes
     pixels = np.asarray(Image.open(tmp_path / "a-1.png"))
@@ -82,7 +85,9 @@ def test_the_settings_of_faid_reach_the_engine(run, tmp_path, model_file, index,
     codebook = base.model.vq.codebook(torch.device("cpu"))
     retriever = make_retriever(index, Grid(6, 6), codebook, options)
     prompt, faid = base.prompt_encoder.encode("red").ids, Faid(adapter, 0.8, 3, "stepzero")
-    drawing = draw_pictures(base.model, Recipe(prompt, 2, Sampling(), retriever, faid), [11], 4)
+    drawing = draw_pictures(
+        base.model, Recipe(prompt, unconditional(prompt, 2), Sampling(), retriever, faid), [11], 4
+    )
     report = json.loads((tmp_path / "a.json").read_text())
     assert report["images"][0]["tokens"] == drawing.tokens.flatten().tolist()
     told = {"adapter", "strength", "candidates", "semantics", "retrieval_weight"}

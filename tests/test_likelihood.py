@@ -6,9 +6,9 @@ import torch
 
 from arrag_engine.decode import Recipe, draw_pictures
 from arrag_engine.likelihood import bits, mixed, model_probabilities, retrieve_truth
-from arrag_engine.retrieval import make_retriever, mix
+from arrag_engine.retrieval import Asked, make_retriever, mix
 from arrag_engine.settings import RetrievalOptions, Sampling
-from tests.tiny import PAD_ID, PROMPT
+from tests.tiny import BLANK, PROMPT
 
 
 @pytest.mark.parametrize("sampling", [Sampling(1.0), Sampling(3.0, 0.7, 10, 0.9)])
@@ -16,9 +16,9 @@ def test_a_drawn_picture_is_as_probable_as_when_it_was_drawn(model, index, sampl
     """The trace keeps what the model gave each token while it drew."""
     codebook = model.vq.codebook(model.device)
     retriever = make_retriever(index, model.config.grid, codebook, RetrievalOptions(0.3))
-    drawing = draw_pictures(model, Recipe(PROMPT, PAD_ID, sampling, retriever), [3])
+    drawing = draw_pictures(model, Recipe(PROMPT, BLANK, sampling, retriever), [3])
     tokens = drawing.tokens.flatten().numpy()
-    p = model_probabilities(model, PROMPT, PAD_ID, tokens, sampling)
+    p = model_probabilities(model, PROMPT, BLANK, tokens, sampling)
     assert p.shape == (36, model.config.vq.codebook_size)
     assert torch.allclose(p.sum(dim=1), torch.ones(36), atol=1e-5)
     [trace] = drawing.traces
@@ -33,10 +33,10 @@ def test_mixtures_are_those_of_drawing(model, index):
     options = RetrievalOptions(0.4, 0.2, 8)
     retriever = make_retriever(index, model.config.grid, codebook, options)
     tokens = np.random.default_rng(0).integers(0, 64, 36)
-    p = model_probabilities(model, PROMPT, PAD_ID, tokens)
+    p = model_probabilities(model, PROMPT, BLANK, tokens)
     expected = p[np.arange(36), tokens].double().numpy()
     for i in np.flatnonzero(retriever.active):
-        [proposal] = retriever.propose(tokens, [int(i)])
+        [proposal] = retriever.propose([Asked(tokens, np.array([int(i)]))])
         whole = mix(p[i], retriever.distribution(proposal, 64), 0.4)
         expected[i] = whole[tokens[i]]
     true = p[np.arange(36), tokens].numpy()

@@ -8,6 +8,7 @@ import torch
 from arrag_engine.checkpoints import load_checkpoint
 from arrag_engine.decode import Recipe, draw_pictures
 from arrag_engine.models.janus.model import JanusConfig
+from arrag_engine.models.janus.prompt import unconditional
 from arrag_engine.models.janus.vq import VQConfig
 from arrag_engine.settings import Sampling
 from arrag_engine.shipped import MODELS
@@ -84,7 +85,9 @@ def their_tokens(theirs, prompt, pad_id, cfg):
 
 def our_tokens(model, prompt, pad_id, cfg, window=1):
     sampling = Sampling(cfg=cfg, temperature=0)
-    drawing = draw_pictures(model, Recipe(prompt, pad_id, sampling), [0], window)
+    drawing = draw_pictures(
+        model, Recipe(prompt, unconditional(prompt, pad_id), sampling), [0], window
+    )
     return drawing.tokens.flatten().tolist()
 
 
@@ -170,8 +173,8 @@ def test_the_shipped_model_draws_the_same_in_transformers():
     model = checkpoint.model
     prompt = checkpoint.prompt_encoder.encode("two red apples")
     theirs = counterpart(model)
-    found = our_tokens(model, prompt.ids, prompt.pad_id, 3.0, window=16)
-    assert found == their_tokens(theirs, prompt.ids, prompt.pad_id, 3.0)
+    found = our_tokens(model, prompt.ids, prompt.unconditional, 3.0, window=16)
+    assert found == their_tokens(theirs, prompt.ids, prompt.unconditional, 3.0)
     side = model.config.grid.width
     for vq in (model.vq, theirs.model.vqmodel):
         vq.double()  # a trained decoder is loud: in float32 rounding alone shows

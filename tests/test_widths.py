@@ -15,7 +15,7 @@ from arrag_engine.faid import AdapterConfig
 from arrag_engine.settings import Sampling
 from tests.folders import UNDERSTANDING, VISION, as_safetensors, deepseek_folder
 from tests.tiny import (
-    PAD_ID,
+    BLANK,
     PROMPT,
     blender_tensors,
     crooked_config,
@@ -93,7 +93,7 @@ def test_it_converts_and_draws_the_same(tmp_path, small):
     convert_checkpoint(source, tmp_path / "again.safetensors")
     again = load_checkpoint(tmp_path / "again.safetensors", torch.float32).model
     pictures = [
-        draw_pictures(m, Recipe(PROMPT, PAD_ID, Sampling(cfg=2)), [5], w).tokens
+        draw_pictures(m, Recipe(PROMPT, BLANK, Sampling(cfg=2)), [5], w).tokens
         for m in (small, again)
         for w in (1, 4)
     ]

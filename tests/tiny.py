@@ -17,13 +17,20 @@ from arrag_engine.grid import Grid
 from arrag_engine.index import KeySpec, PatchIndex, Source, create_index
 from arrag_engine.models.janus.layouts import official_name
 from arrag_engine.models.janus.model import JanusConfig, JanusPro
-from arrag_engine.models.janus.prompt import BEGIN_OF_IMAGE, BEGIN_OF_SENTENCE, PAD, UNKNOWN
+from arrag_engine.models.janus.prompt import (
+    BEGIN_OF_IMAGE,
+    BEGIN_OF_SENTENCE,
+    PAD,
+    UNKNOWN,
+    unconditional,
+)
 from arrag_engine.models.janus.vq import VQConfig
 from arrag_engine.models.llama import LlamaConfig
 
 WORDS = ["a", "red", "car", "two", "apples", ":"]
 PROMPT = [1, 5, 6, 7, 4]
 PAD_ID = 2
+BLANK = unconditional(PROMPT, PAD_ID)
 
 
 def tiny_config(side: int = 6, kv_heads: int = 4, heads: int = 4, hidden: int = 32) -> JanusConfig:

@@ -112,7 +112,7 @@ class Bench:
         prompt = self._prompt(replace(use, blank=False) if method == "auto" else use, task)
         retriever = self.library.retriever(use, method, _word(task), bool(prompt.unknown))
         faid = self.faid if method in ADAPTED else None
-        recipe = Recipe(prompt.ids, prompt.pad_id, use.sampling, retriever, faid, task.given)
+        recipe = Recipe(prompt.ids, prompt.unconditional, use.sampling, retriever, faid, task.given)
         parts = []
         for first in range(0, len(seeds), MAX_BATCH):
             batch = seeds[first : first + MAX_BATCH]
@@ -133,7 +133,7 @@ class Bench:
         for scene, grid in zip(scenes, tokens, strict=True):
             marks[scene.split].append(scene.covers(*self.grid))
             prompt = self.checkpoint.prompt_encoder.encode(scene.truth.text)
-            p = model_probabilities(self.checkpoint.model, prompt.ids, prompt.pad_id, grid)
+            p = model_probabilities(self.checkpoint.model, prompt.ids, prompt.unconditional, grid)
             true = p[torch.arange(len(grid)), torch.from_numpy(grid)].numpy()
             for method in methods:
                 mine = self._mixed(method, scene.split, grid, true, bool(prompt.unknown))

@@ -16,7 +16,7 @@ from ..codebook import codebook_agreement
 from ..errors import InputError
 from ..images import to_tensor
 from ..index import PatchIndex
-from ..models.janus.vq import to_uint8
+from ..models.pixels import to_uint8
 from ..retrieval import Retriever, calibrated_options, make_retriever
 from .prompts import BenchPrompt
 from .scenes import BenchScene

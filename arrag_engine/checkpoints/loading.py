@@ -61,9 +61,13 @@ class Checkpoint:
             )
         return Sampling(**numbers)
 
-    @cached_property
+    @property
     def prompt_encoder(self) -> PromptEncoder:
         """Opened when text is first encoded: fixtures come without a tokenizer."""
+        return self._prompt_encoder
+
+    @cached_property
+    def _prompt_encoder(self) -> PromptEncoder:
         config = self.model.config
         room = config.llama.max_positions - config.grid.size
         text = read_tokenizer(self.tokenizer)

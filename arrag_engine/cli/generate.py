@@ -196,7 +196,7 @@ def _settings(
     }
     if recipe.faid is not None:
         settings |= {name: getattr(a, name) for name in ("adapter", "strength", "semantics")}
-        settings["candidates"] = recipe.faid.heard
+        settings["candidates"] = recipe.faid.received
     if (retriever := recipe.retriever) is not None:
         settings |= {"index": a.index, "only": a.only}
         settings |= {f"keys_{k}": v for k, v in asdict(retriever.source.spec).items()}

@@ -1,6 +1,6 @@
 """Decoding: from a model and a recipe to token grids."""
 
-from .raster import draw_pictures
+from .draw import draw_pictures
 from .recipe import Drawing, Progress, Recipe
 from .trace import Trace
 

@@ -6,11 +6,13 @@ model; then a token of that component. A position of retrieval needs no pass of 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
 from torch import Tensor
 
-from ..retrieval import Proposal, Retriever, mix
+from ..retrieval import Asked, Proposal, Retriever, mix
 from ..settings import Sampling
 from .canvas import Canvas
 from .noise import Noise, draw, position_noise
@@ -38,32 +40,63 @@ class Chooser:
     width: int
     """Of the grid."""
 
-    def retrieved(self, canvas: Canvas, position: int) -> int | None:
-        """The token, if retrieval alone draws it: the model is not asked."""
+    def asks(self, canvas: Canvas, position: int, guess: bool = False) -> bool:
+        """Whether what is found for a position can change its token.
+
+        Args:
+            guess: Whether a first guess is made there if there is none, which uses it too.
+        """
+        retriever = self.retriever
+        if retriever is None:
+            return False
+        if guess and position >= canvas.guessed:
+            return retriever.looks_up(position)
         noise = self.noise(canvas, position)
-        if noise is None:
+        above_all_weights = noise is not None and noise.uniform >= retriever.largest_weight
+        return retriever.mixes(position) and not above_all_weights
+
+    def look_up(self, places: Iterable[tuple[Canvas, int]]) -> None:
+        """Have the proposals of positions of pictures, as the tokens are now, in one look-up."""
+        retriever = self.retriever
+        if retriever is None:
+            return
+        stale = [
+            (canvas, position)
+            for canvas, position in places
+            if retriever.looks_up(position) and not self._holds(canvas, position)
+        ]
+        if stale:
+            asked = [Asked(canvas.tokens, np.array([position])) for canvas, position in stale]
+            for (canvas, position), proposal in zip(stale, retriever.propose(asked), strict=True):
+                canvas.proposals[position] = proposal
+
+    def retrieved(self, canvas: Canvas, position: int) -> int | None:
+        """The token, if retrieval alone draws it: the model is not asked. What the position asks
+        for must be looked up."""
+        noise = self.noise(canvas, position)
+        if noise is None or not self.asks(canvas, position):
             return None
-        proposal = self.needed(canvas, position, noise.uniform)
-        if proposal is None or noise.uniform >= self._retriever.weight(proposal):
+        proposal = canvas.proposals[position]
+        if noise.uniform >= self._retriever.weight(proposal):
             return None
         return draw(self._retriever.distribution(proposal, self.vocab), noise)
 
     def draft(self, canvas: Canvas, position: int, guess: bool) -> Draft:
-        """A guess of the token at an undecided position of the window.
+        """A guess of the token at an undecided position of the window, for which `look_up` ran.
 
         Args:
             guess: Whether to make a first guess where there is none yet. A sequential pass uses
-                none, and the look-up for it would be wasted.
+                none.
         """
         noise = self.noise(canvas, position)
         token = self.retrieved(canvas, position)
         if token is not None:
             return Draft(token, noise, from_retrieval=True)
-        proposal = self.needed(canvas, position, 0.0) if noise is None else None
+        mixed = noise is None and self.asks(canvas, position)
         token = int(canvas.tokens[position])
         if guess and position >= canvas.guessed:
             token = self._guess(canvas, position, noise)
-        return Draft(token, noise, proposal=proposal)
+        return Draft(token, noise, proposal=canvas.proposals[position] if mixed else None)
 
     def choose(self, draft: Draft, p_model: Tensor) -> int:
         """The token at a position with p_model [vocab], if everything before it was right."""
@@ -82,36 +115,17 @@ class Chooser:
             known = canvas.noise[position] = position_noise(canvas.seed, position, self.vocab)
         return known
 
-    def needed(self, canvas: Canvas, position: int, uniform: float) -> Proposal | None:
-        """The proposal at a position whose token may depend on it; None where it cannot."""
-        retriever = self.retriever
-        if retriever is None or not retriever.mixes(position):
-            return None
-        return None if uniform >= retriever.largest_weight else self.propose(canvas, position)
-
-    def propose(self, canvas: Canvas, position: int) -> Proposal:
-        """What the patches propose at an active position, given the tokens before it."""
-        self.look_up(canvas, range(position, position + 1))
-        return canvas.proposals[position]
-
-    def look_up(self, canvas: Canvas, positions: range) -> None:
-        """Have the proposals of these positions, as the tokens are now; one look-up for all."""
-        retriever, known = self.retriever, canvas.proposals
-        if retriever is None:
-            return
-        missing = [
-            p
-            for p in positions
-            if retriever.looks_up(p)
-            and not (p in known and retriever.still_holds(known[p], canvas.tokens, p))
-        ]
-        if missing:
-            known.update(zip(missing, retriever.propose(canvas.tokens, missing), strict=True))
+    def _holds(self, canvas: Canvas, position: int) -> bool:
+        """Whether the position is looked up as the tokens are now."""
+        proposal = canvas.proposals.get(position)
+        return proposal is not None and self._retriever.still_holds(
+            proposal, canvas.tokens, position
+        )
 
     def _guess(self, canvas: Canvas, position: int, noise: Noise | None) -> int:
         """What retrieval would draw, else the token above, else the one before."""
         if self.retriever is not None and self.retriever.looks_up(position):
-            proposal = self.propose(canvas, position)
+            proposal = canvas.proposals[position]
             if proposal.found:
                 return draw(self.retriever.distribution(proposal, self.vocab), noise)
         above = position - self.width if position >= self.width else position - 1

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..faid import Blending, FaidHook
-from ..models.janus.model import JanusPro
+from ..models.base import RasterBackbone
 from ..sampling import guide
 from .canvas import Canvas
 from .recipe import Recipe
@@ -28,7 +28,7 @@ class Passes:
 
     def __init__(
         self,
-        model: JanusPro,
+        model: RasterBackbone,
         recipe: Recipe,
         batch: int,
         device: torch.device,
@@ -37,7 +37,7 @@ class Passes:
         self.model, self.device, self.blending = model, device, blending
         self.cfg = recipe.sampling.cfg
         self.streams = 1 if self.cfg == 1 else 2
-        self.size = model.config.grid.size
+        self.size = model.grid.size
         self.prefix = len(recipe.prompt) - 1  # the prompt's last id is the input of position 0
         self.cache = model.new_cache(self.streams * batch, self.prefix + self.size, device)
         self.opening = self._prefill(recipe, batch)
@@ -50,14 +50,8 @@ class Passes:
         ids = prompt_streams(recipe, self.device)[: self.streams]
         x = self.model.embed_text(ids)  # [streams, T, hidden]
         if self.prefix:
-            shared = self.model.new_cache(self.streams, self.prefix, self.device)
             hook = None if self.blending is None else self.blending.prompt
-            self.model.llama(x[:, :-1], None, shared, hook)
-            for own, common in (
-                (self.cache.keys, shared.keys),
-                (self.cache.values, shared.values),
-            ):
-                own[:, :, :, : self.prefix] = common.repeat_interleave(batch, dim=1)
+            self.model.prefill(x[:, :-1], self.cache, batch, hook)
         return x[0, -1]
 
     def run(self, canvases: Sequence[Canvas], ends: Sequence[int]) -> list[Tensor]:
@@ -79,10 +73,7 @@ class Passes:
         logits = self.model.logits(inputs.repeat(self.streams, 1, 1), starts, self.cache, hook)
         guided = guide(logits, self.cfg).cpu()  # [B, L, vocab]
         if not guided.isfinite().all():
-            raise InputError(
-                f"the model's logits are not numbers in {self.model.dtype}; load it as bf16 or "
-                "fp32, or download its weights again"
-            )
+            raise InputError(not_numbers(self.model.dtype))
         spans = zip(canvases, firsts, ends, guided, strict=True)
         return [rows[c.cached - first : end - first] for c, first, end, rows in spans]
 
@@ -110,16 +101,21 @@ class Passes:
         return self.blending.at(positions, codes, active)
 
 
+def not_numbers(dtype: torch.dtype) -> str:
+    """What to say of logits that are not numbers."""
+    return (
+        f"the model's logits are not numbers in {dtype}; load it as bf16 or fp32, or download its "
+        "weights again"
+    )
+
+
 def prompt_streams(recipe: Recipe, device: torch.device) -> Tensor:
-    """Text ids [2, T]: conditional, and unconditional with pads for all but the first and last."""
-    cond = torch.tensor(recipe.prompt, device=device)
-    uncond = torch.full_like(cond, recipe.pad_id)
-    uncond[0], uncond[-1] = cond[0], cond[-1]
-    return torch.stack((cond, uncond))
+    """Text ids [2, T]: conditional, unconditional."""
+    return torch.tensor([recipe.prompt, recipe.unconditional], device=device)
 
 
 def attach(
-    model: JanusPro, recipe: Recipe, batch: int, device: torch.device
+    model: RasterBackbone, recipe: Recipe, batch: int, device: torch.device
 ) -> tuple[Recipe, Blending | None]:
     """(recipe whose retriever finds what the adapter needs, the adapter at work)."""
     faid = recipe.faid

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..bounds import WINDOW
 from ..errors import InputError
-from ..models.janus.model import JanusPro
+from ..models.base import RasterBackbone
 from ..sampling import model_distribution
 from .canvas import Canvas, begin
 from .choice import Chooser, Draft
@@ -28,32 +28,19 @@ from .trace import make_trace
 
 
 @torch.inference_mode()
-def draw_pictures(
-    model: JanusPro,
+def draw_raster(
+    model: RasterBackbone,
     recipe: Recipe,
     seeds: Sequence[int],
     window: int = 1,
     progress: Progress | None = None,
     device: torch.device | None = None,
 ) -> Drawing:
-    """Draw one picture per seed.
-
-    The same model, recipe and seed give the same picture whatever the batch or window (in float32;
-    in lower precision up to rounding).
-
-    Args:
-        window: Tokens computed per pass, 1 = sequential.
-        progress: See `Progress`.
-        device: Where the model computes; where its weights lie when absent.
-
-    Raises:
-        InputError: No seed, a window out of range, a prompt that leaves no room for the picture,
-            an index whose queries need tokens that are drawn later.
-    """
-    grid, vocab = model.config.grid, model.config.vq.codebook_size
+    """Draw one picture per seed; see `draw_pictures`."""
+    grid, vocab = model.grid, model.vocab
     device = device or model.device
     recipe, blending = attach(model, recipe, len(seeds), device)
-    check(model, recipe, seeds, window)
+    check_raster(model, recipe, window)
     passes = Passes(model, recipe, len(seeds), device, blending)
     chooser = Chooser(recipe.sampling, recipe.retriever, vocab, grid.width)
     canvases = [begin(seed, grid.size, recipe.given) for seed in seeds]
@@ -64,11 +51,15 @@ def draw_pictures(
 
     count = 0
     while not all(canvas.done for canvas in canvases):
-        drafts = [look_ahead(canvas, chooser, window, report) for canvas in canvases]
+        draw_retrieved(canvases, chooser, report)
+        drafts = draft_windows(canvases, chooser, window)
         ends = [c.decided + len(drafted) for c, drafted in zip(canvases, drafts, strict=True)]
         if blending is not None:
-            for canvas, end in zip(canvases, ends, strict=True):
-                chooser.look_up(canvas, range(canvas.cached, end))
+            chooser.look_up(
+                (canvas, position)
+                for canvas, end in zip(canvases, ends, strict=True)
+                for position in range(canvas.cached, end)
+            )
         logits = passes.run(canvases, ends)
         for canvas, drafted, rows in zip(canvases, drafts, logits, strict=True):
             accept(canvas, chooser, drafted, model_distribution(rows, recipe.sampling))
@@ -81,11 +72,14 @@ def draw_pictures(
     return Drawing(tokens.view(-1, grid.height, grid.width), count, tracers)
 
 
-def check(model: JanusPro, recipe: Recipe, seeds: Sequence[int], window: int) -> None:
-    """Refuse what cannot be drawn; see `draw_pictures`."""
-    size, limit = model.config.grid.size, model.config.llama.max_positions
-    if not seeds:
-        raise InputError("there is no seed to draw a picture of; give one or more")
+def check_raster(model: RasterBackbone, recipe: Recipe, window: int) -> None:
+    """Refuse what cannot be drawn.
+
+    Raises:
+        InputError: A window out of range, a prompt that leaves no room for the picture, an index
+            whose queries need tokens that are drawn later.
+    """
+    size, limit = model.grid.size, model.max_positions
     WINDOW.check(window)
     if len(recipe.prompt) + size > limit:
         raise InputError(
@@ -94,25 +88,48 @@ def check(model: JanusPro, recipe: Recipe, seeds: Sequence[int], window: int) ->
         )
     retriever = recipe.retriever
     if retriever is not None and any(map(retriever.looks_up, range(size))):
-        retriever.check_causal()
+        retriever.check_serves(model.order)
 
 
-def look_ahead(
-    canvas: Canvas, chooser: Chooser, window: int, report: Callable[[], None]
-) -> list[Draft]:
-    """Decide the tokens that retrieval draws alone, then draft the window after them."""
-    while canvas.decided < canvas.size:
-        token = chooser.retrieved(canvas, canvas.decided)
-        if token is None:
-            break
-        canvas.decide(token, from_retrieval=True)
-        report()
-    drafts = []
-    for position in range(canvas.decided, min(canvas.decided + window, canvas.size)):
-        draft = chooser.draft(canvas, position, guess=window > 1)
-        canvas.tokens[position] = draft.token  # later drafts look at it
-        drafts.append(draft)
-    canvas.guessed = max(canvas.guessed, canvas.decided + len(drafts))
+def draw_retrieved(
+    canvases: Sequence[Canvas], chooser: Chooser, report: Callable[[], None]
+) -> None:
+    """Decide the next tokens of each picture as far as retrieval alone draws them."""
+    ahead = [canvas for canvas in canvases if canvas.decided < canvas.size]
+    while ahead:
+        chooser.look_up((c, c.decided) for c in ahead if chooser.asks(c, c.decided))
+        moved = []
+        for canvas in ahead:
+            token = chooser.retrieved(canvas, canvas.decided)
+            if token is not None:
+                canvas.decide(token, from_retrieval=True)
+                moved.append(canvas)
+        if moved:
+            report()
+        ahead = [canvas for canvas in moved if canvas.decided < canvas.size]
+
+
+def draft_windows(canvases: Sequence[Canvas], chooser: Chooser, window: int) -> list[list[Draft]]:
+    """Guess the next `window` tokens of each picture.
+
+    A draft stands on the draft before it, so the look-ups of one place in the window are made
+    together for all pictures, and those of the next place after them.
+    """
+    drafts: list[list[Draft]] = [[] for _ in canvases]
+    guess = window > 1
+    for ahead in range(window):
+        places = [
+            (canvas, canvas.decided + ahead, mine)
+            for canvas, mine in zip(canvases, drafts, strict=True)
+            if canvas.decided + ahead < canvas.size
+        ]
+        chooser.look_up((c, place) for c, place, _ in places if chooser.asks(c, place, guess))
+        for canvas, position, mine in places:
+            draft = chooser.draft(canvas, position, guess)
+            canvas.tokens[position] = draft.token  # later drafts look at it
+            mine.append(draft)
+    for canvas, mine in zip(canvases, drafts, strict=True):
+        canvas.guessed = max(canvas.guessed, canvas.decided + len(mine))
     return drafts
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..faid import Faid
 from ..retrieval import Retriever
-from ..settings import Sampling
+from ..settings import Sampling, Schedule
 from .trace import Trace
 
 Progress = Callable[[int, np.ndarray], None]
@@ -25,8 +25,8 @@ class Recipe:
 
     prompt: Sequence[int]
     """Text ids [T]; the last one opens the picture."""
-    pad_id: int
-    """Replaces the text in the unconditional stream."""
+    unconditional: Sequence[int]
+    """Ids [T] of the stream that guidance leads away from."""
     sampling: Sampling
     retriever: Retriever | None = None
     faid: Faid | None = None
@@ -34,6 +34,8 @@ class Recipe:
     is not used at all."""
     given: np.ndarray | None = None
     """The first tokens [n] of the pictures, which stay."""
+    schedule: Schedule = field(default_factory=Schedule)
+    """Of a model that draws in any order."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Drawing:
     """Codes [B, height, width] int64."""
     passes: int
     """Passes of the model after the prompt."""
-    tracers: list[Callable[[], Trace]]
+    tracers: Sequence[Callable[[], Trace]]
     """What makes the traces."""
 
     @cached_property

@@ -10,9 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..faid import forced_states
-from ..models.janus.model import JanusPro
-from ..retrieval import Retriever, mix
+from ..models.base import RasterBackbone
+from ..retrieval import Asked, Retriever, mix
 from ..sampling import guide, model_distribution
 from .noise import draw, position_noise
 from .passes import prompt_streams
@@ -21,12 +20,12 @@ from .reference_faid import adapter_hook
 
 
 @torch.inference_mode()
-def draw_reference(model: JanusPro, recipe: Recipe, seed: int) -> np.ndarray:
+def draw_reference(model: RasterBackbone, recipe: Recipe, seed: int) -> np.ndarray:
     """Tokens [N] of the picture of a seed.
 
     p = (1 - λ) p_model + λ p_retrieval: from the second component where u < λ, else from the first.
     """
-    size, vocab = model.config.grid.size, model.config.vq.codebook_size
+    size, vocab = model.grid.size, model.vocab
     sampling, given = recipe.sampling, [] if recipe.given is None else recipe.given
     tokens = np.zeros(size, np.int64)
     tokens[: len(given)] = given
@@ -43,13 +42,13 @@ def draw_reference(model: JanusPro, recipe: Recipe, seed: int) -> np.ndarray:
     return tokens
 
 
-def next_logits(model: JanusPro, recipe: Recipe, tokens: np.ndarray, position: int) -> Tensor:
+def next_logits(model: RasterBackbone, recipe: Recipe, tokens: np.ndarray, position: int) -> Tensor:
     """Logits [streams, vocab] of the token at a position, after prompt and tokens[:position]."""
     ids = prompt_streams(recipe, model.device)[: 1 if recipe.sampling.cfg == 1 else 2]
     picture = torch.from_numpy(tokens).to(model.device).expand(len(ids), -1)
     hook = adapter_hook(model, recipe, tokens, position, ids)
-    hidden = forced_states(model, ids, picture, hook)
-    return model.predict(hidden[:, ids.shape[1] - 1 + position], hook)
+    x = torch.cat((model.embed_text(ids), model.embed_codes(picture)), dim=1)
+    return model.logits(x, hook=hook)[:, ids.shape[1] - 1 + position]
 
 
 def retrieve(
@@ -58,5 +57,5 @@ def retrieve(
     """(λ, p_retrieval [vocab]) at a position; λ is 0 where nothing is retrieved."""
     if retriever is None or not retriever.mixes(position):
         return 0.0, torch.zeros(vocab)
-    [proposal] = retriever.propose(tokens, [position])
+    [proposal] = retriever.propose([Asked(tokens, np.array([position]))])
     return retriever.weight(proposal), retriever.distribution(proposal, vocab)

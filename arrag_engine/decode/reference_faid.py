@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from ..faid import FaidHook, whole_picture
-from ..models.janus.model import JanusPro
+from ..models.base import RasterBackbone
 from ..retrieval import Retriever
 from .recipe import Recipe
 
 
 def adapter_hook(
-    model: JanusPro, recipe: Recipe, tokens: np.ndarray, position: int, ids: Tensor
+    model: RasterBackbone, recipe: Recipe, tokens: np.ndarray, position: int, ids: Tensor
 ) -> FaidHook | None:
     """What the adapter of a recipe adds, when the token at a position is to be predicted.
 
@@ -23,10 +23,10 @@ def adapter_hook(
         tokens: [N]; those from `position` on are not drawn yet, and nothing before looks at them.
         ids: Prompts [streams, T]. The second stream receives no patches.
     """
-    faid, size = recipe.faid, model.config.grid.size
+    faid, size = recipe.faid, model.grid.size
     if faid is None or faid.strength == 0:
         return None
-    codes, active = np.full((size, faid.heard), -1), np.zeros(size, bool)
+    codes, active = np.full((size, faid.received), -1), np.zeros(size, bool)
     if recipe.retriever is not None and faid.adapter.config.blender_layers:
         active = recipe.retriever.active
         look_up(recipe.retriever, tokens, np.flatnonzero(active[: position + 1]), codes)

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..grid import Grid
 from ..index import Hits
-from ..retrieval import PatchSource, Proposal, Retriever
+from ..retrieval import Asked, PatchSource, Proposal, Retriever
 from ..settings import RetrievalOptions
 from .canvas import Canvas
 
@@ -75,13 +75,17 @@ class Trace:
         return {"source": picture.name, "row": row, "column": column}
 
 
-def make_trace(grid: Grid, retriever: Retriever, canvas: Canvas, vocab: int) -> Trace:
+def make_trace(
+    grid: Grid, retriever: Retriever, canvas: Canvas, vocab: int, complete: bool = True
+) -> Trace:
     """The trace of a finished picture.
 
-    Active positions that the drawing did not look up, or whose surroundings changed later, are
-    looked up here, all at once.
+    Args:
+        complete: Look up, all at once, the active positions that the drawing did not look up, or
+            whose surroundings changed later. A picture filled in any order has changed around
+            every token since it was drawn: what was asked then is all there is.
     """
-    proposals = _proposals(retriever, canvas)
+    proposals = _proposals(retriever, canvas) if complete else canvas.proposals
     shape = (grid.size, min(retriever.neighbours, retriever.source.size, KEPT))
     hits = Hits(
         np.full(shape, np.inf, np.float32), *(np.full(shape, -1, np.int64) for _ in range(3))
@@ -115,5 +119,6 @@ def _proposals(retriever: Retriever, canvas: Canvas) -> dict[int, Proposal]:
     ]
     found = {p: known[p] for p in active if p in known}
     if missing:
-        found |= dict(zip(missing, retriever.propose(tokens, missing), strict=True))
+        asked = Asked(tokens, np.array(missing))
+        found |= dict(zip(missing, retriever.propose([asked]), strict=True))
     return found

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..bounds import CANDIDATES, STRENGTH, check_choice
+from ..models.base import RasterBackbone
 from ..models.janus.model import DrawingHook, JanusPro
 from ..settings import SEMANTICS, Semantics
 from .adapter import FaidAdapter
@@ -24,8 +25,8 @@ class Faid:
     strength: float = 1.0
     """0 = the base model, 1 = as trained, up to 2 beyond it."""
     candidates: int = 0
-    """K: how many retrieved codes the blenders hear at each position, duplicates kept; 0 = as many
-    as they were trained with."""
+    """K: how many retrieved codes the blenders receive at each position, duplicates kept; 0 = as
+    many as they were trained with."""
     semantics: Semantics = "step"
 
     def __post_init__(self) -> None:
@@ -34,29 +35,29 @@ class Faid:
         check_choice("semantics", self.semantics, SEMANTICS)
 
     @property
-    def heard(self) -> int:
-        """How many codes the blenders hear at each position."""
+    def received(self) -> int:
+        """How many codes the blenders receive at each position."""
         return self.candidates or self.adapter.config.candidates
 
 
 class Blending:
     """An adapter in one drawing of B pictures: what its blenders remember from pass to pass."""
 
-    def __init__(self, faid: Faid, model: JanusPro, batch: int, device: torch.device) -> None:
+    def __init__(self, faid: Faid, model: RasterBackbone, batch: int, device: torch.device) -> None:
         self.faid = faid
         self.model = model
         self.device = device
         self.prompt = FaidHook(faid.adapter.by_layer, faid.adapter.gen_head, faid.strength)
-        """For the prompt: blenders hear nothing there."""
-        config, hidden = faid.adapter.config, model.config.llama.hidden_size
-        size = model.config.grid.size
+        """For the prompt: blenders receive nothing there."""
+        config, hidden = faid.adapter.config, model.hidden_size
+        size = model.grid.size
         self.maps = FeatureMaps(config.blender_layers, batch, size, hidden, device, model.dtype)
-        self.slots = slot_table(model.config.grid, config.hops, device)
+        self.slots = slot_table(model.grid, config.hops, device)
 
     @property
     def candidates(self) -> int:
         """How many codes are wanted at each position."""
-        return self.faid.heard if self.faid.adapter.config.blender_layers else 0
+        return self.faid.received if self.faid.adapter.config.blender_layers else 0
 
     def at(self, positions: np.ndarray, codes: np.ndarray, active: np.ndarray) -> FaidHook:
         """For a pass that predicts positions [B, L] with the retrieved codes [B, L, K].
@@ -65,12 +66,12 @@ class Blending:
             codes: -1 = none.
             active: [B, L] where retrieval runs.
         """
-        places, heard, runs = (
+        places, received, runs = (
             torch.from_numpy(a).to(self.device) for a in (positions, codes, active)
         )
         work = BlendPass(
             places,
-            self.model.embed_candidates(heard),
+            embed_candidates(self.model, received),
             runs,
             self.slots,
             self.maps,
@@ -79,8 +80,15 @@ class Blending:
         return replace(self.prompt, blending=work)
 
 
+def embed_candidates(model: RasterBackbone, codes: Tensor) -> Tensor:
+    """Embeddings [..., hidden] of retrieved codes [...]; zero where the code is -1, nothing."""
+    found = (codes >= 0)[..., None]
+    embedded = model.embed_codes(codes.clamp(min=0))
+    return embedded * found.to(embedded.dtype)
+
+
 def whole_picture(
-    model: JanusPro,
+    model: RasterBackbone,
     adapter: FaidAdapter,
     codes: Tensor,
     active: Tensor,
@@ -101,9 +109,9 @@ def whole_picture(
     positions = torch.arange(size, device=codes.device).expand(batch, -1)
     work = BlendPass(
         positions,
-        model.embed_candidates(codes.masked_fill(~active[:, None], -1)),
+        embed_candidates(model, codes.masked_fill(~active[:, None], -1)),
         active.expand(batch, -1),
-        slot_table(model.config.grid, adapter.config.hops, codes.device),
+        slot_table(model.grid, adapter.config.hops, codes.device),
         first=prompt_length - 1,
         semantics=semantics,
         rows=rows,

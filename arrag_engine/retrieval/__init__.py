@@ -1,11 +1,12 @@
 """Retrieval: from the tokens drawn so far to a distribution of the next one."""
 
 from .mixture import Proposal, mix, proposal_distribution
-from .query import QueryMaker
+from .query import Asked, QueryMaker
 from .retriever import Retriever, calibrated_options, make_retriever
 from .source import PatchSource
 
 __all__ = [
+    "Asked",
     "PatchSource",
     "Proposal",
     "QueryMaker",

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from ..grid import Grid, neighbor_table
 from ..index import KeySpec
 from ..index.keys import gather_keys
+
+
+class Asked(NamedTuple):
+    """Positions of one picture to make queries for."""
+
+    tokens: np.ndarray
+    """[N]."""
+    positions: np.ndarray
+    """[P], active ones."""
+    known: np.ndarray | None = None
+    """Mask [N] of the tokens that stand; all that the positions ask for when absent."""
 
 
 class QueryMaker:
@@ -31,13 +44,15 @@ class QueryMaker:
     def queries(
         self, tokens: np.ndarray, positions: np.ndarray, known: np.ndarray | None = None
     ) -> np.ndarray:
-        """Queries [P, key dim] at positions [P] of a picture's tokens [N].
-
-        Args:
-            known: Mask [N] of the tokens that stand; all that the positions ask for when absent.
-        """
+        """Queries [P, key dim] float32 at positions [P] of a picture; see `Asked`."""
         neighbors = self._known(self.neighbors[positions], known)
         return gather_keys(self.codebook[tokens], neighbors, self.places[positions])
+
+    def informed(self, known: np.ndarray) -> np.ndarray:
+        """Mask [N] of the active positions of which a neighbour stands, for a mask [N] of the
+        tokens that stand."""
+        inside = self.neighbors >= 0
+        return self.active & (known[self._inside] & inside).any(axis=1)
 
     def surroundings(
         self, tokens: np.ndarray, position: int, known: np.ndarray | None = None

@@ -10,11 +10,11 @@ import numpy as np
 from torch import Tensor
 
 from ..errors import InputError
-from ..grid import NEIGHBORHOODS, Grid, is_causal
+from ..grid import NEIGHBORHOODS, DrawingOrder, Grid
 from ..index import Hits
 from ..settings import RetrievalOptions
 from .mixture import Proposal, proposal_distribution
-from .query import QueryMaker
+from .query import Asked, QueryMaker
 from .source import PatchSource
 
 
@@ -78,13 +78,16 @@ class Retriever:
         """The k nearest patches [P, k] at active positions [P] of a picture's tokens [N]."""
         return self.source.lookup(self.query.queries(tokens, positions), k, without=without)
 
-    def propose(self, tokens: np.ndarray, positions: Sequence[int]) -> list[Proposal]:
-        """Look up active positions of tokens [N], whose neighbours must be drawn."""
-        hits = self.lookup(tokens, np.array(positions), self.neighbours)
-        return [
-            Proposal(self.query.surroundings(tokens, position), hits.query(i))
-            for i, position in enumerate(positions)
+    def propose(self, asked: Sequence[Asked]) -> list[Proposal]:
+        """A proposal for every position of these pictures, in one look-up."""
+        queries = np.concatenate([self.query.queries(*one) for one in asked])
+        hits = self.source.lookup(queries, self.neighbours)
+        around = [
+            self.query.surroundings(a.tokens, position, a.known)
+            for a in asked
+            for position in a.positions
         ]
+        return [Proposal(tokens, hits.query(i)) for i, tokens in enumerate(around)]
 
     def still_holds(self, proposal: Proposal, tokens: np.ndarray, position: int) -> bool:
         """Whether the tokens make the query that the proposal answers."""
@@ -108,15 +111,15 @@ class Retriever:
         """The K hits that the proposal consists of; FAiD may have asked for more."""
         return proposal.hits.nearest(self.options.neighbours)
 
-    def check_causal(self) -> None:
-        """Refuse to serve a model that draws in raster order if queries need later tokens.
+    def check_serves(self, order: DrawingOrder) -> None:
+        """Refuse a model whose drawing order leaves queries without their tokens.
 
         Raises:
-            InputError: The neighbourhood of the source is not causal.
+            InputError: The neighbourhood of the source needs tokens that are drawn later.
         """
         neighborhood = self.source.spec.neighborhood
-        if not is_causal(neighborhood):
-            *names, last = filter(is_causal, NEIGHBORHOODS)
+        if not order.serves(neighborhood):
+            *names, last = filter(order.serves, NEIGHBORHOODS)
             raise InputError(
                 f"the index looks patches up by {neighborhood}, which needs tokens that this model "
                 f"draws later; load or build it with {', '.join(names)} or {last}"

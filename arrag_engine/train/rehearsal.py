@@ -79,7 +79,7 @@ def draw_caption(
     prompt = base.prompt_encoder.encode(caption)
     seeds = np.random.SeedSequence((settings.seed, 4, number)).generate_state(EACH).tolist()
     sampling = replace(base.sampling, **VARIED)
-    recipe = Recipe(prompt.ids, prompt.pad_id, sampling)
+    recipe = Recipe(prompt.ids, prompt.unconditional, sampling)
     drawing = draw_pictures(base.model, recipe, seeds, device=device)
     tokens = drawing.tokens.flatten(1).numpy()
     digests = np.stack([np.frombuffer(hashlib.sha256(t).digest(), np.uint8) for t in tokens])

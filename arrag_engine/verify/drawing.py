@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..index import Hits
 from ..models.janus.model import JanusPro
-from ..models.janus.vq import to_uint8
+from ..models.pixels import to_uint8
 from ..retrieval import make_retriever, mix, proposal_distribution
 from ..sampling import guide, model_distribution
 from ..settings import RetrievalOptions, Sampling

@@ -20,7 +20,8 @@ from ..faid import Faid
 from ..grid import Grid
 from ..index import KeySpec, PatchIndex, SourceTable, create_index
 from ..models.janus.model import JanusPro
-from ..models.janus.vq import to_uint8
+from ..models.janus.prompt import unconditional
+from ..models.pixels import to_uint8
 from ..retrieval import Retriever
 from ..settings import Sampling
 
@@ -134,7 +135,9 @@ def greedy_values(
     retriever: Retriever | None = None,
     faid: Faid | None = None,
 ) -> Values:
-    recipe = Recipe(prompt.tolist(), fixture.settings["pad_id"], sampling, retriever, faid)
+    ids = prompt.tolist()
+    blank = unconditional(ids, fixture.settings["pad_id"])
+    recipe = Recipe(ids, blank, sampling, retriever, faid)
     drawing = draw_pictures(fixture.model, recipe, [0])
     yield f"{name}.tokens", EXACT, drawing.tokens
     if retriever is not None and retriever.options.weighs:

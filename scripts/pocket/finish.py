@@ -31,7 +31,7 @@ from arrag_engine.index import KeySpec, PatchIndex, SourceTable, create_index, s
 from arrag_engine.models.janus.layouts import official_name
 from arrag_engine.models.janus.model import JanusPro
 from arrag_engine.models.janus.prompt import PromptEncoder
-from arrag_engine.models.janus.vq import to_uint8
+from arrag_engine.models.pixels import to_uint8
 from arrag_engine.settings import Sampling
 
 PROMPTS = (
@@ -79,7 +79,7 @@ def write_samples(
         x, y = i % COLUMNS * cell, i // COLUMNS * (height + LABEL_HEIGHT)
         for number, (model, encoder, sampling) in enumerate(models):
             prompt = encoder.encode(text)
-            recipe = Recipe(prompt.ids, prompt.pad_id, sampling)
+            recipe = Recipe(prompt.ids, prompt.unconditional, sampling)
             drawing = draw_pictures(model, recipe, [0], window=16)
             picture = to_uint8(model.vq.decode(drawing.tokens))[0].numpy()
             sheet.paste(Image.fromarray(picture), (x + number * width, y))

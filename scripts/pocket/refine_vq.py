@@ -31,7 +31,8 @@ from train_vq import (
 )
 
 from arrag_engine.bench.scorer import load_scorer
-from arrag_engine.models.janus.vq import VQModel, to_uint8
+from arrag_engine.models.janus.vq import VQModel
+from arrag_engine.models.pixels import to_uint8
 
 LR = 4e-4
 SETTLED = 0.75

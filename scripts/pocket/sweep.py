@@ -96,7 +96,7 @@ def make_truths(bench: Bench, scenes: list[BenchScene]) -> list[Truth]:
     encoder, truths = bench.checkpoint.prompt_encoder, []
     for scene, grid in zip(tqdm(scenes, desc="model"), tokens, strict=True):
         prompt = encoder.encode(scene.truth.text)
-        p = model_probabilities(bench.checkpoint.model, prompt.ids, prompt.pad_id, grid)
+        p = model_probabilities(bench.checkpoint.model, prompt.ids, prompt.unconditional, grid)
         true = p[torch.arange(len(grid)), torch.from_numpy(grid)].numpy().astype(np.float64)
         truths.append(Truth(scene, grid, true, scene.covers(*bench.grid)))
     return truths

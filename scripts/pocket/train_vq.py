@@ -28,7 +28,8 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from arrag_engine.checkpoints import load_checkpoint
-from arrag_engine.models.janus.vq import VQConfig, VQModel, to_uint8
+from arrag_engine.models.janus.vq import VQConfig, VQModel
+from arrag_engine.models.pixels import to_uint8
 
 CONFIG = VQConfig(
     base_channels=32,

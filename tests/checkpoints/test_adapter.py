@@ -22,7 +22,7 @@ from arrag_engine.retrieval import make_retriever
 from arrag_engine.settings import RetrievalOptions, Sampling
 from tests.folders import deepseek_folder, long
 from tests.tiny import (
-    PAD_ID,
+    BLANK,
     PROMPT,
     tiny_adapter,
     tiny_config,
@@ -53,7 +53,7 @@ def adapter_file(tmp_path_factory, model_file):
 def drawn(model, faid, index, weight=0.0):
     codebook, options = model.vq.codebook(torch.device("cpu")), RetrievalOptions(weight=weight)
     retriever = make_retriever(index, model.config.grid, codebook, options)
-    recipe = Recipe(PROMPT, PAD_ID, Sampling(cfg=2), retriever, faid)
+    recipe = Recipe(PROMPT, BLANK, Sampling(cfg=2), retriever, faid)
     return draw_pictures(model, recipe, [3], 9).tokens
 
 

@@ -37,7 +37,7 @@ from tests.folders import (
     write_config,
 )
 from tests.tiny import (
-    PAD_ID,
+    BLANK,
     PROMPT,
     blender_tensors,
     official_tensors,
@@ -56,7 +56,7 @@ def assert_same_weights(model, wanted):
 
 
 def drawn(model, seed=3):
-    return draw_pictures(model, Recipe(PROMPT, PAD_ID, Sampling(cfg=2)), [seed], 9).tokens
+    return draw_pictures(model, Recipe(PROMPT, BLANK, Sampling(cfg=2)), [seed], 9).tokens
 
 
 @pytest.mark.parametrize("write", WRITERS)

@@ -15,7 +15,7 @@ from arrag_engine.index import KeySpec
 from arrag_engine.retrieval import Retriever, make_retriever
 from arrag_engine.settings import RetrievalOptions, Sampling
 from tests import slow
-from tests.tiny import PAD_ID, PROMPT, tiny_config, tiny_index, tiny_model
+from tests.tiny import BLANK, PAD_ID, PROMPT, tiny_config, tiny_index, tiny_model
 
 CPU = torch.device("cpu")
 SAMPLINGS = {
@@ -32,7 +32,7 @@ def retriever_for(model, index, **options):
 
 
 def drawn(model, sampling=SAMPLINGS["plain"], seeds=(7,), retriever=None, window=1, **rest):
-    return draw_pictures(model, Recipe(PROMPT, PAD_ID, sampling, retriever), seeds, window, **rest)
+    return draw_pictures(model, Recipe(PROMPT, BLANK, sampling, retriever), seeds, window, **rest)
 
 
 def model_of(height, width, kv_heads=4, codes=64):
@@ -174,7 +174,7 @@ def test_a_picture_from_retrieval_alone_needs_passes_only_at_the_borders(model, 
 
 
 def test_the_first_token_of_a_one_token_prompt_can_be_drawn(model):
-    tokens = draw_pictures(model, Recipe([4], PAD_ID, SAMPLINGS["plain"]), [7]).tokens
+    tokens = draw_pictures(model, Recipe([4], [4], SAMPLINGS["plain"]), [7]).tokens
     assert tokens.flatten().tolist() == slow.picture(model, [4], PAD_ID, SAMPLINGS["plain"], 7)
 
 
@@ -218,7 +218,7 @@ def test_an_impossible_request_is_refused(model, arguments, message):
 
 def test_a_prompt_that_leaves_no_room_is_refused(model):
     with pytest.raises(InputError, match="prompt has 477 tokens and the picture 36"):
-        draw_pictures(model, Recipe([1] * 477, PAD_ID, Sampling()), [0])
+        draw_pictures(model, Recipe([1] * 477, [1] * 477, Sampling()), [0])
 
 
 def test_the_trace_tells_what_a_reader_can_work_out(model, index):
@@ -310,9 +310,12 @@ def test_a_trace_costs_nothing_until_it_is_asked_for(model, index, monkeypatch):
     retriever = retriever_for(model, index, weight=0.2)
     asked = []
     propose = Retriever.propose
-    monkeypatch.setattr(
-        Retriever, "propose", lambda self, t, at: asked.extend(at) or propose(self, t, at)
-    )
+
+    def noting(self, pictures):
+        asked.extend(position for one in pictures for position in one.positions)
+        return propose(self, pictures)
+
+    monkeypatch.setattr(Retriever, "propose", noting)
     drawing = drawn(model, retriever=retriever)
     active = np.flatnonzero(retriever.active).tolist()
     needed = [i for i in active if position_noise(7, i, 64).uniform < 0.2]

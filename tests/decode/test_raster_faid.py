@@ -14,6 +14,7 @@ from arrag_engine.retrieval import Retriever, make_retriever
 from arrag_engine.settings import RetrievalOptions, Sampling
 from tests import slow
 from tests.tiny import (
+    BLANK,
     PAD_ID,
     PROMPT,
     blender_tensors,
@@ -56,7 +57,7 @@ def retrieval_for(model, index, **options):
 
 
 def drawn(model, faid, retrieval=None, seeds=(7,), window=1, sampling=PLAIN):
-    return draw_pictures(model, Recipe(PROMPT, PAD_ID, sampling, retrieval, faid), seeds, window)
+    return draw_pictures(model, Recipe(PROMPT, BLANK, sampling, retrieval, faid), seeds, window)
 
 
 def small_model(height=4, width=5):

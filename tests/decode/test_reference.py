@@ -15,7 +15,7 @@ from arrag_engine.retrieval import make_retriever
 from arrag_engine.settings import RetrievalOptions, Sampling
 from tests import slow
 from tests.decode.test_raster_faid import full_adapter
-from tests.tiny import PAD_ID, PROMPT, tiny_config, tiny_index, tiny_model
+from tests.tiny import BLANK, PAD_ID, PROMPT, tiny_config, tiny_index, tiny_model
 
 CPU = torch.device("cpu")
 PLAIN = Sampling(cfg=3.0)
@@ -39,7 +39,7 @@ def recipe_of(model, sampling, options, strength=0.0, spec=None, given=None):
         retriever = make_retriever(index, model.config.grid, model.vq.codebook(CPU), options)
     if strength:
         faid = Faid(full_adapter(model), strength, candidates=3)
-    return Recipe(PROMPT, PAD_ID, sampling, retriever, faid, given)
+    return Recipe(PROMPT, BLANK, sampling, retriever, faid, given)
 
 
 @pytest.mark.parametrize("sampling", [PLAIN, Sampling(1.0, 0.8, 20, 0.9), Sampling(3.0, 0)])

@@ -14,7 +14,7 @@ from arrag_engine.decode import Recipe, draw_pictures
 from arrag_engine.models import ops
 from arrag_engine.models.ops import Linear, onednn_takes, pack_linears, rowwise
 from arrag_engine.settings import Sampling
-from tests.tiny import PAD_ID, PROMPT, tiny_model
+from tests.tiny import BLANK, PROMPT, tiny_model
 
 needs_onednn = pytest.mark.skipif(
     not onednn_takes(torch.float32), reason="PyTorch was built without oneDNN"
@@ -86,7 +86,7 @@ def test_pictures_are_the_same_in_windows_and_batches(with_onednn):
     pack_linears(model)
 
     def drawn(seeds, window):
-        return draw_pictures(model, Recipe(PROMPT, PAD_ID, Sampling(cfg=2)), seeds, window).tokens
+        return draw_pictures(model, Recipe(PROMPT, BLANK, Sampling(cfg=2)), seeds, window).tokens
 
     alone = drawn([4], 1)
     assert len(alone.unique()) > 3

@@ -6,12 +6,12 @@ import torch
 
 from arrag_engine.decode import Recipe, draw_pictures
 from arrag_engine.errors import InputError
-from arrag_engine.grid import NEIGHBORHOODS, Grid
+from arrag_engine.grid import NEIGHBORHOODS, RASTER, Grid
 from arrag_engine.index import KeySpec
 from arrag_engine.retrieval import make_retriever
 from arrag_engine.settings import RetrievalOptions, Sampling
 from tests import slow
-from tests.tiny import PAD_ID, PROMPT, tiny_index, tiny_model
+from tests.tiny import BLANK, PROMPT, tiny_index, tiny_model
 
 SPECS = [
     KeySpec(),
@@ -99,15 +99,15 @@ def test_an_index_keyed_by_tokens_still_to_come_cannot_be_drawn_with(model):
     with pytest.raises(
         InputError, match=r"by ring-8, .* later; .* causal-4, causal-8.* or causal-24"
     ):
-        draw_pictures(model, Recipe(PROMPT, PAD_ID, Sampling(), retriever), [0])
+        draw_pictures(model, Recipe(PROMPT, BLANK, Sampling(), retriever), [0])
     with pytest.raises(InputError, match="ring-8"):
-        retriever.check_causal()
+        retriever.check_serves(RASTER)
     for spec in SPECS:
-        retriever_for(model, spec).check_causal()
+        retriever_for(model, spec).check_serves(RASTER)
 
 
 def test_an_index_that_is_not_asked_may_be_keyed_by_anything(model):
     retriever = retriever_for(model, RING, weight=0)
-    drawing = draw_pictures(model, Recipe(PROMPT, PAD_ID, Sampling(), retriever), [0])
-    plain = draw_pictures(model, Recipe(PROMPT, PAD_ID, Sampling()), [0])
+    drawing = draw_pictures(model, Recipe(PROMPT, BLANK, Sampling(), retriever), [0])
+    plain = draw_pictures(model, Recipe(PROMPT, BLANK, Sampling()), [0])
     assert torch.equal(drawing.tokens, plain.tokens)

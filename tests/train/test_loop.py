@@ -54,7 +54,7 @@ def trained(base, tmp_path, settings=QUICK, name="run", place=HERE, examples=Non
 def own_pictures(base, count=40, k=4):
     """Pictures that the base draws of one caption, with nothing retrieved for them."""
     prompt = base.prompt_encoder.encode("a red car")
-    recipe = Recipe(prompt.ids, prompt.pad_id, Sampling(cfg=1.0))
+    recipe = Recipe(prompt.ids, prompt.unconditional, Sampling(cfg=1.0))
     drawing = draw_pictures(base.model, recipe, list(range(count)))
     tokens = drawing.tokens.flatten(1).numpy()
     digests = np.zeros((count, 32), np.uint8)

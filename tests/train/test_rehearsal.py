@@ -49,7 +49,7 @@ def test_the_base_draws_its_own_pictures_and_looks_patches_up_for_them(base, ind
     prompt = base.prompt_encoder.encode(own.captions[EACH])
     seeds = np.random.SeedSequence((0, 4, 1)).generate_state(EACH).tolist()
     sampling = replace(base.sampling, temperature=1.0, top_p=0.95)
-    wanted = draw_pictures(base.model, Recipe(prompt.ids, prompt.pad_id, sampling), seeds)
+    wanted = draw_pictures(base.model, Recipe(prompt.ids, prompt.unconditional, sampling), seeds)
     assert np.array_equal(own.tokens[EACH : 2 * EACH], wanted.tokens.flatten(1).numpy())
     retriever = make_retriever(index, base.model.config.grid, base.model.vq.codebook(CPU))
     wanted = retrieve_codes(retriever, own.tokens, own.digests, 3)

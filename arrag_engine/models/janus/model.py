@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...grid import Grid
+from ...grid import RASTER, Grid
 from .. import ops as default_ops
 from ..llama import KVCache, LayerHook, Llama, LlamaConfig
 from ..ops import rowwise
@@ -94,6 +94,8 @@ class JanusPro(nn.Module):
     assigns other codes than the ones an index was built with.
     """
 
+    order = RASTER
+
     def __init__(self, config: JanusConfig, ops: Any = default_ops) -> None:
         super().__init__()
         self.config = config
@@ -102,6 +104,30 @@ class JanusPro(nn.Module):
         self.gen_aligner = GenAligner(config, ops)
         self.gen_head = GenHead(config, ops)
         self.vq = VQModel(config.vq, ops)
+
+    @property
+    def grid(self) -> Grid:
+        return self.config.grid
+
+    @property
+    def vocab(self) -> int:
+        """Number of image codes."""
+        return self.config.vq.codebook_size
+
+    @property
+    def code_dim(self) -> int:
+        """Numbers of a code's vector."""
+        return self.config.vq.codebook_dim
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the decoder."""
+        return self.config.llama.hidden_size
+
+    @property
+    def max_positions(self) -> int:
+        """Tokens of prompt and picture that fit together."""
+        return self.config.llama.max_positions
 
     @property
     def dtype(self) -> torch.dtype:
@@ -121,12 +147,6 @@ class JanusPro(nn.Module):
         """Embeddings [..., hidden] of image codes [...]: `gen_aligner(gen_embed[code])`."""
         return self.gen_aligner(self.gen_embed(codes))
 
-    def embed_candidates(self, codes: Tensor) -> Tensor:
-        """Embeddings [..., hidden] of retrieved codes [...]; zero where the code is -1, nothing."""
-        found = (codes >= 0)[..., None]
-        embedded = self.embed_codes(codes.clamp(min=0))
-        return embedded * found.to(embedded.dtype)
-
     def logits(
         self,
         x: Tensor,
@@ -143,6 +163,17 @@ class JanusPro(nn.Module):
 
     def new_cache(self, rows: int, capacity: int, device: torch.device) -> KVCache:
         return KVCache(self.config.llama, rows, capacity, device, self.dtype)
+
+    def prefill(
+        self, x: Tensor, cache: KVCache, copies: int = 1, hook: DrawingHook | None = None
+    ) -> None:
+        """Run inputs x [rows, T, hidden] from position 0 on into a cache of rows * copies
+        sequences. Each row runs once and is copied."""
+        rows, length, _ = x.shape
+        once = self.new_cache(rows, length, x.device)
+        self.llama(x, None, once, hook)
+        for whole, part in ((cache.keys, once.keys), (cache.values, once.values)):
+            whole[:, :, :, :length] = part.repeat_interleave(copies, dim=1)
 
     def picture_bytes(self, count: int = 1) -> int:
         """About the memory that `count` pictures at once take on their way through the VQ."""

@@ -6,15 +6,14 @@ import json
 import math
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
 
 from tokenizers import Encoding, Tokenizer
 
 from ...bounds import shown
 from ...errors import InputError
+from ..base import Prompt
 
 BEGIN_OF_SENTENCE = "<｜begin▁of▁sentence｜>"
 PAD = "<｜▁pad▁｜>"
@@ -33,15 +32,10 @@ MAX_GROWTH = 1000
 replacements after each other could fill any memory, which ends the process."""
 
 
-@dataclass(frozen=True)
-class Prompt:
-    """An encoded caption."""
-
-    text: str
-    ids: list[int]
-    pad_id: int
-    unknown: list[str]
-    """Words that the tokenizer does not know, in order of appearance."""
+def unconditional(ids: Sequence[int], pad_id: int) -> list[int]:
+    """The second stream of a prompt: pads for all but the first and the last id. There is no
+    attention mask: pads are attended."""
+    return [*ids[:1], *[pad_id] * (len(ids) - 2), *ids[-1:]] if len(ids) > 1 else list(ids)
 
 
 def check_prompt(text: str) -> str:
@@ -121,7 +115,7 @@ class PromptEncoder:
                 f"the prompt has {len(ids)} tokens, at most {self.max_tokens} are allowed; "
                 f"shorten it"
             )
-        return Prompt(text, ids, self.pad_id, self._unknown_words(text))
+        return Prompt(text, ids, unconditional(ids, self.pad_id), self._unknown_words(text))
 
     def _encoded(self, text: str) -> Encoding:
         with _library("does not work"):
@@ -135,15 +129,15 @@ class PromptEncoder:
                 "the tokenizer.json that belongs to the model"
             )
 
-    @cached_property
+    @property
     def has_unknown(self) -> bool:
         """Whether there are words that the tokenizer does not know; byte-level ones know all."""
         return bool(self._unknown_words(NO_WORD))
 
     def blank(self) -> Prompt:
         """The prompt that says nothing: the unconditional stream of a one-word caption."""
-        ids = self.encode("a").ids
-        return Prompt("", [ids[0], *[self.pad_id] * (len(ids) - 2), ids[-1]], self.pad_id, [])
+        ids = self.encode("a").unconditional
+        return Prompt("", ids, ids, [])
 
     def _unknown_words(self, text: str) -> list[str]:
         unknown_id = self.tokenizer.token_to_id(UNKNOWN)

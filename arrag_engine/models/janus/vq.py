@@ -258,8 +258,3 @@ class VQModel(nn.Module):
     def decode(self, codes: Tensor) -> Tensor:
         """Images [B, 3, h*p, w*p] (about [-1, 1], not clipped) of codes [B, h, w]."""
         return self.decoder(self.post_quant_conv(self.quantize(codes).permute(0, 3, 1, 2)))
-
-
-def to_uint8(images: Tensor) -> Tensor:
-    """Pixels [B, H, W, 3] uint8 of images [B, 3, H, W] in [-1, 1]; truncated, not rounded."""
-    return ((images.float() + 1) / 2 * 255).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)

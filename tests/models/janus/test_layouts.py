@@ -24,7 +24,7 @@ from arrag_engine.models.janus.vq import VQConfig
 from arrag_engine.settings import AdapterConfig
 from tests.tiny import official_tensors, tiny_config, tiny_model, transformers_name
 
-REAL_KEYS = Path(__file__).parents[2] / "shared" / "oracle" / "real_checkpoint_keys.json"
+REAL_KEYS = Path(__file__).parents[4] / "shared" / "oracle" / "real_checkpoint_keys.json"
 
 
 def shapes_of(config: JanusConfig):

@@ -29,7 +29,7 @@ def test_a_caption_stands_in_the_template(encoder):
     prompt = encoder.encode("two red apples")
     wanted = [IDS["bos"], IDS["user"], COLON, TWO, RED, APPLES, IDS["assistant"], COLON, IDS["boi"]]
     assert prompt.ids == wanted
-    assert prompt.pad_id == IDS["pad"]
+    assert prompt.unconditional[1:-1] == [IDS["pad"]] * (len(prompt.ids) - 2)
     assert prompt.unknown == []
 
 

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from arrag_engine.codebook import codebook_agreement
-from arrag_engine.models.janus.vq import VQConfig, VQModel, to_uint8
+from arrag_engine.models.janus.vq import VQConfig, VQModel
+from arrag_engine.models.pixels import to_uint8
 from tests.tiny import tiny_model
 
 

@@ -1,0 +1,164 @@
+"""Drawing in any order: a few passes, each of which fills the positions the model is surest of.
+
+The loop of MaskGIT and Show-o. In every step the model predicts all tokens that are not known yet,
+each is drawn, and those with the highest confidence stay. Retrieval joins where a neighbour is
+known: the distribution is mixed before the draw, so that the confidence is the mixture's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from ..models.base import MaskedBackbone
+from ..retrieval import Asked, Retriever, mix
+from ..sampling import guide, model_distribution
+from ..settings import Schedule
+from .canvas import Canvas, begin
+from .passes import not_numbers, prompt_streams
+from .recipe import Drawing, Progress, Recipe
+from .step_noise import StepNoise, draw_by_sum, step_noise
+from .trace import make_trace
+
+LEAST = 1e-20
+"""The logarithm of nothing smaller is taken."""
+
+
+@torch.inference_mode()
+def draw_masked(
+    model: MaskedBackbone,
+    recipe: Recipe,
+    seeds: Sequence[int],
+    progress: Progress | None = None,
+    device: torch.device | None = None,
+) -> Drawing:
+    """Draw one picture per seed; see `draw_pictures`.
+
+    Raises:
+        InputError: An adapter, which only models that draw in raster order have.
+    """
+    if recipe.faid is not None:
+        raise InputError(
+            f"the model draws in {model.order.name}, adapters exist for models in raster order; "
+            "draw without one"
+        )
+    grid, retriever = model.grid, recipe.retriever
+    device = device or model.device
+    canvases = [begin(seed, grid.size, recipe.given) for seed in seeds]
+    known = np.zeros((len(seeds), grid.size), bool)
+    known[:, : canvases[0].decided] = True
+    greedy = recipe.sampling.greedy
+    streams = 1 if recipe.sampling.cfg == 1 else 2
+    opened = model.open(prompt_streams(recipe, device)[:streams])
+    steps = 0 if known.all() else recipe.schedule.steps
+    for step in range(steps):
+        tokens = np.stack([canvas.tokens for canvas in canvases])
+        logits = model.masked_logits(
+            opened,
+            torch.from_numpy(tokens).to(device).repeat(streams, 1),
+            torch.from_numpy(known).to(device).repeat(streams, 1),
+        )
+        guided = guide(logits, recipe.sampling.cfg).cpu()  # [B, N, vocab]
+        if not guided.isfinite().all():
+            raise InputError(not_numbers(model.dtype))
+        p_model = model_distribution(guided, recipe.sampling)
+        p = mixed(p_model, retriever, canvases, known)
+        for i, canvas in enumerate(canvases):
+            noise = None if greedy else step_noise(canvas.seed, step, grid.size)
+            drawn = draw_unknown(canvas, p[i], known[i], noise)
+            canvas.p_model[~known[i]] = p_model[i].numpy()[~known[i], canvas.tokens[~known[i]]]
+            known[i] = stays(drawn, known[i], recipe.schedule, step, noise)
+        if progress is not None:
+            done = int(known.sum(1).min()) if step + 1 < steps else grid.size
+            progress(done, np.stack([canvas.tokens for canvas in canvases]))
+    tokens = torch.from_numpy(np.stack([canvas.tokens for canvas in canvases]))
+    tracers = []
+    if retriever is not None:
+        tracers = [partial(make_trace, grid, retriever, c, model.vocab, False) for c in canvases]
+    return Drawing(tokens.view(-1, grid.height, grid.width), steps, tracers)
+
+
+def mixed(
+    p_model: Tensor, retriever: Retriever | None, canvases: Sequence[Canvas], known: np.ndarray
+) -> Tensor:
+    """p [B, N, vocab] of p_model: mixed with what is retrieved at the unknown positions that have
+    a known neighbour. One look-up serves all of them.
+
+    Args:
+        known: [B, N].
+    """
+    if retriever is None or retriever.largest_weight == 0:
+        return p_model
+    asked = [
+        Asked(canvas.tokens, np.flatnonzero(retriever.query.informed(mask) & ~mask), mask)
+        for canvas, mask in zip(canvases, known, strict=True)
+    ]
+    if not any(len(one.positions) for one in asked):
+        return p_model
+    proposals = iter(retriever.propose(asked))
+    p = p_model.clone()
+    for i, one in enumerate(asked):
+        for position in one.positions:
+            proposal = canvases[i].proposals[position] = next(proposals)
+            proposed = retriever.distribution(proposal, p.shape[-1])
+            p[i, position] = mix(p[i, position], proposed, retriever.weight(proposal))
+    return p
+
+
+def draw_unknown(
+    canvas: Canvas, p: Tensor, known: np.ndarray, noise: StepNoise | None
+) -> np.ndarray:
+    """Draw every unknown token from p [N, vocab]; the probabilities [N] of a picture's tokens.
+
+    Args:
+        known: Mask [N] of the tokens that stand.
+        noise: Without it, the most probable tokens are taken.
+    """
+    drawn = p.argmax(dim=-1).numpy() if noise is None else draw_by_sum(p, noise.draw)
+    canvas.tokens[~known] = drawn[~known]
+    return p[torch.arange(canvas.size), torch.from_numpy(canvas.tokens)].numpy()
+
+
+def stays(
+    drawn: np.ndarray, known: np.ndarray, schedule: Schedule, step: int, noise: StepNoise | None
+) -> np.ndarray:
+    """Mask [N] of the tokens that stand after a step: those known before, and the surest new ones.
+
+    Args:
+        drawn: Probabilities [N] of the tokens.
+        known: Mask [N] of those that stood before.
+    """
+    chosen = np.where(known, np.finfo(np.float32).max, drawn)
+    sure = confidence(chosen, noise, temperature_of(schedule, step))
+    count = masked_count(schedule, step, len(known), int((~known).sum()))
+    return sure >= np.partition(sure, count)[count]
+
+
+def confidence(chosen: np.ndarray, noise: StepNoise | None, temperature: float) -> np.ndarray:
+    """ln p + temperature · Gumbel noise [N] float32 of the probabilities [N] of drawn tokens."""
+    log_p = np.log(np.maximum(chosen, np.float32(LEAST)))
+    if noise is None:
+        return log_p
+    gumbel = -np.log(np.maximum(-np.log(np.maximum(noise.keep, LEAST)), LEAST))
+    return log_p + np.float32(temperature) * gumbel.astype(np.float32)
+
+
+def masked_count(schedule: Schedule, step: int, size: int, unknown: int) -> int:
+    """How many tokens are unknown after a step.
+
+    In float32, as the models were trained: another precision gives another count at some steps.
+    """
+    share = np.cos(np.float32((step + 1) / schedule.steps) * np.float32(math.pi / 2))
+    return max(1, min(unknown - 1, math.floor(np.float32(size) * share)))
+
+
+def temperature_of(schedule: Schedule, step: int) -> float:
+    """Of the confidence: it falls to 0, each step by its own share of what is left."""
+    done = ((k + 1) / schedule.steps for k in range(step + 1))
+    return schedule.temperature * math.prod(1 - share for share in done)

@@ -1,0 +1,188 @@
+"""What a backbone is: everything that drawing, retrieval and building ask of a model.
+
+A new backbone is a folder beside this file whose model class has these properties and methods; it
+inherits from nothing here. It names its drawing order, and `decode` has one loop for each order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..grid import DrawingOrder, Grid
+from ..settings import Sampling
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """An encoded caption."""
+
+    text: str
+    ids: list[int]
+    unconditional: list[int]
+    """Ids of the second stream, which guidance leads away from; as many as `ids`."""
+    unknown: list[str]
+    """Words that the tokenizer does not know, in order of appearance."""
+
+
+class PromptEncoder(Protocol):
+    """Captions to ids."""
+
+    @property
+    def has_unknown(self) -> bool:
+        """Whether there are words that the tokenizer does not know."""
+        ...
+
+    def encode(self, text: str) -> Prompt:
+        """Ids of the prompt for a caption; an InputError where it is empty or too long."""
+        ...
+
+
+class PictureTokenizer(Protocol):
+    """Pictures to codes and back, always in float32."""
+
+    def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Codes [B, h, w] int64 and their unit vectors [B, h, w, dim] of images [B, 3, H, W] in
+        [-1, 1]."""
+        ...
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Images [B, 3, H, W] of codes [B, h, w]."""
+        ...
+
+    def codebook(self, device: torch.device) -> np.ndarray:
+        """Unit rows [codes, dim] float32."""
+        ...
+
+
+class Backbone(Protocol):
+    """A model that draws. It keeps no state of a picture being drawn."""
+
+    order: DrawingOrder
+
+    @property
+    def grid(self) -> Grid:
+        """The tokens of a picture."""
+        ...
+
+    @property
+    def vocab(self) -> int:
+        """Number of image codes."""
+        ...
+
+    @property
+    def code_dim(self) -> int:
+        """Numbers of a code's vector."""
+        ...
+
+    @property
+    def max_positions(self) -> int:
+        """Tokens of prompt and picture that fit together."""
+        ...
+
+    @property
+    def vq(self) -> PictureTokenizer: ...
+
+    def parameters(self) -> Iterator[Tensor]:
+        """The weights."""
+        ...
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the decoder computes in."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        ...
+
+
+class Loaded(Protocol):
+    """A backbone with what belongs to it; `checkpoints.Checkpoint` is one."""
+
+    @property
+    def model(self) -> Backbone: ...
+
+    @property
+    def prompt_encoder(self) -> PromptEncoder: ...
+
+    @property
+    def name(self) -> str:
+        """What a person calls it."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the weights, whatever their dtype and layout."""
+        ...
+
+    @property
+    def sampling(self) -> Sampling:
+        """Guidance and temperature that suit it."""
+        ...
+
+
+class RasterBackbone(Backbone, Protocol):
+    """Predicts a token from the prompt and the tokens before it; `decode/raster.py` draws with it.
+
+    A cache belongs to one drawing and is written by `prefill` and `logits` alone. A hook is what an
+    adapter adds to a pass; the model only calls it.
+    """
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the decoder."""
+        ...
+
+    def embed_text(self, ids: Tensor) -> Tensor:
+        """Embeddings [..., hidden] of text ids [...]."""
+        ...
+
+    def embed_codes(self, codes: Tensor) -> Tensor:
+        """Embeddings [..., hidden] of image codes [...]."""
+        ...
+
+    def new_cache(self, rows: int, capacity: int, device: torch.device) -> Any:
+        """Keys and values of `rows` sequences of up to `capacity` tokens."""
+        ...
+
+    def prefill(self, x: Tensor, cache: Any, copies: int = 1, hook: Any = None) -> None:
+        """Run inputs x [rows, T, hidden] from position 0 on into a cache of rows * copies
+        sequences; row r becomes the sequences r * copies .. (r + 1) * copies - 1."""
+        ...
+
+    def logits(
+        self, x: Tensor, starts: Sequence[int] | None = None, cache: Any = None, hook: Any = None
+    ) -> Tensor:
+        """Logits [rows, L, vocab] after each of the inputs x [rows, L, hidden].
+
+        Args:
+            starts: Sequence position of each row's first input; all 0 when absent.
+            cache: Holds everything before `starts` and takes the inputs.
+        """
+        ...
+
+
+class MaskedBackbone(Backbone, Protocol):
+    """Predicts all unknown tokens from the prompt and the known ones, wherever they stand;
+    `decode/masked.py` draws with it."""
+
+    def open(self, ids: Tensor) -> Any:
+        """What the prompts [rows, T] contribute to every pass, computed once for a drawing."""
+        ...
+
+    def masked_logits(self, opened: Any, tokens: Tensor, known: Tensor) -> Tensor:
+        """Logits [rows, N, vocab] of pictures with tokens [rows, N], of which the mask `known`
+        [rows, N] stands; what is not known has no influence.
+
+        Args:
+            opened: What `open` returned for as many prompts, or for prompts that each serve
+                rows / prompts pictures in a row.
+        """
+        ...
