@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-SEEDS = 2**64
+SEEDS, WORD = 2**64, np.uint64
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,10 @@ class Noise:
 
 def position_noise(seed: int, position: int, vocab: int) -> Noise:
     """Noise of one position of the picture with this seed, from counter-based Philox bits."""
-    raw = np.random.Philox(key=seed % SEEDS, counter=position << 192).random_raw(vocab + 1)
-    uniform = ((raw >> np.uint64(12)) + 0.5) * 2.0**-52  # exact, so never 0 or 1
+    # Arrays, not integers, which numpy takes 12 us longer to read.
+    key, counter = np.array([seed % SEEDS, 0], WORD), np.array([0, 0, 0, position], WORD)
+    raw = np.random.Philox(key=key, counter=counter).random_raw(vocab + 1)
+    uniform = ((raw >> WORD(12)) + 0.5) * 2.0**-52  # exact, so never 0 or 1
     gumbel = -np.log(-np.log(uniform[1:]))
     return Noise(float(uniform[0]), torch.from_numpy(gumbel.astype(np.float32)))
 

@@ -46,6 +46,15 @@ def test_noise_comes_from_the_published_philox_generator(seed, position):
     np.testing.assert_allclose(noise.gumbel, -np.log(-np.log(uniform[1:])), rtol=1e-5)
 
 
+def test_noise_is_that_of_integers_as_key_and_counter():
+    raw = np.random.Philox(key=2**64 - 1, counter=575 << 192).random_raw(65)
+    uniform = ((raw >> np.uint64(12)) + 0.5) * 2.0**-52
+    noise = position_noise(-1, 575, 64)
+    assert noise.uniform == uniform[0]
+    wanted = -np.log(-np.log(uniform[1:]))
+    assert np.array_equal(noise.gumbel.numpy(), wanted.astype(np.float32))
+
+
 def test_noise_does_not_depend_on_the_size_of_the_vocabulary():
     small, large = position_noise(7, 5, 10), position_noise(7, 5, 1000)
     assert small.uniform == large.uniform
