@@ -11,12 +11,13 @@ ONE, HALF = 2**40, 2**20
 """The mass 1 as an integer, and its root."""
 
 
-def guide(logits: Tensor, cfg: float) -> Tensor:
+def guide(logits: Tensor, cfg: float | Tensor) -> Tensor:
     """Guided logits [B, ...] float32 of stacked streams [2B, ...]: conditional, unconditional.
 
-    With B rows only (guidance 1) the conditional stream stands alone.
+    With B rows only (guidance 1) the conditional stream stands alone; a weight that is a tensor []
+    always means two streams.
     """
-    if cfg == 1:
+    if not isinstance(cfg, Tensor) and cfg == 1:
         return logits.float()
     cond, uncond = logits.float().chunk(2)
     return uncond + cfg * (cond - uncond)

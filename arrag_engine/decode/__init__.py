@@ -1,7 +1,8 @@
 """Decoding: from a model and a recipe to token grids."""
 
 from .draw import draw_pictures
+from .fixed import KeptPasses
 from .recipe import Drawing, Progress, Recipe
 from .trace import Trace
 
-__all__ = ["Drawing", "Progress", "Recipe", "Trace", "draw_pictures"]
+__all__ = ["Drawing", "KeptPasses", "Progress", "Recipe", "Trace", "draw_pictures"]

@@ -107,6 +107,13 @@ class Chooser:
             p_model = mix(p_model, proposed, self._retriever.weight(draft.proposal))
         return draw(p_model, draft.noise)
 
+    def proposed(self, draft: Draft) -> tuple[np.ndarray, np.ndarray, float]:
+        """Codes [M], their p_retrieval [M] and λ of a draft's proposal."""
+        assert draft.proposal is not None
+        distribution = self._retriever.distribution(draft.proposal, self.vocab).numpy()
+        codes = np.flatnonzero(distribution)
+        return codes, distribution[codes], self._retriever.weight(draft.proposal)
+
     def noise(self, canvas: Canvas, position: int) -> Noise | None:
         if self.sampling.greedy:
             return None

@@ -9,6 +9,7 @@ import torch
 
 from ..errors import InputError
 from ..models.base import Backbone, MaskedBackbone, RasterBackbone
+from .fixed import KeptPasses
 from .masked import draw_masked
 from .raster import draw_raster
 from .recipe import Drawing, Progress, Recipe
@@ -21,6 +22,7 @@ def draw_pictures(
     window: int = 1,
     progress: Progress | None = None,
     device: torch.device | None = None,
+    kept: KeptPasses | None = None,
 ) -> Drawing:
     """Draw one picture per seed.
 
@@ -32,6 +34,8 @@ def draw_pictures(
             order computes all tokens in every pass.
         progress: See `Progress`.
         device: Where the model computes; where its weights lie when absent.
+        kept: Passes of fixed shape that former drawings left. On a CPU, where such passes are
+            slower, they run only if this is given.
 
     Raises:
         InputError: No seed, or what the loop of the order cannot draw.
@@ -39,5 +43,6 @@ def draw_pictures(
     if not seeds:
         raise InputError("there is no seed to draw a picture of; give one or more")
     if model.order.raster:
-        return draw_raster(cast(RasterBackbone, model), recipe, seeds, window, progress, device)
+        raster = cast(RasterBackbone, model)
+        return draw_raster(raster, recipe, seeds, window, progress, device, kept)
     return draw_masked(cast(MaskedBackbone, model), recipe, seeds, progress, device)

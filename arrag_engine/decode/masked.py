@@ -55,7 +55,7 @@ def draw_masked(
     known[:, : canvases[0].decided] = True
     greedy = recipe.sampling.greedy
     streams = 1 if recipe.sampling.cfg == 1 else 2
-    opened = model.open(prompt_streams(recipe, device)[:streams])
+    opened = model.open(prompt_streams(recipe, device))
     steps = 0 if known.all() else recipe.schedule.steps
     for step in range(steps):
         tokens = np.stack([canvas.tokens for canvas in canvases])
@@ -66,7 +66,7 @@ def draw_masked(
         )
         guided = guide(logits, recipe.sampling.cfg).cpu()  # [B, N, vocab]
         if not guided.isfinite().all():
-            raise InputError(not_numbers(model.dtype))
+            raise InputError(not_numbers(model))
         p_model = model_distribution(guided, recipe.sampling)
         p = mixed(p_model, retriever, canvases, known)
         for i, canvas in enumerate(canvases):

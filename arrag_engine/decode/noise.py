@@ -6,7 +6,9 @@ one definition; a device that makes the same noise itself has to return the same
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -21,18 +23,32 @@ class Noise:
 
     uniform: float
     """Chooses the component of the mixture."""
-    gumbel: Tensor
-    """[vocab] float32; the argmax of log p + gumbel is an exact draw from p."""
+    make: Callable[[], Tensor]
+    """Makes `gumbel`, which costs a hundred times as much."""
+
+    @cached_property
+    def gumbel(self) -> Tensor:
+        """[vocab] float32; the argmax of log p + gumbel is an exact draw from p."""
+        return self.make()
 
 
 def position_noise(seed: int, position: int, vocab: int) -> Noise:
-    """Noise of one position of the picture with this seed, from counter-based Philox bits."""
+    """Noise of one position of the picture with this seed."""
+    uniform = _uniforms(seed, position, 1)[0]
+    return Noise(float(uniform), partial(_gumbel, seed, position, vocab))
+
+
+def _gumbel(seed: int, position: int, vocab: int) -> Tensor:
+    values = -np.log(-np.log(_uniforms(seed, position, vocab + 1)[1:]))
+    return torch.from_numpy(values.astype(np.float32))
+
+
+def _uniforms(seed: int, position: int, count: int) -> np.ndarray:
+    """Uniforms [count] float64 of counter-based Philox bits, exact, so never 0 or 1."""
     # Arrays, not integers, which numpy takes 12 us longer to read.
     key, counter = np.array([seed % SEEDS, 0], WORD), np.array([0, 0, 0, position], WORD)
-    raw = np.random.Philox(key=key, counter=counter).random_raw(vocab + 1)
-    uniform = ((raw >> WORD(12)) + 0.5) * 2.0**-52  # exact, so never 0 or 1
-    gumbel = -np.log(-np.log(uniform[1:]))
-    return Noise(float(uniform[0]), torch.from_numpy(gumbel.astype(np.float32)))
+    raw = np.random.Philox(key=key, counter=counter).random_raw(count)
+    return ((raw >> WORD(12)) + 0.5) * 2.0**-52
 
 
 def draw(probs: Tensor, noise: Noise | None) -> int:

@@ -1,9 +1,16 @@
-"""The model's passes of one drawing: the prompt once, then any span of each picture."""
+"""The model's passes of one drawing in raster order: the prompt once, then any span of each
+picture.
+
+A pass chooses the tokens of all its positions from the model's distribution. This is the pass of a
+CPU, where the number of positions is free and a row has the same bits in any company; `fixed.py`
+has the pass of a GPU.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -11,19 +18,48 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..faid import Blending, FaidHook
-from ..models.base import RasterBackbone
-from ..sampling import guide
+from ..models.base import Backbone, RasterBackbone
+from ..sampling import guide, model_distribution
 from .canvas import Canvas
+from .choice import Chooser, Draft
 from .recipe import Recipe
 
 
-class Passes:
-    """B pictures, one stream or two with guidance, and their key/value cache.
+@dataclass(frozen=True)
+class Chosen:
+    """What a pass makes of a picture's positions from the first uncached one on."""
+
+    tokens: np.ndarray
+    """[P] int64: those that stand, then each as it follows if the drafts before it are right."""
+    p_model: np.ndarray
+    """[P] their probabilities under the model."""
+
+
+class Passes(Protocol):
+    """What the loop in `raster.py` asks of the passes of a drawing."""
+
+    count: int
+    """Passes that ran, without the prompt's."""
+
+    def reach(self, canvas: Canvas, window: int) -> int:
+        """The position that the next pass ends before."""
+        ...
+
+    def run(self, canvases: Sequence[Canvas], drafts: Sequence[Sequence[Draft]]) -> list[Chosen]:
+        """One pass over each picture's positions cached .. decided + drafts - 1.
+
+        Raises:
+            InputError: The logits are not numbers.
+        """
+        ...
+
+
+class ExactPasses:
+    """Passes over B pictures, one stream or two with guidance, and their key/value cache.
 
     Args:
         batch: B.
         device: Where the model computes.
-        blending: The adapter at work, if there is one.
     """
 
     def __init__(
@@ -32,48 +68,69 @@ class Passes:
         recipe: Recipe,
         batch: int,
         device: torch.device,
-        blending: Blending | None,
+        chooser: Chooser,
     ) -> None:
-        self.model, self.device, self.blending = model, device, blending
-        self.cfg = recipe.sampling.cfg
-        self.streams = 1 if self.cfg == 1 else 2
+        self.model, self.device = model, device
+        faid = recipe.adapter
+        self.blending = None if faid is None else Blending(faid, model, batch, device)
+        self.sampling, self.chooser = recipe.sampling, chooser
+        self.count = 0
         self.size = model.grid.size
-        self.prefix = len(recipe.prompt) - 1  # the prompt's last id is the input of position 0
-        self.cache = model.new_cache(self.streams * batch, self.prefix + self.size, device)
-        self.opening = self._prefill(recipe, batch)
+        streams = prompt_streams(recipe, device)
+        # The last id of a prompt is the input of position 0.
+        self.starts = [len(ids) - 1 for ids in streams for _ in range(batch)]
+        self.streams = len(streams)
+        self.cache = model.new_cache(len(self.starts), max(self.starts) + self.size, device)
+        self.opening = self._prefill(streams, batch)
 
-    def _prefill(self, recipe: Recipe, batch: int) -> Tensor:
+    def _prefill(self, streams: Tensor, batch: int) -> Tensor:
         """Run all but the last prompt id into the cache; return the last one's embedding [hidden].
 
         All pictures share the prompt, so it is run once and copied.
         """
-        ids = prompt_streams(recipe, self.device)[: self.streams]
-        x = self.model.embed_text(ids)  # [streams, T, hidden]
-        if self.prefix:
+        x = self.model.embed_text(streams)  # [streams, T, hidden]
+        if x.shape[1] > 1:
             hook = None if self.blending is None else self.blending.prompt
             self.model.prefill(x[:, :-1], self.cache, batch, hook)
         return x[0, -1]
 
-    def run(self, canvases: Sequence[Canvas], ends: Sequence[int]) -> list[Tensor]:
+    def reach(self, canvas: Canvas, window: int) -> int:
+        return min(canvas.decided + window, canvas.size)
+
+    def run(self, canvases: Sequence[Canvas], drafts: Sequence[Sequence[Draft]]) -> list[Chosen]:
+        ends = [c.decided + len(mine) for c, mine in zip(canvases, drafts, strict=True)]
+        rows = self.logits(canvases, ends)
+        self.count += 1
+        return [
+            self._choose(canvas, mine, model_distribution(logits, self.sampling))
+            for canvas, mine, logits in zip(canvases, drafts, rows, strict=True)
+        ]
+
+    def _choose(self, canvas: Canvas, drafts: Sequence[Draft], p_model: Tensor) -> Chosen:
+        """The tokens of positions with p_model [P, vocab]."""
+        standing = canvas.decided - canvas.cached
+        tokens = canvas.tokens[canvas.cached : canvas.cached + len(p_model)].copy()
+        for i, draft in enumerate(drafts, standing):
+            tokens[i] = self.chooser.choose(draft, p_model[i])
+        return Chosen(tokens, p_model[np.arange(len(tokens)), tokens].numpy())
+
+    def logits(self, canvases: Sequence[Canvas], ends: Sequence[int]) -> list[Tensor]:
         """Guided logits of each picture's positions cached .. end - 1 [.., vocab], on the CPU.
 
         Pictures stand at different positions; one with fewer inputs, or a finished one, starts
         further back, which only writes the same keys and values again.
-
-        Raises:
-            InputError: The logits are not numbers.
         """
         length = max(end - c.cached for c, end in zip(canvases, ends, strict=True))
         firsts = [min(c.cached, self.size - length) for c in canvases]
         inputs = torch.stack(
             [self._inputs(c.tokens, a, length) for c, a in zip(canvases, firsts, strict=True)]
         )
-        starts = [self.prefix + first for first in firsts] * self.streams
+        starts = [a + b for a, b in zip(self.starts, firsts * self.streams, strict=True)]
         hook = self._hook(canvases, firsts, length)
         logits = self.model.logits(inputs.repeat(self.streams, 1, 1), starts, self.cache, hook)
-        guided = guide(logits, self.cfg).cpu()  # [B, L, vocab]
+        guided = guide(logits, self.sampling.cfg).cpu()  # [B, L, vocab]
         if not guided.isfinite().all():
-            raise InputError(not_numbers(self.model.dtype))
+            raise InputError(not_numbers(self.model))
         spans = zip(canvases, firsts, ends, guided, strict=True)
         return [rows[c.cached - first : end - first] for c, first, end, rows in spans]
 
@@ -90,39 +147,38 @@ class Passes:
         if self.blending is None:
             return None
         positions = np.array(firsts)[:, None] + np.arange(length)  # [B, L]
-        codes = np.full((*positions.shape, self.blending.candidates), -1)
-        active = np.zeros(positions.shape, dtype=bool)
-        for (row, column), position in np.ndenumerate(positions):
-            proposal = canvases[row].proposals.get(int(position))
-            if proposal is not None:
-                nearest = proposal.hits.codes[0, : self.blending.candidates]
-                codes[row, column, : len(nearest)] = nearest
-                active[row, column] = True
-        return self.blending.at(positions, codes, active)
+        codes = np.full((*positions.shape, self.blending.faid.wanted), -1)
+        active = fill_candidates(codes, canvases, positions)
+        places, received, runs = (
+            torch.from_numpy(a).to(self.device) for a in (positions, codes, active)
+        )
+        return self.blending.at(places, received, runs)
 
 
-def not_numbers(dtype: torch.dtype) -> str:
-    """What to say of logits that are not numbers."""
-    return (
-        f"the model's logits are not numbers in {dtype}; load it as bf16 or fp32, or download its "
-        "weights again"
-    )
+def fill_candidates(
+    codes: np.ndarray, canvases: Sequence[Canvas], positions: np.ndarray
+) -> np.ndarray:
+    """Put the nearest hits' codes of positions [B, L] into codes [B, L, K]; the mask [B, L] of
+    those that are looked up."""
+    active = np.zeros(positions.shape, dtype=bool)
+    for (row, column), position in np.ndenumerate(positions):
+        proposal = canvases[row].proposals.get(int(position))
+        if proposal is not None:
+            nearest = proposal.hits.codes[0, : codes.shape[-1]]
+            codes[row, column, : len(nearest)] = nearest
+            active[row, column] = True
+    return active
 
 
 def prompt_streams(recipe: Recipe, device: torch.device) -> Tensor:
-    """Text ids [2, T]: conditional, unconditional."""
-    return torch.tensor([recipe.prompt, recipe.unconditional], device=device)
+    """Text ids [streams, T]: conditional and, with guidance, unconditional."""
+    streams = [recipe.prompt] if recipe.sampling.cfg == 1 else [recipe.prompt, recipe.unconditional]
+    return torch.tensor(streams, device=device)
 
 
-def attach(
-    model: RasterBackbone, recipe: Recipe, batch: int, device: torch.device
-) -> tuple[Recipe, Blending | None]:
-    """(recipe whose retriever finds what the adapter needs, the adapter at work)."""
-    faid = recipe.faid
-    if faid is None or faid.strength == 0:
-        return recipe, None
-    blending = Blending(faid, model, batch, device)
-    if recipe.retriever is not None:
-        retriever = replace(recipe.retriever, candidates=blending.candidates)
-        recipe = replace(recipe, retriever=retriever)
-    return recipe, blending
+def not_numbers(model: Backbone) -> str:
+    """What to say of logits that are not numbers."""
+    return (
+        f"the model's logits are not numbers in {model.dtype}; load it as bf16 or fp32, or "
+        "download its weights again"
+    )

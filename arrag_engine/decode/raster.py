@@ -10,19 +10,19 @@ that hold; `reference.py` is the same method without any of this.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ..bounds import WINDOW
 from ..errors import InputError
 from ..models.base import RasterBackbone
-from ..sampling import model_distribution
 from .canvas import Canvas, begin
 from .choice import Chooser, Draft
-from .passes import Passes, attach
+from .fixed import KeptPasses, open_fixed
+from .passes import Chosen, ExactPasses, Passes
 from .recipe import Drawing, Progress, Recipe
 from .trace import make_trace
 
@@ -35,41 +35,47 @@ def draw_raster(
     window: int = 1,
     progress: Progress | None = None,
     device: torch.device | None = None,
+    kept: KeptPasses | None = None,
 ) -> Drawing:
     """Draw one picture per seed; see `draw_pictures`."""
     grid, vocab = model.grid, model.vocab
     device = device or model.device
-    recipe, blending = attach(model, recipe, len(seeds), device)
+    if recipe.retriever is not None:
+        wanted = 0 if recipe.adapter is None else recipe.adapter.wanted
+        recipe = replace(recipe, retriever=replace(recipe.retriever, candidates=wanted))
     check_raster(model, recipe, window)
-    passes = Passes(model, recipe, len(seeds), device, blending)
     chooser = Chooser(recipe.sampling, recipe.retriever, vocab, grid.width)
     canvases = [begin(seed, grid.size, recipe.given) for seed in seeds]
+    passes: Passes
+    if device.type == "cpu" and kept is None:
+        passes = ExactPasses(model, recipe, len(seeds), device, chooser)
+    else:
+        passes = open_fixed(model, recipe, canvases, window, device, chooser, kept)
 
     def report() -> None:
         if progress is not None:
             progress(min(c.decided for c in canvases), np.stack([c.tokens for c in canvases]))
 
-    count = 0
     while not all(canvas.done for canvas in canvases):
         draw_retrieved(canvases, chooser, report)
-        drafts = draft_windows(canvases, chooser, window)
-        ends = [c.decided + len(drafted) for c, drafted in zip(canvases, drafts, strict=True)]
-        if blending is not None:
+        ends = [passes.reach(canvas, window) for canvas in canvases]
+        drafts = draft_windows(canvases, chooser, ends, window > 1)
+        if recipe.adapter is not None:
             chooser.look_up(
                 (canvas, position)
                 for canvas, end in zip(canvases, ends, strict=True)
                 for position in range(canvas.cached, end)
             )
-        logits = passes.run(canvases, ends)
-        for canvas, drafted, rows in zip(canvases, drafts, logits, strict=True):
-            accept(canvas, chooser, drafted, model_distribution(rows, recipe.sampling))
-        count += 1
+        for canvas, mine, chosen in zip(
+            canvases, drafts, passes.run(canvases, drafts), strict=True
+        ):
+            accept(canvas, mine, chosen)
         report()
     tokens = torch.from_numpy(np.stack([canvas.tokens for canvas in canvases]))
     tracers = []
     if (retriever := recipe.retriever) is not None:
         tracers = [partial(make_trace, grid, retriever, canvas, vocab) for canvas in canvases]
-    return Drawing(tokens.view(-1, grid.height, grid.width), count, tracers)
+    return Drawing(tokens.view(-1, grid.height, grid.width), passes.count, tracers)
 
 
 def check_raster(model: RasterBackbone, recipe: Recipe, window: int) -> None:
@@ -109,19 +115,21 @@ def draw_retrieved(
         ahead = [canvas for canvas in moved if canvas.decided < canvas.size]
 
 
-def draft_windows(canvases: Sequence[Canvas], chooser: Chooser, window: int) -> list[list[Draft]]:
-    """Guess the next `window` tokens of each picture.
+def draft_windows(
+    canvases: Sequence[Canvas], chooser: Chooser, ends: Sequence[int], guess: bool
+) -> list[list[Draft]]:
+    """Guess the next tokens of each picture, up to a position each.
 
-    A draft stands on the draft before it, so the look-ups of one place in the window are made
+    A draft stands on the draft before it, so the look-ups of one place in the windows are made
     together for all pictures, and those of the next place after them.
     """
     drafts: list[list[Draft]] = [[] for _ in canvases]
-    guess = window > 1
-    for ahead in range(window):
+    longest = max(end - c.decided for c, end in zip(canvases, ends, strict=True))
+    for ahead in range(longest):
         places = [
             (canvas, canvas.decided + ahead, mine)
-            for canvas, mine in zip(canvases, drafts, strict=True)
-            if canvas.decided + ahead < canvas.size
+            for canvas, end, mine in zip(canvases, ends, drafts, strict=True)
+            if canvas.decided + ahead < end
         ]
         chooser.look_up((c, place) for c, place, _ in places if chooser.asks(c, place, guess))
         for canvas, position, mine in places:
@@ -133,8 +141,8 @@ def draft_windows(canvases: Sequence[Canvas], chooser: Chooser, window: int) -> 
     return drafts
 
 
-def accept(canvas: Canvas, chooser: Chooser, drafts: Sequence[Draft], p_model: Tensor) -> None:
-    """Choose the tokens of a window from p_model [P, vocab] of the positions from `cached` on.
+def accept(canvas: Canvas, drafts: Sequence[Draft], chosen: Chosen) -> None:
+    """Take over what a pass chose for the positions from `cached` on.
 
     A token is final while every guess before it was right; the first wrong guess is replaced by
     the right token, and what follows becomes the next guess.
@@ -142,12 +150,11 @@ def accept(canvas: Canvas, chooser: Chooser, drafts: Sequence[Draft], p_model: T
     first, start = canvas.cached, canvas.decided
     right_so_far = True
     for position, draft in enumerate(drafts, start):
-        token = chooser.choose(draft, p_model[position - first])
+        token = int(chosen.tokens[position - first])
         if right_so_far:
             canvas.decide(token, draft.from_retrieval)
         right_so_far &= token == draft.token
         canvas.tokens[position] = token
-    canvas.cached = canvas.decided
+    canvas.cached = min(canvas.decided, first + len(chosen.tokens))
+    canvas.p_model[first : canvas.cached] = chosen.p_model[: canvas.cached - first]
     canvas.noise = {p: noise for p, noise in canvas.noise.items() if p >= canvas.decided}
-    done = np.arange(first, canvas.decided)
-    canvas.p_model[done] = p_model[done - first, canvas.tokens[done]].numpy()

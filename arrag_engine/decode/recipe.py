@@ -37,6 +37,11 @@ class Recipe:
     schedule: Schedule = field(default_factory=Schedule)
     """Of a model that draws in any order."""
 
+    @property
+    def adapter(self) -> Faid | None:
+        """The adapter, if it changes anything."""
+        return self.faid if self.faid is not None and self.faid.works else None
+
 
 @dataclass(frozen=True)
 class Drawing:

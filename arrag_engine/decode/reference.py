@@ -44,7 +44,7 @@ def draw_reference(model: RasterBackbone, recipe: Recipe, seed: int) -> np.ndarr
 
 def next_logits(model: RasterBackbone, recipe: Recipe, tokens: np.ndarray, position: int) -> Tensor:
     """Logits [streams, vocab] of the token at a position, after prompt and tokens[:position]."""
-    ids = prompt_streams(recipe, model.device)[: 1 if recipe.sampling.cfg == 1 else 2]
+    ids = prompt_streams(recipe, model.device)
     picture = torch.from_numpy(tokens).to(model.device).expand(len(ids), -1)
     hook = adapter_hook(model, recipe, tokens, position, ids)
     x = torch.cat((model.embed_text(ids), model.embed_codes(picture)), dim=1)

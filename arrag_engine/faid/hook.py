@@ -23,8 +23,9 @@ class FaidHook:
     layers: Mapping[int, LayerAdapter]
     head: nn.Module | None = None
     """The adapter's own prediction head."""
-    strength: float = 1.0
-    """Factor of everything that the adapter changes."""
+    strength: float | Tensor = 1.0
+    """Factor of everything that the adapter changes; a tensor [] in a pass that a graph repeats
+    with other numbers."""
     blending: BlendPass | None = None
     """Without it the blenders do nothing, as for a prompt."""
     checkpointing: bool = False
@@ -57,9 +58,11 @@ class FaidHook:
         """Logits by the adapter's own head, mixed with the model's by the strength."""
         if self.head is None:
             return head(hidden)
-        if self.strength == 1:
+        if not isinstance(self.strength, Tensor) and self.strength == 1:
             return self.head(hidden)
-        return head(hidden).lerp(self.head(hidden), self.strength)
+        own, base = self.head(hidden), head(hidden)
+        weight = self.strength
+        return base.lerp(own, weight.to(base.dtype) if isinstance(weight, Tensor) else weight)
 
 
 def slot_table(grid: Grid, hops: tuple[int, ...], device: torch.device) -> Tensor:

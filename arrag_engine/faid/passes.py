@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -39,40 +38,73 @@ class Faid:
         """How many codes the blenders receive at each position."""
         return self.candidates or self.adapter.config.candidates
 
+    @property
+    def works(self) -> bool:
+        """Whether the adapter changes anything."""
+        return self.strength > 0
+
+    @property
+    def wanted(self) -> int:
+        """How many codes are looked up at each position."""
+        return self.received if self.works and self.adapter.config.blender_layers else 0
+
 
 class Blending:
-    """An adapter in one drawing of B pictures: what its blenders remember from pass to pass."""
+    """An adapter in one drawing of B pictures: what its blenders remember from pass to pass.
 
-    def __init__(self, faid: Faid, model: RasterBackbone, batch: int, device: torch.device) -> None:
+    Args:
+        strength: In place of the number of `faid`, a tensor [] on the device.
+    """
+
+    def __init__(
+        self,
+        faid: Faid,
+        model: RasterBackbone,
+        batch: int,
+        device: torch.device,
+        strength: Tensor | None = None,
+    ) -> None:
         self.faid = faid
         self.model = model
         self.device = device
-        self.prompt = FaidHook(faid.adapter.by_layer, faid.adapter.gen_head, faid.strength)
+        factor = faid.strength if strength is None else strength
+        self.prompt = FaidHook(faid.adapter.by_layer, faid.adapter.gen_head, factor)
         """For the prompt: blenders receive nothing there."""
         config, hidden = faid.adapter.config, model.hidden_size
         size = model.grid.size
         self.maps = FeatureMaps(config.blender_layers, batch, size, hidden, device, model.dtype)
         self.slots = slot_table(model.grid, config.hops, device)
 
-    @property
-    def candidates(self) -> int:
-        """How many codes are wanted at each position."""
-        return self.faid.received if self.faid.adapter.config.blender_layers else 0
+    def forget(self) -> None:
+        """Begin another drawing."""
+        for drawn in self.maps.maps.values():
+            drawn.zero_()
 
-    def at(self, positions: np.ndarray, codes: np.ndarray, active: np.ndarray) -> FaidHook:
+    def opening(self, length: int) -> FaidHook:
+        """For a prompt of `length` ids whose last one predicts position 0, where nothing is
+        retrieved."""
+        nothing = torch.full((1, 1, max(1, self.faid.wanted)), -1, device=self.device)
+        work = BlendPass(
+            torch.zeros(1, 1, dtype=torch.long, device=self.device),
+            embed_candidates(self.model, nothing),
+            torch.zeros(1, 1, dtype=torch.bool, device=self.device),
+            self.slots,
+            first=length - 1,
+            semantics=self.faid.semantics,
+        )
+        return replace(self.prompt, blending=work)
+
+    def at(self, positions: Tensor, codes: Tensor, active: Tensor) -> FaidHook:
         """For a pass that predicts positions [B, L] with the retrieved codes [B, L, K].
 
         Args:
             codes: -1 = none.
             active: [B, L] where retrieval runs.
         """
-        places, received, runs = (
-            torch.from_numpy(a).to(self.device) for a in (positions, codes, active)
-        )
         work = BlendPass(
-            places,
-            embed_candidates(self.model, received),
-            runs,
+            positions,
+            embed_candidates(self.model, codes),
+            active,
             self.slots,
             self.maps,
             semantics=self.faid.semantics,

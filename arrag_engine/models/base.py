@@ -152,18 +152,28 @@ class RasterBackbone(Backbone, Protocol):
         """Keys and values of `rows` sequences of up to `capacity` tokens."""
         ...
 
-    def prefill(self, x: Tensor, cache: Any, copies: int = 1, hook: Any = None) -> None:
+    def prefill(self, x: Tensor, cache: Any, copies: int = 1, hook: Any = None) -> Tensor:
         """Run inputs x [rows, T, hidden] from position 0 on into a cache of rows * copies
-        sequences; row r becomes the sequences r * copies .. (r + 1) * copies - 1."""
+        sequences; row r becomes the sequences r * copies .. (r + 1) * copies - 1. Returns the last
+        hidden states [rows, hidden]."""
+        ...
+
+    def predict(self, hidden: Tensor, hook: Any = None) -> Tensor:
+        """Logits [..., vocab] of hidden states [..., hidden]."""
         ...
 
     def logits(
-        self, x: Tensor, starts: Sequence[int] | None = None, cache: Any = None, hook: Any = None
+        self,
+        x: Tensor,
+        starts: Sequence[int] | Tensor | None = None,
+        cache: Any = None,
+        hook: Any = None,
     ) -> Tensor:
         """Logits [rows, L, vocab] after each of the inputs x [rows, L, hidden].
 
         Args:
-            starts: Sequence position of each row's first input; all 0 when absent.
+            starts: Sequence position of each row's first input; all 0 when absent. A tensor [rows]
+                asks for a pass of fixed shape, in which no number on the host plays a part.
             cache: Holds everything before `starts` and takes the inputs.
         """
         ...

@@ -71,10 +71,16 @@ class KVCache:
         self.keys = torch.zeros(shape, device=device, dtype=dtype)
         self.values = torch.zeros(shape, device=device, dtype=dtype)
 
+    @property
+    def capacity(self) -> int:
+        """Sequence positions there is room for."""
+        return self.keys.shape[3]
+
     def write(self, layer: int, span: Span, k: Tensor, v: Tensor) -> None:
         """Put k, v [rows, kv_heads, L, head_dim] at the span's positions."""
         for cache, new in ((self.keys[layer], k), (self.values[layer], v)):
             if span.together:
+                assert span.starts is not None
                 first = span.starts[0]
                 cache[:, :, first : first + new.shape[2]] = new
             else:
@@ -90,12 +96,13 @@ class KVCache:
 class Span:
     """Where the L inputs of one pass stand in their sequences, worked out once for all layers."""
 
-    starts: Sequence[int]
-    """Sequence position of each row's first input."""
+    starts: Sequence[int] | None
+    """Sequence position of each row's first input; None where only the device knows them."""
     positions: Tensor
     """[rows, L]."""
     length: int
-    """Sequence positions in use after the pass, over all rows."""
+    """Sequence positions that the pass reads, over all rows: those in use after it, or, where only
+    the device knows them, all there is room for."""
     rotary: tuple[Tensor, Tensor]
     """Cosine and sine [rows, 1, L, head_dim]."""
 
@@ -105,7 +112,7 @@ class Span:
     @property
     def together(self) -> bool:
         """Whether all rows stand at the same position."""
-        return len(set(self.starts)) == 1
+        return self.starts is not None and len(set(self.starts)) == 1
 
     @cached_property
     def mask(self) -> Tensor:
@@ -164,17 +171,25 @@ class LayerHook(Protocol):
 
 def make_span(
     config: LlamaConfig,
-    starts: Sequence[int],
+    starts: Sequence[int] | Tensor,
     count: int,
     device: torch.device,
     padding: Sequence[int] | None = None,
+    capacity: int = 0,
 ) -> Span:
     """The span of `count` inputs per row, from sequence position starts[row] on.
 
     The first padding[row] positions of a row are attended by nobody but themselves.
+
+    Args:
+        starts: A tensor [rows] makes a span of fixed shape, which no number on the host decides.
+        capacity: Sequence positions that such a span reads.
     """
+    if isinstance(starts, Tensor):
+        positions = starts[:, None] + torch.arange(count, device=device)  # [rows, L]
+        return Span(None, positions, capacity, rotary_angles(config, positions))
     first = torch.tensor(starts, device=device)
-    positions = first[:, None] + torch.arange(count, device=device)  # [rows, L]
+    positions = first[:, None] + torch.arange(count, device=device)
     rotary = rotary_angles(config, positions)
     return Span(starts, positions, max(starts) + count, rotary, padding)
 
@@ -182,7 +197,7 @@ def make_span(
 def attend(q: Tensor, k: Tensor, v: Tensor, span: Span) -> Tensor:
     """Causal attention of q [rows, heads, L, head_dim] over keys and values [.., length, ..]."""
     count = q.shape[2]
-    if span.padding is None:
+    if span.padding is None and span.starts is not None:
         if span.together and (count == 1 or span.starts[0] == 0):
             return F.scaled_dot_product_attention(q, k, v, is_causal=count > 1)
         if q.device.type == "cpu" and not torch.is_grad_enabled():
@@ -195,6 +210,7 @@ def attend_one_by_one(q: Tensor, k: Tensor, v: Tensor, span: Span) -> Tensor:
 
     On the CPU a wider call rounds differently, and a picture would depend on its window and batch.
     """
+    assert span.starts is not None
     rows = [slice(None)] if span.together else [slice(i, i + 1) for i in range(len(q))]
     out = torch.empty_like(q)
     for row in rows:
@@ -289,7 +305,7 @@ class Llama(nn.Module):
     def forward(
         self,
         x: Tensor,
-        starts: Sequence[int] | None = None,
+        starts: Sequence[int] | Tensor | None = None,
         cache: KVCache | None = None,
         hook: LayerHook | None = None,
         padding: Sequence[int] | None = None,
@@ -298,12 +314,16 @@ class Llama(nn.Module):
 
         Args:
             x: Input embeddings [rows, L, hidden].
-            starts: Sequence position of each row's first input; all 0 when absent.
+            starts: Sequence position of each row's first input; all 0 when absent. A tensor [rows]
+                makes a pass of fixed shape: it reads all of the cache, behind a mask.
             cache: Holds everything before `starts` and takes the keys and values of the inputs.
             hook: What changes the pass.
             padding: How many inputs at the beginning of each row are not there.
         """
-        span = make_span(self.config, starts or [0] * len(x), x.shape[1], x.device, padding)
+        if starts is None:
+            starts = [0] * len(x)
+        capacity = 0 if cache is None else cache.capacity
+        span = make_span(self.config, starts, x.shape[1], x.device, padding, capacity)
         state = None
         for i, layer in enumerate(self.layers):
             if hook is not None and hook.checkpointing:

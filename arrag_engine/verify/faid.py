@@ -170,9 +170,8 @@ def forced_steps(parts: FaidFixture, faid: Faid, codes: Tensor, active: Tensor) 
     model.llama(x[:, :-1], None, cache, blending.prompt)
     x, logits = x[:, -1:], []
     for i, token in enumerate(path):
-        hook = blending.at(
-            np.array([[i]]), codes[None, i : i + 1].numpy(), active[None, i : i + 1].numpy()
-        )
+        here = torch.tensor([[i]])
+        hook = blending.at(here, codes[None, i : i + 1], active[None, i : i + 1])
         logits.append(model.logits(x, [length - 1 + i] * streams, cache, hook))
         x = model.embed_codes(token).expand(streams, 1, -1)
     return torch.cat(logits, dim=1)

@@ -11,7 +11,7 @@ from tests import slow
 
 
 def noise_with(gumbel):
-    return Noise(0.5, torch.tensor(gumbel, dtype=torch.float32))
+    return Noise(0.5, lambda: torch.tensor(gumbel, dtype=torch.float32))
 
 
 def test_greedy_takes_the_most_probable_and_the_lower_id_on_a_tie():

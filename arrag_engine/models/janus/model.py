@@ -150,7 +150,7 @@ class JanusPro(nn.Module):
     def logits(
         self,
         x: Tensor,
-        starts: Sequence[int] | None = None,
+        starts: Sequence[int] | Tensor | None = None,
         cache: KVCache | None = None,
         hook: DrawingHook | None = None,
     ) -> Tensor:
@@ -166,14 +166,15 @@ class JanusPro(nn.Module):
 
     def prefill(
         self, x: Tensor, cache: KVCache, copies: int = 1, hook: DrawingHook | None = None
-    ) -> None:
+    ) -> Tensor:
         """Run inputs x [rows, T, hidden] from position 0 on into a cache of rows * copies
-        sequences. Each row runs once and is copied."""
+        sequences; the last hidden states [rows, hidden]. Each row runs once and is copied."""
         rows, length, _ = x.shape
         once = self.new_cache(rows, length, x.device)
-        self.llama(x, None, once, hook)
+        hidden = self.llama(x, None, once, hook)
         for whole, part in ((cache.keys, once.keys), (cache.values, once.values)):
             whole[:, :, :, :length] = part.repeat_interleave(copies, dim=1)
+        return hidden[:, -1]
 
     def picture_bytes(self, count: int = 1) -> int:
         """About the memory that `count` pictures at once take on their way through the VQ."""
