@@ -28,7 +28,8 @@ LAYERS = [
     {"train"},
     {"verify"},
     {"likelihood"},
-    {"calibrate", "bench", "api"},
+    {"evaluate"},
+    {"calibrate", "api"},
     {"cli"},
     {"__main__"},
 ]
@@ -92,6 +93,17 @@ def test_the_engine_needs_nothing_but_its_requirements(path):
 
     outside = {name.split(".")[0] for name, level in imports_of(path) if level == 0}
     assert outside - ALLOWED - set(sys.stdlib_module_names) == set()
+
+
+def test_the_engine_stands_without_scripts_and_ships_no_benchmark():
+    for path in MODULES:
+        assert "scripts" not in {name.split(".")[0] for name, _ in imports_of(path)}, path
+    shipped = {path.name for path in (ROOT / "shipped").iterdir()}
+    assert shipped == {"models", "indexes", "adapters"}
+    for folder in shipped:
+        assert {path.name for path in (ROOT / "shipped" / folder).iterdir()} == {
+            "pocket.safetensors"
+        }
 
 
 def test_pickle_and_evaluation_stay_out():

@@ -108,16 +108,11 @@ def add_shared_flags(parser: argparse.ArgumentParser) -> None:
         help=f"some of {','.join(METHODS)}",
     )
     add("--seeds", **number(PICTURES_EACH), default=4, help="pictures of each prompt")
-    add(
-        "--first-seed",
-        **number(FIRST_SEED),
-        default=0,
-        help="seed of the first picture of a prompt; settings were chosen on 8 and 9",
-    )
+    add("--first-seed", **number(FIRST_SEED), default=0, help="seed of a prompt's first picture")
     add(
         "--out",
         type=Path,
-        help="folder for contact sheets, scores.json and table.txt (default: none is written)",
+        help="folder for pictures, scores.json and table.txt (default: none is written)",
     )
 
 

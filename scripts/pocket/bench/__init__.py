@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from arrag_engine.faid import Faid
     from arrag_engine.index import PatchIndex
 
-    from .bench import Bench
+    from .benchmark import Bench
 
 DATA = Path(__file__).parent / "data"
 """Prompts, scenes and weights."""
@@ -58,7 +58,7 @@ def read(
     Raises:
         InputError: A file is missing or damaged.
     """
-    from .bench import Bench, Material, use_of
+    from .benchmark import Bench, Material, use_of
     from .library import Library
     from .prompts import of_kind, read_prompts
     from .scenes import limited, read_scenes

@@ -12,6 +12,7 @@ from PIL import Image, UnidentifiedImageError
 
 from arrag_engine.errors import InputError
 from arrag_engine.evaluate.benchmark import evenly
+
 from .prompts import BenchPrompt, from_record, to_record
 
 SPLITS = ("seen", "unseen", "style")

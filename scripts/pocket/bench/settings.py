@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from arrag_engine.index import KeySpec
 from arrag_engine.settings import RetrievalOptions, Sampling
+
 from .prompts import CONCEPT, KINDS, STYLE
 
 COMPLETION = "completion"

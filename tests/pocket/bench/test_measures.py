@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from arrag_engine.bench.measures import (
+from scripts.pocket.bench.measures import (
     copied_share,
     foreground,
     frechet_distance,

@@ -128,7 +128,6 @@ class Bench:
         write_sheet(pictures, folder / f"{'-'.join(part)}.png", "right")
 
 
-
 def word_of(task: PocketTask) -> str:
     """The thing that the pictures looked at must name."""
     return task.wanted.include[0].name
