@@ -31,6 +31,7 @@ from training import scaled
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from arrag_engine.checkpoints import load_checkpoint
 from arrag_engine.evaluate.measures import moments
+from scripts.pocket.bench import DATA
 from scripts.pocket.bench.prompts import CONCEPT, STYLE, BenchPrompt, Wanted, write_prompts
 from scripts.pocket.bench.scenes import BenchScene, read_scenes, write_scenes
 from scripts.pocket.bench.scorer import load_scorer

@@ -161,7 +161,7 @@ def sweep_bits(bench: Bench, scenes: list[BenchScene], args: argparse.Namespace)
         print(f"{split}: plain {plain:.3f}")
         known: dict = {}
         for label, keys, options in tqdm(chosen, desc=split):
-            row = {"split": split, "label": label}
+            row: dict = {"split": split, "label": label}
             for control in (False, True):
                 mine = replace(use, spec=spec_of(keys))
                 if (keys, control) not in known:
