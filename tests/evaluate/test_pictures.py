@@ -8,7 +8,7 @@ from arrag_engine.evaluate.pictures import COLUMNS, LABEL, MARK, SHOWN, Pictures
 
 
 def drawn(rights, seeds, side=16):
-    pixels = [np.full((side, side, 3), 10 * n, np.uint8) for n in range(len(rights))]
+    pixels = [np.full((side, side, 3), 10 * n % 256, np.uint8) for n in range(len(rights))]
     tokens = [np.zeros(4, np.int64)] * len(rights)
     scores = [{"right": float(right)} for right in rights]
     return Pictures(["a red car"] * len(rights), seeds, tokens, pixels, scores)
