@@ -11,8 +11,6 @@ ROOT = Path(__file__).parent / "shipped"
 MODELS = ROOT / "models"
 INDEXES = ROOT / "indexes"
 ADAPTERS = ROOT / "adapters"
-BENCH = ROOT / "bench"
-"""Prompts, scenes and weights of `eval pocket`."""
 
 
 def shipped_names(folder: Path) -> list[str]:

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from arrag_engine import shipped
-from arrag_engine.bench.scenes import read_scenes
 from scripts.comfyui import ROOT, Server, find_comfyui, mount
 from scripts.comfyui_client import Client, ComfyError, node_of
+from scripts.pocket.bench import DATA
+from scripts.pocket.bench.scenes import read_scenes
 
 SIDE = 384  # pixels
 OWN_FOLDER = "mine"
@@ -61,7 +61,7 @@ def run(client: Client, path: Path) -> list[Image.Image]:
 def write_own_pictures(folder: Path) -> None:
     """Pictures of a subject that the model does not know, as a user would put them there."""
     folder.mkdir(parents=True)
-    scenes = [s for s in read_scenes(shipped.BENCH) if s.truth.text.startswith(OWN)]
+    scenes = [s for s in read_scenes(DATA) if s.truth.text.startswith(OWN)]
     for number, scene in enumerate(scenes):
         Image.fromarray(scene.pixels).save(folder / f"{number}.png")
 

@@ -1,6 +1,6 @@
-"""Say what the shipped detector sees on a picture: `python -m scripts.recognise PNG [WANTED]`.
+"""Say what the benchmark's detector finds on a picture: `python -m scripts.recognise PNG [WANTED]`.
 
-Exits with 1 when it does not see the thing that is WANTED.
+Exits with 1 when it does not find the thing that is WANTED.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from arrag_engine import shipped
-from arrag_engine.bench.scorer import Detection, load_scorer
+from scripts.pocket.bench import SCORER
+from scripts.pocket.bench.scorer import Detection, load_scorer
 
 SIDE = 96
 """Pixels: the size of the pictures that the detector was trained on."""
@@ -35,7 +35,7 @@ def main() -> int:
 def things_on(path: Path) -> list[Detection]:
     """The things on a picture, the surest first."""
     picture = Image.open(path).convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX)
-    [found] = load_scorer(shipped.BENCH / "scorer.safetensors").detect(np.array(picture)[None])
+    [found] = load_scorer(SCORER).detect(np.array(picture)[None])
     return found
 
 

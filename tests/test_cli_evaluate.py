@@ -1,24 +1,16 @@
-"""`eval` and `calibrate` from the command line."""
+"""`eval` from the command line."""
 
 import json
+import re
+import subprocess
+import sys
 
 import pytest
-import torch
 
-from arrag_engine import calibrate, shipped
-from arrag_engine.bench.settings import EVERY_KIND
-from arrag_engine.calibrate import observe, own_pictures
-from arrag_engine.checkpoints import load_checkpoint
-from arrag_engine.index import load_index
-from arrag_engine.retrieval import make_retriever
-from arrag_engine.settings import HARM, RetrievalOptions
-
-SHIPPED = pytest.mark.skipif(
-    not (shipped.BENCH / "tokens.safetensors").exists(), reason="no benchmark is shipped"
-)
+from arrag_engine.cli import evaluate
+from scripts.pocket.bench.settings import EVERY_KIND
 
 
-@SHIPPED
 def test_a_short_run_scores_every_kind(run, tmp_path):
     line = "eval pocket --methods plain,daid,control --seeds 1 --limit 1 --out {tmp}/out"
     code, out, err = run(line)
@@ -38,7 +30,6 @@ def test_a_short_run_scores_every_kind(run, tmp_path):
     ]
 
 
-@SHIPPED
 def test_the_first_seed_says_which_pictures_are_drawn(run, tmp_path):
     line = "eval pocket --methods plain --kinds counting --limit 2 --out {tmp}/"
 
@@ -55,7 +46,8 @@ def test_the_first_seed_says_which_pictures_are_drawn(run, tmp_path):
     [
         ("--methods magic", "choose some of plain, daid"),
         ("--kinds nothing", "choose some of single_object"),
-        ("--kinds ,", "choose some of"),
+        ("--kinds ,", "--kinds is empty; choose some of"),
+        ("--methods plain,magic,plan", "--methods is magic, plan; choose some of plain, daid"),
         ("--seeds 0", "--seeds is 0; choose 1 to 10000"),
         ("--first-seed -1", "--first-seed is -1; choose 0 to"),
         ("--limit 0", "--limit is 0; choose 1 to"),
@@ -65,8 +57,6 @@ def test_the_first_seed_says_which_pictures_are_drawn(run, tmp_path):
     ],
 )
 def test_wrong_flags_are_one_sentence(run, flags, message):
-    import re
-
     code, out, err = run(f"eval pocket {flags}")
     assert code == 2
     assert not out
@@ -74,108 +64,57 @@ def test_wrong_flags_are_one_sentence(run, flags, message):
     assert "Traceback" not in err
 
 
-OWN = 12
+def test_every_phase_reports_its_progress(run, monkeypatch):
+    """From 0 to all, one phase after the other."""
+    seen = []
+
+    class Recorded(evaluate.Bars):
+        def __call__(self, unit, done, total, note=""):
+            seen.append((unit, done, total))
+            super().__call__(unit, done, total, note)
+
+    monkeypatch.setattr(evaluate, "Bars", Recorded)
+    line = "eval pocket --methods plain,daid --kinds single_object,colors --seeds 1 --limit 1"
+    assert run(line)[0] == 0
+    phases = list(dict.fromkeys(unit for unit, _, _ in seen))
+    assert phases == ["scene decoded", "likelihood of a scene", "prompt", "Fréchet distance"]
+    for phase, work in zip(phases, (3, 3 * 2, 2 * 2, 2), strict=True):
+        done = [d for unit, d, _ in seen if unit == phase]
+        assert done == sorted(done)
+        assert done[-1] == work
+        assert {total for unit, _, total in seen if unit == phase} == {work}
 
 
-@pytest.fixture
-def captioned(tmp_path, files, monkeypatch):
-    """Pictures that the index lacks; a dozen that the model draws are enough."""
-    monkeypatch.setattr(calibrate, "OWN_PICTURES", OWN)
-    import numpy as np
-    from PIL import Image
-
-    folder = tmp_path / "captioned"
-    folder.mkdir()
-    for i in range(14):
-        noise = np.random.default_rng(50 + i).integers(0, 256, (12, 12, 3), dtype=np.uint8)
-        Image.fromarray(noise).save(folder / f"{i}.png")
-        (folder / f"{i}.txt").write_text("a red car" if i % 2 else "")
-    return folder
-
-
-def test_calibrate_writes_an_index_that_auto_draws_with(run, captioned, tmp_path):
-    code, out, err = run(
-        "calibrate --model {model} --index {files}/index.safetensors --images {tmp}/captioned "
-        "--out {tmp}/calibrated.safetensors --neighbours 8 --known {tmp}/captioned --harm 1"
+@pytest.mark.parametrize("module", ["scripts.nowhere.bench", "nowhere.at.all"])
+@pytest.mark.parametrize("flags", ["", "--seeds 1 --kinds colors", "--help"])
+def test_a_suite_that_is_not_here_is_one_sentence(run, monkeypatch, module, flags):
+    monkeypatch.setitem(evaluate.SUITES, "pocket", module)
+    code, out, err = run(f"eval pocket {flags}")
+    assert (code, out) == (2, "")
+    folder = module.rpartition(".")[0].replace(".", "/")
+    assert err == (
+        f"error: the suite pocket lies in {folder} of the repository, which is not installed; run "
+        "`python -m arrag_engine eval pocket` in a clone of the repository\n"
     )
-    assert code == 0, err
-    assert "positions: bits per token" in out
-    index = load_index(tmp_path / "calibrated.safetensors")
-    assert index.calibration.neighbours == 8
-    draw = "generate --model {model} --prompt red --index {tmp}/calibrated.safetensors "
-    draw += "--weight auto --out {tmp}/a.png --json {tmp}/a.json "
-    code, _, err = run(draw + "--neighbours 8")
-    assert code == 0, err
-    positions = json.loads((tmp_path / "a.json").read_text())["images"][0]["positions"]
-    assert len({p["weight"] for p in positions}) > 2
-    assert run(draw)[0] == 0
-    settings = json.loads((tmp_path / "a.json").read_text())["settings"]
-    assert settings["retrieval_neighbours"] == 8
-    code, _, err = run(draw + "--neighbours 9")
-    assert code == 2
-    assert "was calibrated for" in err
 
 
-def test_calibrate_tells_what_becomes_of_what_the_model_knows(run, captioned, tmp_path):
-    line = "calibrate --model {model} --index {files}/index.safetensors --neighbours 8 "
-    line += "--images {tmp}/captioned --known {tmp}/captioned --harm 0.5 --out {tmp}/k.safetensors"
-    code, out, err = run(line)
-    assert code == 0, err
-    assert "what the model knows: " in out
-    code, _, err = run(line.replace("--known {tmp}/captioned", "--known {tmp}/nowhere"))
-    assert code == 2
-    assert "nowhere" in err
+def test_what_a_suite_lacks_is_no_missing_suite(monkeypatch, tmp_path):
+    (tmp_path / "needy.py").write_text("import nothing_of_this_name\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(evaluate.SUITES, "pocket", "needy")
+    with pytest.raises(ModuleNotFoundError, match="nothing_of_this_name"):
+        evaluate.load_suite("pocket")
 
 
-@pytest.mark.parametrize("flags", ["", "--harm 0", "--harm 0.01 --ceiling 0.5 --limit 12"])
-def test_without_known_pictures_the_model_draws_some_and_keeps_them(
-    run, captioned, tmp_path, model, model_file, flags
-):
-    """However loud the index may get, of these no more tokens are spoiled than --harm says."""
-    line = "calibrate --model {model} --dtype fp32 --index {files}/index.safetensors "
-    line += "--neighbours 8 --images {tmp}/captioned --out {tmp}/k.safetensors "
-    code, out, err = run(line + flags)
-    assert (code, err) == (0, "")
-    assert out.splitlines()[0] == f"tiny draws {OWN} pictures by itself; they count as known"
-    assert "what the model knows: " in out
-    index = load_index(tmp_path / "k.safetensors")
-    checkpoint = load_checkpoint(model_file, torch.float32)
-    codebook = model.vq.codebook(torch.device("cpu"))
-    retriever = make_retriever(index, model.config.grid, codebook)
-    encoder, options = checkpoint.prompt_encoder, RetrievalOptions(neighbours=8)
-    own = own_pictures(checkpoint.model, encoder, checkpoint.sampling, OWN)
-    known = observe(checkpoint.model, encoder, retriever, own, options)
-    lost = index.calibration.of(known.evidence) * (known.p_model - known.p_retrieval).clip(0)
-    harm = float(flags.split()[1]) if flags else HARM
-    assert lost.mean() <= harm
-    assert index.calibration.floor > 0
-
-
-@pytest.mark.parametrize(("flag", "value"), [("--ceiling", 0), ("--harm", -0.1), ("--harm", 2)])
-def test_calibrate_refuses_shares_out_of_range_before_it_starts(run, flag, value):
-    line = (
-        "calibrate --model {tmp}/none --index {tmp}/none --images {tmp} --out {tmp}/o.safetensors"
+def test_suites_are_found_from_any_folder(tmp_path):
+    program = (
+        "import sys\n"
+        f"sys.path.insert(0, {str(evaluate.REPOSITORY)!r})\n"
+        "from arrag_engine.cli import main\n"
+        "sys.path.pop(0)\n"
+        "main(['eval', 'pocket', '--help'])\n"
     )
-    code, _, err = run(f"{line} {flag} {value}")
-    assert code == 2
-    assert f"{flag} is {float(value)}" in err
-
-
-def test_auto_needs_calibration(run):
-    code, _, err = run(
-        "generate --model {model} --prompt red --index {files}/index.safetensors --weight auto "
-        "--out {tmp}/a.png"
-    )
-    assert code == 2
-    assert "not calibrated" in err
-
-
-def test_pictures_of_the_index_are_no_proof(run, files, tmp_path):
-    build = "build --model {model} --images {files}/pictures --out {tmp}/own.safetensors"
-    assert run(build)[0] == 0
-    code, _, err = run(
-        "calibrate --model {model} --index {tmp}/own.safetensors --images {files}/pictures "
-        "--out {tmp}/c.safetensors"
-    )
-    assert code == 2
-    assert "no readable picture that the index lacks" in err
+    command = [sys.executable, "-c", program]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert "--scorer" in ended.stdout

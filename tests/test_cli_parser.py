@@ -10,6 +10,7 @@ import pytest
 
 from arrag_engine.__main__ import interrupt
 from arrag_engine.cli import main, make_parser
+from arrag_engine.cli.evaluate import SuiteParser
 from arrag_engine.cli.progress import QUIET, SHARE, SILENCE, Lines, progress_bar
 
 DRAW = "generate --model {model} --prompt red --out {tmp}/a.png"
@@ -20,6 +21,8 @@ ADAPTER = "--adapter {files}/adapter.safetensors"
 def parsers(parser=None, name=""):
     """(name, parser) of every command and of commands below commands."""
     parser = parser or make_parser()
+    if isinstance(parser, SuiteParser):
+        parser.complete()
     yield name, parser
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
@@ -31,7 +34,8 @@ ALL = dict(parsers())
 
 
 def test_every_command_is_walked():
-    assert {"generate", "train faid", "train merge", "export-sources", "verify"} < set(ALL)
+    assert {"generate", "train faid", "train merge", "export-sources", "eval pocket"} < set(ALL)
+    assert {"--seeds", "--scorer"} < set(ALL["eval pocket"]._option_string_actions)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -53,6 +57,8 @@ def test_every_option_is_described_and_its_default_told(name):
         ("generate --help", 0),
         ("train faid --help", 0),
         ("calibrate --help", 0),
+        ("eval --help", 0),
+        ("eval pocket --help", 0),
         ("paint", 2),
         ("generate --prompt x --out a.png --sedd 3", 2),
         ("generate --prompt x --out a.png --decoding none", 2),
@@ -62,7 +68,10 @@ def test_every_option_is_described_and_its_default_told(name):
         ("generate --prompt x --out a.png --model nowhere", 2),
         ("build --images nowhere --out i.index", 2),
         ("train faid --images x --work w --out a.safetensors", 2),
+        ("eval nowhere", 2),
         ("eval pocket --methods magic", 2),
+        ("eval pocket --kinds magic", 2),
+        ("eval pocket --scorer nowhere", 2),
         ("calibrate --index pocket --images x --out i.safetensors --harm 2", 2),
         ("verify nowhere", 2),
     ],

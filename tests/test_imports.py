@@ -28,7 +28,8 @@ LAYERS = [
     {"train"},
     {"verify"},
     {"likelihood"},
-    {"calibrate", "bench", "api"},
+    {"evaluate"},
+    {"calibrate", "api"},
     {"cli"},
     {"__main__"},
 ]
@@ -44,6 +45,7 @@ ALLOWED = {
     "tqdm",
 }
 MODULES = sorted(ROOT.rglob("*.py"))
+DATA = sorted((ROOT / "shipped").rglob("*"))
 
 
 def unit_of(path):
@@ -92,6 +94,15 @@ def test_the_engine_needs_nothing_but_its_requirements(path):
 
     outside = {name.split(".")[0] for name, level in imports_of(path) if level == 0}
     assert outside - ALLOWED - set(sys.stdlib_module_names) == set()
+
+
+def test_the_engine_stands_without_scripts_and_ships_no_benchmark():
+    for path in MODULES:
+        assert "scripts" not in {name.split(".")[0] for name, _ in imports_of(path)}, path
+    shipped = {path.relative_to(ROOT / "shipped").as_posix() for path in DATA if path.is_file()}
+    assert shipped == {
+        f"{folder}/pocket.safetensors" for folder in ("models", "indexes", "adapters")
+    }
 
 
 def test_pickle_and_evaluation_stay_out():

@@ -82,3 +82,10 @@ def test_without_torch_it_says_what_to_install_and_then_draws(environment, tmp_p
     done = call(environment, tmp_path, *draw)
     assert done.returncode == 0, done.stderr
     assert Image.open(tmp_path / "car.png").size == (96, 96)
+
+    clone = call(environment, tmp_path, "eval", "pocket", "--seeds", "1")
+    assert clone.returncode == 2
+    assert clone.stderr == (
+        "error: the suite pocket lies in scripts/pocket of the repository, which is not installed; "
+        "run `python -m arrag_engine eval pocket` in a clone of the repository\n"
+    )

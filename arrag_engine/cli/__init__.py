@@ -15,11 +15,11 @@ import sys
 from collections.abc import Callable
 
 from ..errors import InputError, printable
-from . import build, evaluate, generate, indexes, inspect, models, train
+from . import build, calibrate, evaluate, generate, indexes, inspect, models, train
 from .needs import check_needs
 from .parser import Parser
 
-FAMILIES = (generate, build, indexes, inspect, models, train, evaluate)
+FAMILIES = (generate, build, indexes, inspect, models, train, evaluate, calibrate)
 """Modules with commands, in the order of the help."""
 
 

@@ -6,8 +6,8 @@ import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..bench.settings import ADAPTED
 from ..errors import InputError
+from ..evaluate.benchmark import ADAPTED
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..bounds import Bound
+from ..errors import InputError
 from ..paths import given_path
 
 OWN_WORDS = "default"
@@ -36,6 +37,20 @@ def number(bound: Bound) -> dict[str, Any]:
 
 Check = Callable[[Any, str], Any]
 """Takes a value and the name of its option; returns the value, or raises InputError."""
+
+
+def some_of(known: tuple[str, ...]) -> Check:
+    """Lets names of `known` through, separated by commas; each stays once."""
+
+    def check(value: str, name: str) -> str:
+        chosen = [word.strip() for word in value.split(",") if word.strip()]
+        unknown = [word for word in chosen if word not in known]
+        if unknown or not chosen:
+            told = ", ".join(unknown) or "empty"
+            raise InputError(f"{name} is {told}; choose some of {', '.join(known)}")
+        return ",".join(dict.fromkeys(chosen))
+
+    return check
 
 
 class Store(argparse._StoreAction):

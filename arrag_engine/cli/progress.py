@@ -82,11 +82,13 @@ class Bars(ExitStack):
         super().__init__()
         self.bars: dict[str, tqdm | Lines] = {}
 
-    def __call__(self, unit: str, done: int, total: int) -> None:
+    def __call__(self, unit: str, done: int, total: int, note: str = "") -> None:
         if unit not in self.bars:
             self.close()
             bar = self.bars[unit] = self.enter_context(progress_bar(unit))
             bar.total, bar.initial, bar.n = total, done, done  # what was done before takes no time
+        if note:
+            self.bars[unit].set_description(note)
         self.bars[unit].update(done - self.bars[unit].n)
 
 

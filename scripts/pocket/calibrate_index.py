@@ -24,12 +24,12 @@ from tokens import Usage
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from arrag_engine.bench.tasks import encode_pixels
 from arrag_engine.calibrate import Observations, fit, observe
 from arrag_engine.checkpoints import Checkpoint, load_checkpoint
 from arrag_engine.index import PatchIndex, load_index, save_index
 from arrag_engine.retrieval import Retriever, make_retriever
 from arrag_engine.settings import HARM, RetrievalOptions
+from scripts.pocket.bench.tasks import encode_pixels
 
 SEED = 30_000_000
 OPTIONS = RetrievalOptions(temperature=0.2, neighbours=16)

@@ -11,16 +11,18 @@ DAiD, all at the recommended values.
 from __future__ import annotations
 
 import argparse
+import sys
+from pathlib import Path
 
 import numpy as np
 import torch
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import arrag_engine as arrag
-from arrag_engine import shipped
-from arrag_engine.bench.prompts import judge, read_prompts
-from arrag_engine.bench.scorer import Scorer, load_scorer
-from arrag_engine.bench.tasks import make_tasks
 from arrag_engine.captions import article
+from scripts.pocket.bench import PROMPTS, SCORER
+from scripts.pocket.bench.prompts import judge, of_kind, read_prompts
+from scripts.pocket.bench.scorer import Scorer, load_scorer
 
 KINDS = "single_object,two_object,colors,counting,position"
 
@@ -39,16 +41,15 @@ def main() -> None:
     torch.set_num_threads(1)
     model, index = arrag.load_model("pocket"), arrag.load_index(args.index)
     adapter = arrag.load_adapter(args.adapter, model) if args.adapter else None
-    scorer = load_scorer(shipped.BENCH / "scorer.safetensors")
+    scorer = load_scorer(SCORER)
     seeds = range(args.first_seed, args.first_seed + args.seeds)
     silent = arrag.Layer(index, only="", weight=0.0)
     shares = []
     for kind in args.kinds.split(","):
         right: list[bool] = []
-        prompts = read_prompts(shipped.BENCH / "prompts.jsonl")
-        for task in make_tasks(kind, prompts, [], None, model.model.config.grid.width, args.limit):
-            drawing = arrag.draw(model, task.prompt.text, seeds, [silent], adapter)
-            right += [judge(task.prompt, found).right for found in detected(scorer, drawing)]
+        for prompt in of_kind(read_prompts(PROMPTS), kind, args.limit):
+            drawing = arrag.draw(model, prompt.text, seeds, [silent], adapter)
+            right += [judge(prompt, found).right for found in detected(scorer, drawing)]
         shares.append(float(np.mean(right)))
         print(f"{kind}: {shares[-1]:.3f} of {len(right)}", flush=True)
     print(f"known, mean of the kinds: {np.mean(shares):.3f}")

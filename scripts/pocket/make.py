@@ -7,8 +7,9 @@ Pictures, tokenizer, decoder, index, scorer and benchmark, the calibration of `a
 adapter. With a model file to start from it goes on from its weights, else from nothing. The second
 line rehearses the whole chain on a fiftieth of the scenes, minutes and steps.
 
-Every step picks up where an interrupted run stopped; delete WORK to start over. OUT is laid out as
-`arrag_engine/shipped` is: models, indexes, adapters, bench.
+Every step picks up where an interrupted run stopped; delete WORK to start over. OUT has models,
+indexes and adapters as `arrag_engine/shipped`, and `bench`, which belongs in
+`scripts/pocket/bench/data`.
 """
 
 from __future__ import annotations

@@ -29,13 +29,13 @@ from train_scorer import SCORER
 from training import scaled
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from arrag_engine.bench.measures import moments
-from arrag_engine.bench.prompts import CONCEPT, STYLE, BenchPrompt, Wanted, write_prompts
-from arrag_engine.bench.scenes import BenchScene, read_scenes, write_scenes
-from arrag_engine.bench.scorer import load_scorer
-from arrag_engine.bench.tasks import encode_pixels
 from arrag_engine.checkpoints import load_checkpoint
-from arrag_engine.shipped import BENCH
+from arrag_engine.evaluate.measures import moments
+from scripts.pocket.bench import DATA
+from scripts.pocket.bench.prompts import CONCEPT, STYLE, BenchPrompt, Wanted, write_prompts
+from scripts.pocket.bench.scenes import BenchScene, read_scenes, write_scenes
+from scripts.pocket.bench.scorer import load_scorer
+from scripts.pocket.bench.tasks import encode_pixels
 
 SEED = 20_000_000
 PROMPTS = 52
@@ -147,7 +147,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=Path, required=True, help="pictures of the index")
     parser.add_argument("--model", type=Path, required=True, help="the model file")
     parser.add_argument("--usage", type=Path, required=True, help="WORK/usage.npz of its training")
-    parser.add_argument("--out", type=Path, default=BENCH, help="folder to write to")
+    parser.add_argument("--out", type=Path, default=DATA, help="folder to write to")
     parser.add_argument("--scale", type=float, default=1.0, help="of the number of scenes")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)

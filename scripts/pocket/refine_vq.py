@@ -30,9 +30,9 @@ from train_vq import (
     to_images,
 )
 
-from arrag_engine.bench.scorer import load_scorer
 from arrag_engine.models.janus.vq import VQModel
 from arrag_engine.models.pixels import to_uint8
+from scripts.pocket.bench.scorer import load_scorer
 
 LR = 4e-4
 SETTLED = 0.75

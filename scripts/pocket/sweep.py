@@ -32,21 +32,26 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from arrag_engine import shipped
-from arrag_engine.bench.measures import foreground, mean_and_spread, seed_variety
-from arrag_engine.bench.prompts import BenchPrompt, read_prompts
-from arrag_engine.bench.run import Bench, Pictures, use_of
-from arrag_engine.bench.scenes import BenchScene, read_scenes
-from arrag_engine.bench.scorer import load_scorer
-from arrag_engine.bench.settings import COMPLETION, TEACHER_FORCED, Use
-from arrag_engine.bench.tasks import Library, Task, make_tasks, scene_tokens
 from arrag_engine.checkpoints import load_checkpoint
 from arrag_engine.checkpoints.adapter import load_adapter
+from arrag_engine.evaluate.measures import mean_and_spread
+from arrag_engine.evaluate.pictures import Pictures
+from arrag_engine.evaluate.run import draw_tasks
 from arrag_engine.faid import Faid
 from arrag_engine.index import Hits, KeySpec, load_index
 from arrag_engine.likelihood import bits, model_probabilities
 from arrag_engine.models.ops import pack_linears
 from arrag_engine.retrieval import proposal_distribution
 from arrag_engine.settings import RetrievalOptions, Sampling
+from scripts.pocket.bench import DATA, PROMPTS, SCORER
+from scripts.pocket.bench.benchmark import Bench, use_of
+from scripts.pocket.bench.library import Library
+from scripts.pocket.bench.measures import foreground, seed_variety
+from scripts.pocket.bench.prompts import BenchPrompt, of_kind, read_prompts
+from scripts.pocket.bench.scenes import BenchScene, limited, read_scenes
+from scripts.pocket.bench.scorer import load_scorer
+from scripts.pocket.bench.settings import COMPLETION, TEACHER_FORCED, Use
+from scripts.pocket.bench.tasks import Material, scene_tokens
 
 WEIGHTS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8)
 TEMPERATURES = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
@@ -92,7 +97,7 @@ class Truth:
 
 
 def make_truths(bench: Bench, scenes: list[BenchScene]) -> list[Truth]:
-    tokens = scene_tokens(bench.checkpoint, scenes, shipped.BENCH)
+    tokens = scene_tokens(bench.checkpoint, scenes, DATA)
     encoder, truths = bench.checkpoint.prompt_encoder, []
     for scene, grid in zip(tqdm(scenes, desc="model"), tokens, strict=True):
         prompt = encoder.encode(scene.truth.text)
@@ -156,7 +161,7 @@ def sweep_bits(bench: Bench, scenes: list[BenchScene], args: argparse.Namespace)
         print(f"{split}: plain {plain:.3f}")
         known: dict = {}
         for label, keys, options in tqdm(chosen, desc=split):
-            row = {"split": split, "label": label}
+            row: dict = {"split": split, "label": label}
             for control in (False, True):
                 mine = replace(use, spec=spec_of(keys))
                 if (keys, control) not in known:
@@ -209,20 +214,28 @@ def changed(use: Use, args: argparse.Namespace) -> Use:
     return replace(use, spec=spec, options=replace(use.options, temperature=temperature))
 
 
+def draw_kind(bench: Bench, kind: str, use: Use, method: str, args: argparse.Namespace) -> Pictures:
+    """What a method draws for the tasks of a kind under some settings."""
+    changed_bench = replace(bench, uses={kind: use})
+    seeds = range(args.first_seed, args.first_seed + args.seeds)
+    tasks = bench.tasks(kind)
+    return Pictures.joined(draw_tasks(bench.checkpoint, changed_bench, tasks, method, seeds))
+
+
 def sweep_draw(bench: Bench, scenes: list[BenchScene], args: argparse.Namespace) -> Iterator[dict]:
-    prompts = read_prompts(shipped.BENCH / "prompts.jsonl")
     kinds = args.kinds.split(",")
     unseen = [scene for scene in scenes if scene.split == "unseen"] if COMPLETION in kinds else []
-    tokens = scene_tokens(bench.checkpoint, unseen, shipped.BENCH)
+    unseen = limited(unseen, args.limit)
+    every = read_prompts(PROMPTS)
+    prompts = [prompt for kind in kinds for prompt in of_kind(every, kind, args.limit)]
+    tokens = scene_tokens(bench.checkpoint, unseen, DATA)
+    bench = replace(bench, material=Material(prompts, unseen, tokens))
     for kind in kinds:
-        tasks = make_tasks(kind, prompts, unseen, tokens, bench.grid[1], args.limit)
         variants = draw_variants(changed(use_of(kind), args))
         chosen = args.variants.split(",") if args.variants else list(variants)
-        seeds = range(args.first_seed, args.first_seed + args.seeds)
         for label in tqdm(chosen, desc=kind):
-            score = bench.draw(variants[label], "daid", tasks, seeds).score()
-            right, copied = float(np.mean(score.right)), score.copied
-            objects = float(np.mean(score.objects))
+            drawn = draw_kind(bench, kind, variants[label], "daid", args)
+            right, objects, copied = map(drawn.mean, ("right", "objects", "copied"))
             print(f"{kind:<14} {label:<26} right {right:.3f} objects {objects:.3f} {copied:.2f}")
             yield {"kind": kind, "label": label, "right": right, "copied": copied}
 
@@ -252,14 +265,13 @@ def varieties(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def scores_of(drawn: Pictures, seeds: int) -> dict[str, float | list[float] | None]:
     """What `sampling` reports of the pictures of a setting, seed by seed."""
-    score = drawn.score()
     tokens = np.stack(drawn.tokens)
     variety, off_ground = varieties(tokens.reshape(-1, seeds, tokens.shape[1]))
     return {
-        "right": list(score.right),
+        "right": list(drawn.by_seed("right")),
         "variety": variety.tolist(),
         "off ground": off_ground.tolist(),
-        "copied": score.copied,
+        "copied": drawn.mean("copied"),
     }
 
 
@@ -268,23 +280,21 @@ def sweep_sampling(
 ) -> Iterator[dict]:
     """A row for each setting and kind, then one for all kinds together."""
     method = "+".join(["faid"] * bool(bench.faid) + ["daid"] * bool(args.retrieval)) or "plain"
-    seeds = range(args.first_seed, args.first_seed + args.seeds)
-    tasks: dict[str, list[Task]] = {
-        kind: make_tasks(kind, prompts, [], np.zeros((0, 1)), bench.grid[1], args.limit)
-        for kind in args.kinds.split(",")
-    }
+    kinds = args.kinds.split(",")
+    prompts = [prompt for kind in kinds for prompt in of_kind(prompts, kind, args.limit)]
+    bench = replace(bench, material=Material(prompts))
     retrievals = args.retrieval.split(",") if args.retrieval else [None]
     for label, retrieval in itertools.product(args.sampling.split(","), retrievals):
         every = Pictures()
-        for kind, these in tasks.items():
+        for kind in kinds:
             use = replace(changed(use_of(kind), args), sampling=sampling_of(label), blank=False)
             if retrieval:
                 use = replace(use, options=retrieval_of(retrieval))
-            drawn = bench.draw(use, method, these, seeds)
+            drawn = draw_kind(bench, kind, use, method, args)
             every.extend(drawn)
-            yield sampling_row(method, label, retrieval, kind, scores_of(drawn, len(seeds)))
-        if len(tasks) > 1:
-            yield sampling_row(method, label, retrieval, "all", scores_of(every, len(seeds)))
+            yield sampling_row(method, label, retrieval, kind, scores_of(drawn, args.seeds))
+        if len(kinds) > 1:
+            yield sampling_row(method, label, retrieval, "all", scores_of(every, args.seeds))
 
 
 def sampling_row(
@@ -326,13 +336,13 @@ def main() -> None:
     checkpoint = load_checkpoint(shipped.resolve(args.model, shipped.MODELS), torch.float32)
     pack_linears(checkpoint.model)
     index = load_index(shipped.resolve(args.index, shipped.INDEXES))
-    scorer = load_scorer(shipped.BENCH / "scorer.safetensors")
+    scorer = load_scorer(SCORER)
     faid = None
     if args.adapter:
         path = shipped.resolve(args.adapter, shipped.ADAPTERS)
         faid = Faid(load_adapter(path, checkpoint, torch.float32))
     bench = Bench(checkpoint, Library(checkpoint, index), scorer, faid)
-    scenes = read_scenes(shipped.BENCH)
+    scenes = read_scenes(DATA)
     if args.what == "bits":
         if args.limit:
             counts: dict[str, int] = {}
@@ -343,7 +353,7 @@ def main() -> None:
             scenes = [s for s in scenes if next(numbers[s.split]) % steps[s.split] == 0]
         rows = sweep_bits(bench, scenes, args)
     elif args.what == "sampling":
-        prompts = read_prompts(shipped.BENCH / "prompts.jsonl")
+        prompts = read_prompts(PROMPTS)
         rows = list(sweep_sampling(bench, prompts, args))
     else:
         rows = list(sweep_draw(bench, scenes, args))

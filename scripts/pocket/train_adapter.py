@@ -34,9 +34,6 @@ from tqdm import tqdm
 from train_vq import to_images
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from arrag_engine import shipped
-from arrag_engine.bench.scenes import BenchScene, read_scenes
-from arrag_engine.bench.tasks import scene_tokens
 from arrag_engine.checkpoints import Checkpoint, load_checkpoint
 from arrag_engine.checkpoints.adapter import (
     AdapterInfo,
@@ -48,6 +45,9 @@ from arrag_engine.index import PatchIndex, Source, create_index, load_index, sav
 from arrag_engine.retrieval import make_retriever
 from arrag_engine.train import Examples, Place, RunFolder, Team, TrainSettings, score, train_adapter
 from arrag_engine.train.data import retrieve_codes
+from scripts.pocket.bench import DATA as BENCH
+from scripts.pocket.bench.scenes import BenchScene, read_scenes
+from scripts.pocket.bench.tasks import scene_tokens
 
 OTHER = tuple(name for name in CONCEPTS if name not in (*LEARNT, *UNSEEN))
 POSTER = "in poster style"
@@ -282,7 +282,7 @@ def main() -> None:
     for name in ("model", "index", "usage", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--data-seed", type=int, default=0, help="of the scenes to learn from")
-    parser.add_argument("--bench", type=Path, default=shipped.BENCH, help="scenes to test on")
+    parser.add_argument("--bench", type=Path, default=BENCH, help="scenes to test on")
     for name in FLAGS:
         value = getattr(SETTINGS, name)
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)

@@ -24,7 +24,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from arrag_engine.bench.scorer import CELL, Labels, Scorer, load_scorer, save_scorer
+from scripts.pocket.bench.scorer import CELL, Labels, Scorer, load_scorer, save_scorer
 
 NAMES = (*LEARNT, *UNSEEN)
 LABELS = Labels(NAMES, tuple(COLORS), STYLES)

@@ -33,15 +33,15 @@ from train_scorer import (
     soften,
 )
 
-from arrag_engine.bench.prompts import DIRECTIONS, BenchPrompt, Wanted, judge
-from arrag_engine.bench.run import Bench
-from arrag_engine.bench.scorer import CELL, Detection, Scorer
-from arrag_engine.bench.settings import CONCEPTS, GENERAL
-from arrag_engine.bench.tasks import Library
 from arrag_engine.checkpoints import load_checkpoint
 from arrag_engine.faid import Faid
 from arrag_engine.index import KeySpec
 from arrag_engine.settings import RetrievalOptions, Sampling
+from scripts.pocket.bench.benchmark import Bench
+from scripts.pocket.bench.library import Library
+from scripts.pocket.bench.prompts import DIRECTIONS, BenchPrompt, Wanted, judge
+from scripts.pocket.bench.scorer import CELL, Detection, Scorer
+from scripts.pocket.bench.settings import CONCEPTS, GENERAL
 from tests.pocket.made import NAMES as MADE
 from tests.tiny import tiny_adapter, tiny_index, write_tiny
 

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 
 from arrag_engine import shipped
-from arrag_engine.bench.prompts import read_prompts
-from arrag_engine.bench.scenes import read_scenes
-from arrag_engine.bench.scorer import load_scorer
 from arrag_engine.checkpoints import load_checkpoint
 from arrag_engine.checkpoints.adapter import load_adapter
 from arrag_engine.index import load_index
+from scripts.pocket.bench.prompts import read_prompts
+from scripts.pocket.bench.scenes import read_scenes
+from scripts.pocket.bench.scorer import load_scorer
 from tests.pocket.made import write_archives
 
 MAKE = Path(__file__).parents[2] / "scripts" / "pocket" / "make.py"

@@ -14,10 +14,10 @@ from refine_vq import seen_loss, target_codes
 from tokens import Usage
 from training import orthogonalize, schedule
 
-from arrag_engine.bench.scorer import Labels, Scorer
 from arrag_engine.checkpoints import load_checkpoint
 from arrag_engine.models.janus.model import JanusPro
 from arrag_engine.models.janus.vq import VQConfig, VQModel
+from scripts.pocket.bench.scorer import Labels, Scorer
 
 CODES = 16
 

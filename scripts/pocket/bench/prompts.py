@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InputError
+from arrag_engine.errors import InputError
+from arrag_engine.evaluate.benchmark import evenly
 
 if TYPE_CHECKING:
     from .scorer import Detection
@@ -125,6 +126,13 @@ def read_prompts(path: Path) -> list[BenchPrompt]:
                 f"line {number} of {path} is not a prompt ({error}); write it as GenEval's metadata"
             ) from error
     return prompts
+
+
+def of_kind(
+    prompts: Sequence[BenchPrompt], kind: str, limit: int | None = None
+) -> list[BenchPrompt]:
+    """The prompts of a kind, at most `limit`, evenly taken."""
+    return evenly([prompt for prompt in prompts if prompt.kind == kind], limit)
 
 
 def write_prompts(prompts: Sequence[BenchPrompt], path: Path) -> None:

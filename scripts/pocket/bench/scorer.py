@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..checkpoints.weights import open_weights
-from ..errors import InputError
+from arrag_engine.checkpoints.weights import open_weights
+from arrag_engine.errors import InputError
 
 CELL = 8
 """Pixels along one side of a cell."""

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arrag_engine import shipped
-from arrag_engine.bench.prompts import (
+from arrag_engine.errors import InputError
+from scripts.pocket.bench import PROMPTS
+from scripts.pocket.bench.prompts import (
     DIRECTIONS,
     KINDS,
     BenchPrompt,
@@ -18,8 +19,7 @@ from arrag_engine.bench.prompts import (
     to_record,
     write_prompts,
 )
-from arrag_engine.bench.scorer import Detection
-from arrag_engine.errors import InputError
+from scripts.pocket.bench.scorer import Detection
 
 words = st.sampled_from(["cat", "dog", "car"])
 colors = st.none() | st.sampled_from(["red", "blue"])
@@ -136,8 +136,8 @@ def test_places_are_relative_to_the_earlier_thing(relation, step):
     assert judge(prompt, slanted).right  # less than 60 degrees off
 
 
-def test_the_shipped_prompts_are_enough_of_every_kind():
-    every = read_prompts(shipped.BENCH / "prompts.jsonl")
+def test_the_prompts_are_enough_of_every_kind():
+    every = read_prompts(PROMPTS)
     for kind in (*KINDS, "concept", "style"):
         texts = [prompt.text for prompt in every if prompt.kind == kind]
         assert len(set(texts)) == len(texts) >= 50

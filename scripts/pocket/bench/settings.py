@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ..index import KeySpec
-from ..settings import RetrievalOptions, Sampling
+from arrag_engine.index import KeySpec
+from arrag_engine.settings import RetrievalOptions, Sampling
+
 from .prompts import CONCEPT, KINDS, STYLE
 
-METHODS = ("plain", "daid", "control", "auto", "faid", "faid+daid")
-"""auto: DAiD with the calibrated weight; control: DAiD, the index lacking what is asked for."""
 COMPLETION = "completion"
 """Unseen things whose top rows are given."""
-ADAPTED = ("faid", "faid+daid")
-"""Methods that draw with an adapter."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +29,7 @@ class Use:
     by_word: bool = False
     """Only pictures whose caption names the thing asked for; the control has none of these."""
     blank: bool = False
-    """The model hears no caption: it does not know the word."""
+    """The model is given no caption: it does not know the word."""
 
 
 _KEYS = KeySpec("causal-8", "zero", "encoder", 2.0)

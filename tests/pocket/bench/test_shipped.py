@@ -1,28 +1,38 @@
 """What is shipped draws what the README says, and scores above fixed lower limits."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from arrag_engine import shipped
-from arrag_engine.bench.prompts import CONCEPT, KINDS, BenchPrompt, Wanted, judge, read_prompts
-from arrag_engine.bench.run import Bench, use_of
-from arrag_engine.bench.scorer import load_scorer
-from arrag_engine.bench.tasks import Library, decode_tokens, make_tasks
 from arrag_engine.checkpoints import load_checkpoint
+from arrag_engine.evaluate.pictures import Pictures, decode_tokens
+from arrag_engine.evaluate.run import draw_tasks, draw_tokens
 from arrag_engine.index import load_index
 from arrag_engine.models.ops import pack_linears
 from arrag_engine.session import Layer, draw, plan
 from arrag_engine.settings import PROMPT
 from scripts.comfyui import ROOT
+from scripts.pocket.bench import PROMPTS, SCORER
+from scripts.pocket.bench.benchmark import Bench
+from scripts.pocket.bench.library import Library
+from scripts.pocket.bench.prompts import (
+    CONCEPT,
+    KINDS,
+    BenchPrompt,
+    Wanted,
+    judge,
+    of_kind,
+    read_prompts,
+)
+from scripts.pocket.bench.scorer import load_scorer
+from scripts.pocket.bench.settings import GENERAL
+from scripts.pocket.bench.tasks import Material
 
 SAMPLER = "ARRAG_DAiDSampler"
-
-pytestmark = pytest.mark.skipif(
-    not (shipped.BENCH / "scorer.safetensors").exists(), reason="no benchmark is shipped"
-)
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +40,7 @@ def bench():
     checkpoint = load_checkpoint(shipped.MODELS / "pocket.safetensors", torch.float32)
     pack_linears(checkpoint.model)
     library = Library(checkpoint, load_index(shipped.INDEXES / "pocket.safetensors"))
-    return Bench(checkpoint, library, load_scorer(shipped.BENCH / "scorer.safetensors"))
+    return Bench(checkpoint, library, load_scorer(SCORER))
 
 
 def draw_template(bench, text, seed):
@@ -74,10 +84,14 @@ def test_the_picture_follows_the_prompt(bench, text, thing):
     assert sum(thing in {seen.name for seen in things} for things in found) >= 3
 
 
+def tasks_of(bench, kind, limit):
+    prompts = of_kind(read_prompts(PROMPTS), kind, limit)
+    return replace(bench, material=Material(prompts)).tasks(kind)
+
+
 def share(bench, kind, method, limit):
-    prompts = read_prompts(shipped.BENCH / "prompts.jsonl")
-    tasks = make_tasks(kind, prompts, [], np.zeros((0, 1)), 1, limit)
-    return np.mean(bench.draw(use_of(kind), method, tasks, [11]).score().right)
+    tasks = tasks_of(bench, kind, limit)
+    return Pictures.joined(draw_tasks(bench.checkpoint, bench, tasks, method, [11])).mean("right")
 
 
 @pytest.mark.parametrize(
@@ -94,16 +108,13 @@ def test_what_only_the_index_knows_needs_the_index(bench):
 
 def test_the_calibrated_weight_leaves_alone_what_the_model_knows(bench):
     """Nearly every picture is token for token the one without retrieval; where the prompt has
-    words that the model does not know, the index has a say."""
-    prompts = read_prompts(shipped.BENCH / "prompts.jsonl")
-    tasks = [t for kind in KINDS for t in make_tasks(kind, prompts, [], np.zeros((0, 1)), 1, 1)]
-    same = []
-    for task in tasks:
-        use = use_of(task.prompt.kind)
-        auto, plain = (bench.tokens(use, method, task, [11]) for method in ("auto", "plain"))
+    words that the model does not know, the index changes the picture."""
+    checkpoint, same = bench.checkpoint, []
+    for task in [task for kind in KINDS for task in tasks_of(bench, kind, 1)]:
+        auto, plain = (draw_tokens(checkpoint, bench, task, m, [11]) for m in ("auto", "plain"))
         same.append(np.array_equal(auto, plain))
     assert np.mean(same) >= 0.8
-    [unknown] = make_tasks(CONCEPT, prompts, [], np.zeros((0, 1)), 1, 1)
-    use = use_of("single_object")
-    auto, plain = (bench.tokens(use, method, unknown, [11]) for method in ("auto", "plain"))
+    [unknown] = tasks_of(bench, CONCEPT, 1)
+    general = replace(bench, uses={CONCEPT: GENERAL})
+    auto, plain = (draw_tokens(checkpoint, general, unknown, m, [11]) for m in ("auto", "plain"))
     assert not np.array_equal(auto, plain)

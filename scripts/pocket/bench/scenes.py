@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from ..errors import InputError
+from arrag_engine.errors import InputError
+from arrag_engine.evaluate.benchmark import evenly
+
 from .prompts import BenchPrompt, from_record, to_record
 
 SPLITS = ("seen", "unseen", "style")
@@ -83,3 +85,9 @@ def read_scenes(folder: Path) -> list[BenchScene]:
             "scripts/pocket/make_bench.py"
         ) from error
     return scenes
+
+
+def limited(scenes: Sequence[BenchScene], limit: int | None) -> list[BenchScene]:
+    """At most `limit` of each split, evenly taken."""
+    splits = dict.fromkeys(scene.split for scene in scenes)
+    return [s for split in splits for s in evenly([s for s in scenes if s.split == split], limit)]

@@ -4,14 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from arrag_engine import shipped
-from arrag_engine.bench.prompts import judge
-from arrag_engine.bench.run import judged_scenes
-from arrag_engine.bench.scenes import BenchScene, read_scenes, write_scenes
-from arrag_engine.bench.scorer import Labels, Scorer, load_scorer, save_scorer
 from arrag_engine.errors import InputError
-
-SCORER = shipped.BENCH / "scorer.safetensors"
+from scripts.pocket.bench import DATA, SCORER
+from scripts.pocket.bench.benchmark import judged_scenes
+from scripts.pocket.bench.prompts import judge
+from scripts.pocket.bench.scenes import BenchScene, read_scenes, write_scenes
+from scripts.pocket.bench.scorer import Labels, Scorer, load_scorer, save_scorer
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +19,7 @@ def scorer():
 
 @pytest.fixture(scope="module")
 def scenes():
-    return read_scenes(shipped.BENCH)
+    return read_scenes(DATA)
 
 
 @pytest.fixture(scope="module")

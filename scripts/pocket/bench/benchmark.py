@@ -1,0 +1,150 @@
+"""pocket-bench as the driver sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file
+
+from arrag_engine.checkpoints import Checkpoint
+from arrag_engine.decode import Recipe
+from arrag_engine.evaluate.benchmark import ADAPTED, Part, Progress
+from arrag_engine.evaluate.measures import copied_share, frechet_distance, moments
+from arrag_engine.evaluate.pictures import Pictures, decode_tokens, write_sheet
+from arrag_engine.faid import Faid
+
+from . import DATA
+from .bits import likelihoods
+from .library import Library
+from .prompts import KINDS, judge
+from .report import bits_table, score_table, share_table
+from .scenes import BenchScene
+from .scorer import Scorer
+from .settings import EVERY_KIND, USES, Use
+from .tasks import Material, PocketTask, make_tasks
+
+
+def use_of(kind: str) -> Use:
+    return next(use for use in USES if kind in use.kinds)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The benchmark for one model; implements `arrag_engine.evaluate.benchmark.Benchmark`."""
+
+    checkpoint: Checkpoint
+    library: Library
+    scorer: Scorer
+    faid: Faid | None = None
+    material: Material = field(default_factory=Material)
+    uses: Mapping[str, Use] = field(
+        default_factory=lambda: {kind: use_of(kind) for kind in EVERY_KIND}
+    )
+    """How each kind is drawn."""
+
+    @property
+    def kinds(self) -> Sequence[str]:
+        return tuple(self.uses)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        grid = self.checkpoint.model.grid
+        return grid.height, grid.width
+
+    def tasks(self, kind: str) -> list[PocketTask]:
+        return make_tasks(kind, self.material, self.grid[1])
+
+    def recipe(self, task: PocketTask, method: str) -> Recipe:
+        use, encoder = self.uses[task.wanted.kind], self.checkpoint.prompt_encoder
+        # The calibrated weight asks whether the model knows the words, so they are not left out.
+        blank = use.blank and method != "auto"
+        prompt = encoder.blank() if blank else encoder.encode(task.text)
+        retriever = self.library.retriever(use, method, word_of(task), bool(prompt.unknown))
+        faid = self.faid if method in ADAPTED else None
+        return Recipe(prompt.ids, prompt.unconditional, use.sampling, retriever, faid, task.given)
+
+    def score(
+        self, task: PocketTask, method: str, tokens: np.ndarray, pixels: np.ndarray
+    ) -> list[dict[str, float]]:
+        """`right`: 1 if all that is asked for is there; `objects`: share of the things asked for
+        that are there, whatever their colour, place and style; with an index also `copied`: share
+        of tokens equal to those of the nearest picture of the index."""
+        verdicts = [judge(task.wanted, found) for found in self.scorer.detect(pixels)]
+        scores = [{"right": float(v.right), "objects": v.objects} for v in verdicts]
+        if method == "plain":
+            return scores
+        index = self.library.view_of(self.uses[task.wanted.kind], method, word_of(task))
+        copied = [copied_share(picture, index) for picture in tokens]
+        return [s | {"copied": share} for s, share in zip(scores, copied, strict=True)]
+
+    def measure(self, methods: Sequence[str], progress: Progress) -> list[str]:
+        """How far the detector can be trusted, and teacher-forced bits per token."""
+        alone = [method for method in methods if method not in (*ADAPTED, "plain")]
+        ceiling = self._ceiling(progress)
+        bits = likelihoods(
+            self.checkpoint, self.library, self.material, ["plain", *alone], progress
+        )
+        return [ceiling, bits_table(bits)]
+
+    def _ceiling(self, progress: Progress) -> str:
+        """How often the detector is right on real scenes, and on what the VQ makes of them."""
+        scenes, tokens, returned = self.material.scenes, self.material.tokens, []
+        for number in range(len(scenes)):
+            returned.append(decode_tokens(self.checkpoint, tokens[number : number + 1]))
+            progress("scene decoded", number + 1, len(scenes), "")
+        real = np.stack([scene.pixels for scene in scenes])
+        columns = {
+            "real": judged_scenes(self.scorer, scenes, real),
+            "reconstructed": judged_scenes(self.scorer, scenes, np.concatenate(returned)),
+        }
+        return share_table("scorer right on", columns)
+
+    def summary(self, pictures: Pictures) -> dict[str, Any]:
+        scores: dict[str, Any] = {name: pictures.by_seed(name) for name in ("right", "objects")}
+        return scores | {"copied": pictures.mean("copied")}
+
+    def tables(self, parts: Mapping[Part, Pictures], progress: Progress) -> list[str]:
+        return [score_table(parts), self._distances(parts, progress)]
+
+    def _distances(self, parts: Mapping[Part, Pictures], progress: Progress) -> str:
+        """Fréchet distance of GenEval's six kinds to real scenes of these kinds."""
+        reference, lines = load_file(DATA / "features.safetensors"), []
+        methods = list(dict.fromkeys(method for _, method in parts))
+        for number, method in enumerate(methods, 1):
+            drawn = [parts[kind, method].pixels for kind in KINDS if (kind, method) in parts]
+            pixels = [picture for part in drawn for picture in part]
+            if len(drawn) == len(KINDS) and len(pixels) > 1:
+                found = moments(self.scorer.features(np.stack(pixels)))
+                distance = frechet_distance(found, (reference["mean"], reference["covariance"]))
+                lines.append(f"{method:<8} {distance:.3f} ({len(pixels)} pictures)")
+            progress("Fréchet distance", number, len(methods), method)
+        return "Fréchet distance to real scenes\n" + "\n".join(lines) if lines else ""
+
+    def write(self, folder: Path, part: Part, pictures: Pictures) -> None:
+        write_sheet(pictures, folder / f"{'-'.join(part)}.png", "right")
+
+
+def word_of(task: PocketTask) -> str:
+    """The thing that the pictures looked at must name."""
+    return task.wanted.include[0].name
+
+
+def judged_scenes(
+    scorer: Scorer, scenes: Sequence[BenchScene], pixels: np.ndarray
+) -> dict[str, tuple[float, int]]:
+    """The scorer's own share of right verdicts, and of how many, on pictures [B, H, W, 3] of
+    scenes (as they are, or given back by a VQ): by split, kind of the seen ones, and size."""
+    verdicts = [judge(s.truth, d) for s, d in zip(scenes, scorer.detect(pixels), strict=True)]
+    groups: dict[str, list[bool]] = {}
+    for scene, verdict in zip(scenes, verdicts, strict=True):
+        left, top, right, bottom = scene.boxes[0]
+        names = [scene.split, f"things of {max(right - left, bottom - top)} px"]
+        if scene.split == "seen" and scene.truth.kind in KINDS:
+            names.append(scene.truth.kind)
+        for name in names:
+            groups.setdefault(name, []).append(verdict.right)
+    return {name: (float(np.mean(v)), len(v)) for name, v in sorted(groups.items())}
