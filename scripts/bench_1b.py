@@ -17,6 +17,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -149,8 +150,14 @@ def our_step_ms(model: JanusPro) -> float:
     return (time.perf_counter() - started) * 1000 / model.config.grid.size
 
 
-def transformers_model(model: JanusPro) -> nn.Module:
-    """transformers' Janus on the same weight tensors; its vision tower stays without storage."""
+def transformers_model(
+    model: JanusPro, prompt: Sequence[int] = PROMPT, pad: int = PAD
+) -> nn.Module:
+    """transformers' Janus on the same weight tensors; its vision tower stays without storage.
+
+    Args:
+        prompt: Tells the ids of its first and last token.
+    """
     declare_missing_operators()  # transformers imports torchvision
     from transformers import JanusConfig as TheirConfig
     from transformers import JanusForConditionalGeneration
@@ -172,7 +179,12 @@ def transformers_model(model: JanusPro) -> nn.Module:
             "num_image_tokens": model.config.grid.size,
         },
         vq_config={
+            "embed_dim": vq.codebook_dim,
             "num_embeddings": vq.codebook_size,
+            "latent_channels": vq.z_channels,
+            "base_channels": vq.base_channels,
+            "channel_multiplier": list(vq.channel_multiplier),
+            "num_res_blocks": vq.num_res_blocks,
             "num_patches": model.config.grid.width,
             "projection_dim": llama.hidden_size,
             "image_token_embed_dim": llama.hidden_size,
@@ -192,10 +204,11 @@ def transformers_model(model: JanusPro) -> nn.Module:
     for module in theirs.modules():  # buffers that meta construction left empty
         if hasattr(module, "inv_freq"):
             fresh = type(module)(config.text_config)
-            module.inv_freq, module.original_inv_freq = fresh.inv_freq, fresh.inv_freq
-    theirs.generation_config.generation_kwargs = {"boi_token_id": PROMPT[-1]}
-    theirs.generation_config.bos_token_id = PROMPT[0]
-    theirs.generation_config.pad_token_id = PAD
+            frequencies = fresh.inv_freq.to(model.device)
+            module.inv_freq, module.original_inv_freq = frequencies, frequencies
+    theirs.generation_config.generation_kwargs = {"boi_token_id": prompt[-1]}
+    theirs.generation_config.bos_token_id = prompt[0]
+    theirs.generation_config.pad_token_id = pad
     return theirs.eval()
 
 

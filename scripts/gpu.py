@@ -104,12 +104,15 @@ def randomise(module: nn.Module, seed: int = 0, scale: float = LOUDNESS) -> None
 
 def random_model(config: JanusConfig, dtype: torch.dtype, device: torch.device) -> JanusPro:
     """A random model made on the device: the decoder in `dtype`, the VQ in float32."""
-    with torch.device("meta"):
-        model = JanusPro(config).eval().requires_grad_(False)
-    to_dtype(model, dtype)
-    model.to_empty(device=device)
+    model = model_without_storage(config, dtype).to_empty(device=device)
     randomise(model)
     return model
+
+
+def model_without_storage(config: JanusConfig, dtype: torch.dtype) -> JanusPro:
+    with torch.device("meta"):
+        model = JanusPro(config).eval().requires_grad_(False)
+    return to_dtype(model, dtype)
 
 
 def to_dtype(model: JanusPro, dtype: torch.dtype) -> JanusPro:
@@ -127,7 +130,8 @@ def random_adapter(model: JanusPro, config: AdapterConfig, scale: float = LOUDNE
             if layer.blender is not None:
                 layer.blender = FoldedBlender(model.hidden_size, config.hops)
     adapter.to(model.dtype).to_empty(device=model.device)
-    randomise(adapter, 1, scale)
+    if model.device.type != "meta":
+        randomise(adapter, 1, scale)
     return adapter.requires_grad_(False)
 
 
