@@ -319,7 +319,10 @@ def check_numbers(name: str, there: Subject) -> Checks:
     found = [there.draw(wish, SEEDS[:2], 4, kept) for wish in (one, other, one)]
     wanted = [there.draw(wish, SEEDS[:2], 4, gpu.kept()) for wish in (one, other)]
     wanted.append(wanted[0])
-    check = equal(f"{name}, three drawings, two sets of numbers, one kept pass", *map(torch.cat, (found, wanted)))
+    check = equal(
+        f"{name}, three drawings, two sets of numbers, one kept pass",
+        *map(torch.cat, (found, wanted)),
+    )
     yield replace(check, ok=check.ok and len(kept) == 1)
 
 
