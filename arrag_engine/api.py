@@ -122,13 +122,14 @@ def draw(
     clock = [time.perf_counter()]
     planned = session.plan(model, prompt, sampling, layers[0] if layers else None, faid)
     clock.append(time.perf_counter())
-    grids = session.draw(model, planned, seeds, window, progress)
+    grids = session.draw(model, planned, seeds, window, progress, kept=model.passes)
     clock.append(time.perf_counter())
     images = [decode_picture(model, codes) for codes in grids.tokens]
     clock.append(time.perf_counter())
     plan_s, draw_s, decode_s = (after - before for before, after in pairwise(clock))
     timings = {"plan": plan_s, "draw": draw_s, "decode": decode_s}
-    return Drawing(images, grids.tokens, grids.passes, planned.notes, timings, grids)
+    notes = (*planned.notes, *grids.notes)
+    return Drawing(images, grids.tokens, grids.passes, notes, timings, grids)
 
 
 @torch.inference_mode()

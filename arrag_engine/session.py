@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from .bounds import BATCH, POSITION_WEIGHT, check_choice, shown
-from .decode import Drawing, Progress, Recipe, draw_pictures
+from .decode import Drawing, KeptPasses, Progress, Recipe, draw_pictures
 from .errors import InputError
 from .faid import Faid
 from .grid import BORDERS, NEIGHBORHOODS
@@ -148,16 +148,22 @@ def draw(
     window: int = 1,
     progress: Progress | None = None,
     device: torch.device | None = None,
+    kept: KeptPasses | None = None,
 ) -> Drawing:
     """Draw one picture per seed; see `decode.draw_pictures`.
+
+    Args:
+        kept: Passes that former drawings with this model left, for a GPU.
 
     Raises:
         InputError: As there, or more pictures than fit a batch.
     """
     BATCH.check(len(seeds))
     model = checkpoint.model
-    with few_threads(model.parameters(), device or model.device):
-        return draw_pictures(model, planned.recipe, seeds, window, progress, device)
+    device = device or model.device
+    kept = None if device.type == "cpu" else kept
+    with few_threads(model.parameters(), device):
+        return draw_pictures(model, planned.recipe, seeds, window, progress, device, kept)
 
 
 def _unknown_note(prompt: Prompt) -> list[str]:

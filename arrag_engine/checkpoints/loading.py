@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..bounds import shown
+from ..decode import GraphRecorder, KeptPasses
 from ..errors import InputError
 from ..faid import FaidAdapter, assemble
 from ..models import ops as default_ops
@@ -39,6 +40,8 @@ class Checkpoint:
     """Of the weights, whatever their dtype and layout: what an adapter knows its base by."""
     faid: FaidAdapter | None = None
     """The blenders that came with the weights."""
+    passes: KeptPasses = field(default_factory=lambda: KeptPasses(GraphRecorder()))
+    """What drawings on a GPU leave for the next ones."""
 
     @property
     def name(self) -> str:

@@ -166,7 +166,14 @@ def generate(a: argparse.Namespace) -> int:
     with progress_bar("token") as bar:
         tick = follow(bar)
         seeds = picture_seeds(a.seed, a.batch)
-        drawing = draw(checkpoint, planned, seeds, a.window, lambda done, _: tick(done, size))
+        drawing = draw(
+            checkpoint,
+            planned,
+            seeds,
+            a.window,
+            lambda done, _: tick(done, size),
+            kept=checkpoint.passes,
+        )
     drawn = time.perf_counter()
     settings = _settings(a, checkpoint, planned, decoding)
     files = _save_pictures(checkpoint, drawing, a.out, settings)

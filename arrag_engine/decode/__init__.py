@@ -2,7 +2,8 @@
 
 from .draw import draw_pictures
 from .fixed import KeptPasses
+from .graphs import GraphRecorder
 from .recipe import Drawing, Progress, Recipe
 from .trace import Trace
 
-__all__ = ["Drawing", "KeptPasses", "Progress", "Recipe", "Trace", "draw_pictures"]
+__all__ = ["Drawing", "GraphRecorder", "KeptPasses", "Progress", "Recipe", "Trace", "draw_pictures"]
