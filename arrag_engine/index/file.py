@@ -14,7 +14,7 @@ from .calibration import Calibration
 from .container import FINGERPRINT, Tensor, TensorFile, check_array, write_tensors
 from .keys import Keys, KeySpec
 from .patch_index import PatchIndex
-from .search import load_searcher
+from .search import Stored, load_searcher
 from .sources import SourceTable
 
 FORMAT = "arrag-index"
@@ -40,13 +40,14 @@ def save_index(index: PatchIndex, path: Path) -> None:
     """
     if index.images is not None:
         raise ValueError("a restricted view is not saved; save the whole index")
-    grid, spec, searcher = index.grid, index.spec, index.searcher
+    grid, spec = index.grid, index.spec
+    structure: Stored = index.searcher
     shape = (len(index.tokens), grid.height, grid.width)
     tensors: dict[str, Tensor] = {
         "tokens": index.tokens.reshape(shape),
         "codebook": index.codebook,
         **{f"{SOURCES}{name}": array for name, array in index.sources.arrays().items()},
-        **{f"{SEARCH}{name}": array for name, array in searcher.arrays().items()},
+        **{f"{SEARCH}{name}": array for name, array in structure.arrays().items()},
     }
     if index.vectors is not None:
         tensors["vectors"] = index.vectors.reshape(*shape, -1)
@@ -60,8 +61,8 @@ def save_index(index: PatchIndex, path: Path) -> None:
         "borders": spec.borders,
         "key_space": spec.space,
         "position_weight": repr(float(spec.position_weight)),
-        "structure": searcher.kind,
-        **{f"{SEARCH}{name}": value for name, value in searcher.settings.items()},
+        "structure": structure.kind,
+        **{f"{SEARCH}{name}": value for name, value in structure.settings.items()},
     }
     if index.calibration is not None:
         header[CALIBRATION] = index.calibration.to_json()
@@ -161,7 +162,6 @@ def _read_index(file: TensorFile) -> PatchIndex:
         _group(file, SEARCH, file.tensor),
         _settings(header),
     )
-    _number("recall", searcher.settings)
     return PatchIndex(
         grid,
         tokens,

@@ -14,7 +14,7 @@ from ..errors import InputError
 from ..grid import Grid
 from .hits import Hits
 from .keys import Keys, KeySpec
-from .search import Searcher, build_searcher
+from .search import Searcher, Structure, build_searcher
 from .sources import Source, SourceTable
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class PatchIndex:
     """Unit rows [codes, dim] float32."""
     sources: SourceTable
     spec: KeySpec
-    searcher: Searcher
+    searcher: Structure
     """Over all pictures."""
     images: np.ndarray | None = None
     """Numbers of the pictures whose patches can be found; None for all."""
@@ -59,7 +59,7 @@ class PatchIndex:
     @property
     def recall(self) -> float:
         """Share of the 64 nearest patches that the search found when it was made."""
-        return float(self.searcher.settings["recall"])
+        return self.searcher.recall
 
     @cached_property
     def active(self) -> np.ndarray:

@@ -37,13 +37,14 @@ class Flat:
     """Exact search over all keys."""
 
     kind = "flat"
+    recall = 1.0
 
     def __init__(self, keys: Keys) -> None:
         self.keys = keys
 
     @property
     def settings(self) -> dict[str, str]:
-        return {"recall": "1.0"}
+        return {"recall": str(self.recall)}
 
     @property
     def size(self) -> int:
@@ -73,17 +74,11 @@ class Flat:
 class Subset:
     """Exact search among some patches [n] with keys [n, dim], taken from another searcher."""
 
-    kind = "subset"
-
     def __init__(self, ids: np.ndarray, keys: np.ndarray, patches_per_image: int) -> None:
         order = np.argsort(ids)
         self.ids = ids[order].astype(np.int64)
         self.patches_per_image = patches_per_image
         self._index = exact_index(keys.shape[1], [keys[order]])
-
-    @property
-    def settings(self) -> dict[str, str]:
-        return {}
 
     @property
     def size(self) -> int:
@@ -100,6 +95,3 @@ class Subset:
 
     def reconstruct(self, ids: np.ndarray) -> np.ndarray:
         return self._index.reconstruct_batch(np.searchsorted(self.ids, ids))
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        raise ValueError("a restricted view of an index cannot be saved")
