@@ -232,13 +232,13 @@ def build(
     options = BuildOptions(spec, ReadSettings(licence, source, crops), structure, recall_target)
     device = model.to_device(model.model.picture_bytes(BATCH))
     os.makedirs(out.parent, exist_ok=True)
-    if images is not None:
-        pictures = [from_floats(image) for image in images]
-        built = build_from_images(model.model, pictures, captions, out, options, device, Progress())
-    else:
+    if place is not None:
         built = build_index(
             model.model, place, out, options, device, progress=Progress(), say=logging.info
         )
+    else:
+        pictures = [from_floats(image) for image in images or ()]
+        built = build_from_images(model.model, pictures, captions, out, options, device, Progress())
     BUILT.note(out)
     return io.NodeOutput(IndexChoice(built.index, AS_BUILT_KEYS, only), tell(out, built))
 

@@ -7,6 +7,7 @@ looked up among the names found by walking the registered folders.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import itertools
 import os
 from fnmatch import fnmatch
@@ -56,7 +57,7 @@ def save_folder(key: str) -> str:
     ComfyUI does not say which folder that is: it knows only an order, and reads the file before
     this package adds its own folder.
     """
-    root = os.path.dirname(os.path.realpath(folder_paths.__file__))
+    root = os.path.dirname(os.path.realpath(inspect.getfile(folder_paths)))
     more = itertools.chain(*(args.extra_model_paths_config or ()))
     defaults = [own_folder(key)]
     for file in (os.path.join(root, "extra_model_paths.yaml"), *more):

@@ -99,6 +99,7 @@ def make_corpus(patches: int, queries: int, codes: int, folder: Path) -> Corpus:
     real = np.ascontiguousarray(pocket.vectors.reshape(-1, 8))
     kmeans.train(real)
     centroids = kmeans.centroids
+    assert centroids is not None
     codebook = centroids / np.linalg.norm(centroids, axis=1, keepdims=True)
     fine = faiss.knn(real, codebook, 1)[1][:, 0]
     near = faiss.knn(codebook, codebook, NEAR)[1]
