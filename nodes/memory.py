@@ -14,10 +14,10 @@ import comfy.ops
 import torch
 from torch import nn
 
-from ..arrag_engine import ops as engine_ops
 from ..arrag_engine.checkpoints import Checkpoint, load_checkpoint, resolve_dtype
 from ..arrag_engine.checkpoints.adapter import load_adapter
 from ..arrag_engine.faid import FaidAdapter
+from ..arrag_engine.models import ops as engine_ops
 from ..arrag_engine.models.janus.model import JanusPro
 
 
