@@ -1,5 +1,5 @@
-"""Probabilities of the tokens of real pictures, by the model and by retrieval, each token given those
-before it."""
+"""Probabilities of the tokens of real pictures, by the model and by retrieval: each token
+given those before it."""
 
 from __future__ import annotations
 

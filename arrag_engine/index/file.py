@@ -1,4 +1,4 @@
-"""The index file: one `.safetensors`, written whole or not at all, trusted in nothing when read."""
+"""The index file: one `.safetensors`, written completely or not at all, checked when read."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Part = TypeVar("Part")
 
 
 def save_index(index: PatchIndex, path: Path) -> None:
-    """Write the index to `path`; what is mapped from another file is never all in memory.
+    """Write the index to `path`; arrays mapped from another file are copied piece by piece.
 
     Raises:
         InputError: The file cannot be written.
@@ -79,7 +79,7 @@ def read_header(path: Path) -> dict[str, str]:
 
 
 def is_index(path: Path) -> bool:
-    """Whether the file calls itself a patch index, readable or not."""
+    """Whether the header names the format of a patch index; the rest may be damaged."""
     try:
         return TensorFile(path).header.get("format") == FORMAT
     except InputError:
@@ -113,7 +113,7 @@ def open_index(path: Path) -> TensorFile:
 def load_index(path: Path) -> PatchIndex:
     """Read an index, mapping what is large, and check everything that searching relies on.
 
-    What stays in range though it was changed is for `check_index` to find.
+    Changed values that stay in range are found by `check_index` only.
 
     Raises:
         InputError: The file is damaged, truncated, empty or of another kind, or changes meanwhile.
@@ -135,7 +135,7 @@ def _read_index(file: TensorFile) -> PatchIndex:
     """The index in a file.
 
     Raises:
-        InputError: It is empty, or its keys are made in a way this program does not know.
+        InputError: It is empty, or its keys are made in a way that this program does not support.
         ValueError: It is damaged.
     """
     header = file.header

@@ -37,7 +37,7 @@ def open_thumbnail(data: bytes) -> Image.Image:
             if max(image.size) > MAX_SIDE:  # known before anything is decoded
                 raise ValueError("{}x{} pixels".format(*image.size))
             return image.convert("RGB")
-    except UnidentifiedImageError as error:  # its own words name a place in memory
+    except UnidentifiedImageError as error:  # its message has a memory address
         raise ValueError("not a small readable JPEG (another kind of file)") from error
     except Exception as error:  # decoders raise many kinds on damaged files
         raise ValueError(f"not a small readable JPEG ({error})") from error

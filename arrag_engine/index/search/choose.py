@@ -1,4 +1,4 @@
-"""Which search structure an index gets, building it, and putting a stored one back together."""
+"""Choosing, building and loading the search structure of an index."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MAX_PATCHES = 2**32
 
 
 def check_search(structure: str, recall_target: float) -> None:
-    """Refuse a search that cannot be, before there is anything to search.
+    """Refuse invalid search settings before the work.
 
     Raises:
         InputError: An unknown structure, a target out of range, or one that only exact search

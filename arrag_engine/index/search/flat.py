@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def exact_index(dim: int, chunks: Iterable[np.ndarray]) -> faiss.IndexFlatL2:
     """Exact search over keys given in chunks [n, dim]."""
-    import faiss  # here, so that whoever draws without an index needs none
+    import faiss  # here, because drawing without an index does not need it
 
     index = faiss.IndexFlatL2(dim)
     for keys in chunks:
@@ -52,7 +52,7 @@ class Flat:
 
     @cached_property
     def _index(self) -> faiss.IndexFlatL2:
-        """Made when first asked: whoever loads an index need not search it."""
+        """Made at the first search: loading an index does not need it."""
         return exact_index(self.keys.dim, (keys for _, keys in self.keys.chunks()))
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
