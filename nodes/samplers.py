@@ -197,7 +197,7 @@ def draw(
 
 
 def show_notes(node_id: str | None, notes: list[str]) -> str:
-    """Say the notes in the log and, in the classic renderer, under the node; one for each line."""
+    """Show the notes in the log and, in the classic renderer, under the node; one for each line."""
     for note in notes:
         logging.info(note)
     text = "\n".join(notes)

@@ -1,4 +1,4 @@
-"""Time to the first picture, processes started anew: the command line, ComfyUI, ComfyUI alone.
+"""Time to the first picture, new processes: the command line, ComfyUI, ComfyUI alone.
 
     python -m scripts.bench_first_picture [--rounds 5]
 
@@ -29,7 +29,7 @@ FLAMINGO = (
     *("--neighborhood", "causal-24", "--weight", "0.9", "--retrieval-temperature", "0.2"),
     *("--neighbours", "16", "--cfg", "1", "--temperature", "0.3", "--seed", "7"),
 )
-"""As WORKFLOW says it."""
+"""The settings of WORKFLOW as flags."""
 
 
 def main() -> None:

@@ -182,14 +182,14 @@ def once(name: str, at: Places) -> Callable[[bytes], None]:
             if not (at.finds / label).exists():
                 count.add(1)
                 (at.finds / label).write_bytes(data)
-                told = "".join(traceback.format_exception(error)[-6:])[-1500:]
-                print(f"{name}: FIND {at.finds / label}\n{told!a}", flush=True)
+                trace = "".join(traceback.format_exception(error)[-6:])[-1500:]
+                print(f"{name}: FIND {at.finds / label}\n{trace!a}", flush=True)
 
     return run
 
 
 def label_of(error: BaseException) -> str:
-    """What tells one fault from another: the type, and where in the engine it came through."""
+    """The identity of a fault: its type, and the lines of the engine in its traceback."""
     frames = traceback.extract_tb(error.__traceback__)
     ours = [f for f in frames if "arrag_engine" in f.filename] or frames
     return f"{type(error).__name__}-{Path(ours[-1].filename).stem}-{ours[-1].lineno}"

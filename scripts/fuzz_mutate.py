@@ -63,7 +63,7 @@ def mutated(data: bytes, rng: random.Random, plain: Mutate | None = None) -> byt
         return plain(data)
     try:
         return _by_kind(data, rng, plain)
-    except Exception:  # what an earlier mutation has made of a file may be readable to nobody
+    except Exception:  # an earlier mutation may have made the file unreadable
         return plain(data)
 
 

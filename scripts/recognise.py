@@ -1,4 +1,4 @@
-"""Say what the shipped detector sees on a picture: `python -m scripts.recognise PNG [WANTED]`.
+"""Print the shipped detector's result for a picture: `python -m scripts.recognise PNG [WANTED]`.
 
 Exits with 1 when it does not see the thing that is WANTED.
 """

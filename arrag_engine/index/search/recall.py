@@ -1,4 +1,4 @@
-"""The recall of a structure: the share of exact neighbours found for queries like those of drawing."""
+"""The recall of a structure: the share of exact neighbours found for queries like a drawing's."""
 
 from __future__ import annotations
 
