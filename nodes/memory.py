@@ -113,7 +113,7 @@ class ManagedModel:
         return other
 
     def to_device(self, working_bytes: int = 0, with_adapter: bool = False) -> torch.device:
-        """Bring the weights to the device, leaving room to work; say which device that is."""
+        """Bring the weights to the device, leaving memory to work; returns the device."""
         patchers = [self.patcher]
         if with_adapter and self.adapter_patcher is not None:
             patchers.append(self.adapter_patcher)
@@ -162,7 +162,7 @@ def choose_ops(device: torch.device) -> Any:
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The decoder's dtype; for `auto` ComfyUI knows its GPUs better than the engine does."""
+    """The decoder's dtype; for `auto` ComfyUI's own choice for its GPU."""
     if name != "auto" or device.type == "cpu":
         return resolve_dtype(name, device)
     if comfy.model_management.should_use_bf16(device):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from typing import Any
 
 from comfy_api.latest import io
@@ -42,6 +43,37 @@ from .vq import decode_pixels
 WIDEST = 64
 """Window on offer; wider ones save no more passes."""
 OTHER_SAMPLER = "The adapter of the model is not used: only the FAiD Sampler uses adapters."
+
+
+@dataclass(frozen=True)
+class DrawingSettings:
+    """What the widgets of `drawing_inputs` hold; RECOMMENDED_NUMBER stands for the model's value.
+
+    Raises:
+        InputError: A value is out of range.
+    """
+
+    prompt: str
+    seed: int
+    batch: int
+    cfg: float
+    temperature: float
+    top_k: int
+    top_p: float
+    window: int
+    preview_every: int
+
+    def __post_init__(self) -> None:
+        WINDOW.check(self.window)
+        PREVIEW_EVERY.check(self.preview_every)
+
+    def sampling(self) -> SamplingChoice:
+        return SamplingChoice(
+            chosen(CFG, self.cfg),
+            chosen(TEMPERATURE, self.temperature),
+            self.top_k,
+            chosen(TOP_P, self.top_p),
+        )
 
 
 def drawing_inputs() -> list[io.Input]:
@@ -141,15 +173,7 @@ def notes_output() -> io.Output:
 def draw(
     node_id: str | None,
     managed: ManagedModel,
-    prompt: str,
-    seed: int,
-    batch: int,
-    cfg: float,
-    temperature: float,
-    top_k: int,
-    top_p: float,
-    window: int,
-    preview_every: int,
+    settings: DrawingSettings,
     retrieval: Layer | None = None,
     faid: Faid | None = None,
 ) -> tuple[Any, TokenGrids, Drawing, str]:
@@ -158,27 +182,22 @@ def draw(
     Raises:
         InputError: A value, or what is connected, cannot be used.
     """
-    sampling = SamplingChoice(
-        chosen(CFG, cfg), chosen(TEMPERATURE, temperature), top_k, chosen(TOP_P, top_p)
-    )
-    seeds = picture_seeds(seed, batch)
-    WINDOW.check(window)
-    PREVIEW_EVERY.check(preview_every)
-    checkpoint = managed.checkpoint
-    planned = session.plan(checkpoint, prompt, sampling, retrieval, faid, managed.codebook)
+    checkpoint, sampling = managed.checkpoint, settings.sampling()
+    seeds = picture_seeds(settings.seed, settings.batch)
+    planned = session.plan(checkpoint, settings.prompt, sampling, retrieval, faid, managed.codebook)
     unused = [OTHER_SAMPLER] if faid is None and checkpoint.faid is not None else []
     notes = show_notes(node_id, [*planned.notes, *unused])
     length = len(planned.prompt.ids) + managed.model.config.grid.size
-    working = managed.model.drawing_bytes(2 * batch, length, window)
+    working = managed.model.drawing_bytes(2 * settings.batch, length, settings.window)
     device = managed.to_device(working, with_adapter=faid is not None)
-    preview = Preview(managed.model, device, preview_every)
-    drawing = session.draw(checkpoint, planned, seeds, window, preview, device)
+    preview = Preview(managed.model, device, settings.preview_every)
+    drawing = session.draw(checkpoint, planned, seeds, settings.window, preview, device)
     tokens = TokenGrids(drawing.tokens, managed.codebook)
     return decode_pixels(managed, tokens), tokens, drawing, notes
 
 
 def show_notes(node_id: str | None, notes: list[str]) -> str:
-    """Say the notes in the log and, in the classic renderer, under the node; one for each line."""
+    """Show the notes in the log and, in the classic renderer, under the node; one for each line."""
     for note in notes:
         logging.info(note)
     text = "\n".join(notes)
@@ -204,7 +223,7 @@ class ARSampler(io.ComfyNode):
     @classmethod
     @checked
     def execute(cls, model: ManagedModel, **settings: Any) -> io.NodeOutput:
-        image, tokens, _, notes = draw(cls.hidden.unique_id, model, **settings)
+        image, tokens, _, notes = draw(cls.hidden.unique_id, model, DrawingSettings(**settings))
         return io.NodeOutput(image, tokens, notes)
 
 
@@ -239,5 +258,8 @@ class DAiDSampler(io.ComfyNode):
 
     @classmethod
     @checked
-    def execute(cls, model: ManagedModel, **settings: Any) -> io.NodeOutput:
-        return io.NodeOutput(*draw(cls.hidden.unique_id, model, **settings))
+    def execute(
+        cls, model: ManagedModel, retrieval: Layer | None = None, **settings: Any
+    ) -> io.NodeOutput:
+        drawn = draw(cls.hidden.unique_id, model, DrawingSettings(**settings), retrieval)
+        return io.NodeOutput(*drawn)

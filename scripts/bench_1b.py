@@ -10,6 +10,7 @@ weights. Prints medians and the ratio of each pair; nothing is asserted.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import statistics
@@ -19,10 +20,10 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -51,7 +52,7 @@ BLANK = unconditional(PROMPT, PAD)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--folder", type=Path, help="where the checkpoint is, or is to be written")
     parser.add_argument("--tokens", type=int, default=64, help="a square number")
     parser.add_argument("--rounds", type=int, default=5)
@@ -149,14 +150,14 @@ def our_step_ms(model: JanusPro) -> float:
     return (time.perf_counter() - started) * 1000 / model.config.grid.size
 
 
-def transformers_model(model: JanusPro) -> nn.Module:
+def transformers_model(model: JanusPro) -> Any:
     """transformers' Janus on the same weight tensors; its vision tower stays without storage."""
     declare_missing_operators()  # transformers imports torchvision
-    from transformers import JanusConfig as TheirConfig
-    from transformers import JanusForConditionalGeneration
+    # Not by a statement: half a type check's time would be spent on transformers.
+    transformers: Any = importlib.import_module("transformers")
 
     llama, vq = model.config.llama, model.config.vq
-    config = TheirConfig(
+    config = transformers.JanusConfig(
         text_config={
             "vocab_size": llama.vocab_size,
             "hidden_size": llama.hidden_size,
@@ -179,7 +180,7 @@ def transformers_model(model: JanusPro) -> nn.Module:
         },
     )
     with torch.device("meta"):
-        theirs = JanusForConditionalGeneration(config)
+        theirs = transformers.JanusForConditionalGeneration(config)
     state = {
         transformers_name(name): tensor.to(torch.bfloat16)
         for name, tensor in model.state_dict().items()

@@ -286,7 +286,7 @@ def _save_pictures(
     for i, (file, codes) in enumerate(zip(files, drawing.tokens, strict=True)):
         facts = json.dumps(settings | {"seed": settings["seed"] + i}, ensure_ascii=False)
         save_png(decode_picture(checkpoint, codes), file, {"arrag": facts})
-    print(*files, sep="\n")  # when all are saved: whoever reads this may stop reading
+    print(*files, sep="\n")  # when all are saved: the reader of a pipe may stop
     return files
 
 
