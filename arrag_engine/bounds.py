@@ -99,7 +99,8 @@ SEED = Bound("seed", -(10**20), 10**20, whole=True)
 MAX_BATCH = 64
 BATCH = Bound("batch", 1, MAX_BATCH, whole=True)
 """Memory grows with it: the key/value cache of a model of 1 B parameters has 0.2 GB a picture."""
-WINDOW = Bound("window", 1, 4096, whole=True)
+WINDOW = Bound("window", 0, 4096, whole=True)
+"""0 = the device's."""
 STEPS = Bound("steps", 1, 1000, whole=True)
 PREVIEW_EVERY = Bound("preview_every", 0, 256, whole=True)
 

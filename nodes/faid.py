@@ -17,7 +17,14 @@ from . import folders
 from .inputs import checked, fingerprint
 from .memory import ManagedModel, load_managed_adapter
 from .newer import ADVANCED, found_by
-from .samplers import DrawingSettings, draw, drawing_inputs, drawing_outputs, notes_output
+from .samplers import (
+    DrawingSettings,
+    batch_input,
+    draw,
+    drawing_inputs,
+    drawing_outputs,
+    notes_output,
+)
 from .types import CATEGORY, Model, Retrieval, Trace
 
 
@@ -105,6 +112,7 @@ class FAiDSampler(io.ComfyNode):
                     tooltip="From Retrieval Options: the index to retrieve patches from. Without "
                     "it, the adapter receives no patches.",
                 ),
+                batch_input(),
             ],
             outputs=[
                 *drawing_outputs(),

@@ -21,7 +21,7 @@ from ..arrag_engine.bounds import (
     WINDOW,
     picture_seeds,
 )
-from ..arrag_engine.decode import Drawing
+from ..arrag_engine.decode import WIDTH, Drawing
 from ..arrag_engine.errors import printable
 from ..arrag_engine.faid import Faid
 from ..arrag_engine.session import Layer, SamplingChoice
@@ -62,6 +62,7 @@ class DrawingSettings:
     top_p: float
     window: int
     preview_every: int
+    exact_batch: bool = False
 
     def __post_init__(self) -> None:
         WINDOW.check(self.window)
@@ -135,11 +136,11 @@ def drawing_inputs() -> list[io.Input]:
         ),
         io.Int.Input(
             "window",
-            default=1,
+            default=0,
             min=WINDOW.low,
             max=WIDEST,
-            tooltip="Tokens computed in one pass of the model. The picture stays the same. 8 to 32 "
-            "saves passes, which is faster on a GPU and rarely on a CPU.",
+            tooltip="Tokens computed in one pass of the model. The picture stays the same. 0 = the "
+            "device's: 16 on a GPU, 1 on a CPU, where more is rarely faster.",
             **ADVANCED,
         ),
         io.Int.Input(
@@ -151,6 +152,19 @@ def drawing_inputs() -> list[io.Input]:
             **ADVANCED,
         ),
     ]
+
+
+def batch_input() -> io.Input:
+    """The last input of every sampler's own list."""
+    return io.Boolean.Input(
+        "exact_batch",
+        default=False,
+        optional=True,
+        tooltip="In 16-bit precision: draw the pictures of a batch one after the other, so that "
+        "each is the picture drawn alone. Off: faster, and a picture may differ from the one drawn "
+        "alone. In fp32 they are always the same.",
+        **ADVANCED,
+    )
 
 
 def drawing_outputs() -> list[io.Output]:
@@ -187,11 +201,22 @@ def draw(
     planned = session.plan(checkpoint, settings.prompt, sampling, retrieval, faid, managed.codebook)
     unused = [OTHER_SAMPLER] if faid is None and checkpoint.faid is not None else []
     notes = show_notes(node_id, [*planned.notes, *unused])
-    length = len(planned.prompt.ids) + managed.model.config.grid.size
-    working = managed.model.drawing_bytes(2 * settings.batch, length, settings.window)
+    length = len(planned.prompt.ids) + managed.model.grid.size
+    working = managed.model.drawing_bytes(2 * settings.batch, length, settings.window or WIDTH)
     device = managed.to_device(working, with_adapter=faid is not None)
     preview = Preview(managed.model, device, settings.preview_every)
-    drawing = session.draw(checkpoint, planned, seeds, settings.window, preview, device)
+    drawing = session.draw(
+        checkpoint,
+        planned,
+        seeds,
+        settings.window,
+        preview,
+        device,
+        managed.passes,
+        settings.exact_batch,
+    )
+    if drawing.notes:
+        notes = show_notes(node_id, [*notes.splitlines(), *drawing.notes])
     tokens = TokenGrids(drawing.tokens, managed.codebook)
     return decode_pixels(managed, tokens), tokens, drawing, notes
 
@@ -215,7 +240,7 @@ class ARSampler(io.ComfyNode):
             category=CATEGORY,
             description="Draws pictures token by token with the model alone, without retrieval.",
             **found_by("autoregressive", "Janus", "text to image", "sampler"),
-            inputs=drawing_inputs(),
+            inputs=[*drawing_inputs(), batch_input()],
             outputs=[*drawing_outputs(), notes_output()],
             hidden=[io.Hidden.unique_id],
         )
@@ -245,6 +270,7 @@ class DAiDSampler(io.ComfyNode):
                     optional=True,
                     tooltip="From Retrieval Options. Without it, the model draws alone.",
                 ),
+                batch_input(),
             ],
             outputs=[
                 *drawing_outputs(),
