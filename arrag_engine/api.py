@@ -102,15 +102,17 @@ def draw(
     layers: Sequence[Layer] = (),
     adapter: FaidAdapter | Faid | None = None,
     sampling: SamplingChoice | None = None,
-    window: int = 1,
+    window: int = 0,
     progress: Progress | None = None,
+    exact_batch: bool = False,
 ) -> Drawing:
     """Draw a picture for each seed. What is not chosen takes its recommended value.
 
     Args:
         layers: The index to retrieve from, or none.
         adapter: A FAiD adapter; `Faid(adapter, strength=…)` sets how it works.
-        window: Tokens computed per pass; the pictures stay the same.
+        window: Tokens computed per pass; the pictures stay the same. 0 = the device's.
+        exact_batch: In 16 bit, each picture of several is the one drawn alone; it takes longer.
         progress: Called with (positions decided, tokens [B, N] so far).
 
     Raises:
@@ -122,13 +124,16 @@ def draw(
     clock = [time.perf_counter()]
     planned = session.plan(model, prompt, sampling, layers[0] if layers else None, faid)
     clock.append(time.perf_counter())
-    grids = session.draw(model, planned, seeds, window, progress)
+    grids = session.draw(
+        model, planned, seeds, window, progress, kept=model.passes, exact_batch=exact_batch
+    )
     clock.append(time.perf_counter())
     images = [decode_picture(model, codes) for codes in grids.tokens]
     clock.append(time.perf_counter())
     plan_s, draw_s, decode_s = (after - before for before, after in pairwise(clock))
     timings = {"plan": plan_s, "draw": draw_s, "decode": decode_s}
-    return Drawing(images, grids.tokens, grids.passes, planned.notes, timings, grids)
+    notes = (*planned.notes, *grids.notes)
+    return Drawing(images, grids.tokens, grids.passes, notes, timings, grids)
 
 
 @torch.inference_mode()

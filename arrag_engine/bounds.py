@@ -1,5 +1,4 @@
-"""Between which values every setting lies: nodes offer these ranges, the command line and the
-engine check by them."""
+"""The range of every setting: nodes offer it, the command line and the engine check it."""
 
 from __future__ import annotations
 
@@ -13,12 +12,12 @@ from .errors import InputError
 Value = TypeVar("Value")
 
 LONG = 128
-"""Bits of a number that is not written out; the conversion of one with thousands is an error."""
+"""Integers with more bits are not printed; Python refuses to convert very long ones."""
 
 
 @dataclass(frozen=True)
 class Bound:
-    """What a number may be."""
+    """The range of a number."""
 
     name: str
     """In messages."""
@@ -30,7 +29,7 @@ class Bound:
     below: bool = False
     """Whether `high` itself is excluded."""
     also: tuple[float | str, ...] = ()
-    """What is allowed besides."""
+    """Further values that are allowed."""
 
     def check(self, value: Value, name: str | None = None) -> Value:
         """The value, unchanged.
@@ -56,12 +55,12 @@ class Bound:
 
     def __str__(self) -> str:
         low, high = _number(self.low), _number(self.high)
-        told = f"{low} to {high}"
+        text = f"{low} to {high}"
         if self.above:
-            told = f"more than {low}, at most {high}"
+            text = f"more than {low}, at most {high}"
         if self.below:
-            told = f"{low} or more, less than {high}"
-        return ", or ".join((told, *map(_number, self.also)))
+            text = f"{low} or more, less than {high}"
+        return ", or ".join((text, *map(_number, self.also)))
 
 
 def is_number(value: object, whole: bool = False) -> bool:
@@ -70,7 +69,7 @@ def is_number(value: object, whole: bool = False) -> bool:
 
 
 def shown(value: object) -> str:
-    """A value as a message shows it: printable, and of a bearable length."""
+    """A value as a message shows it: printable and shortened."""
     if isinstance(value, Integral) and int(value).bit_length() > LONG:
         return f"a number of {int(value).bit_length()} bits"
     if isinstance(value, Real):
@@ -89,8 +88,8 @@ def check_choice(name: str, value: Value, choices: tuple[Value, ...]) -> Value:
         InputError: It is none of the choices, or not text.
     """
     if not isinstance(value, str) or value not in choices:
-        told = ", ".join(map(str, choices))
-        raise InputError(f"{name} is {shown(value)}; choose one of {told}")
+        listed = ", ".join(map(str, choices))
+        raise InputError(f"{name} is {shown(value)}; choose one of {listed}")
     return value
 
 
@@ -100,12 +99,13 @@ SEED = Bound("seed", -(10**20), 10**20, whole=True)
 MAX_BATCH = 64
 BATCH = Bound("batch", 1, MAX_BATCH, whole=True)
 """Memory grows with it: the key/value cache of a model of 1 B parameters has 0.2 GB a picture."""
-WINDOW = Bound("window", 1, 4096, whole=True)
+WINDOW = Bound("window", 0, 4096, whole=True)
+"""0 = the device's."""
 STEPS = Bound("steps", 1, 1000, whole=True)
 PREVIEW_EVERY = Bound("preview_every", 0, 256, whole=True)
 
 MIN_TEMPERATURE = 1e-4
-"""A smaller one overflows float32; 0 says the same exactly."""
+"""A smaller one overflows float32; 0 is the exact limit."""
 CFG = Bound("cfg", 0, 100)
 TEMPERATURE = Bound("temperature", MIN_TEMPERATURE, 100, also=(0,))
 TOP_K = Bound("top_k", 0, 1_000_000, whole=True)

@@ -1,4 +1,4 @@
-"""Fit when an index is to be trusted: λ at each position from what the neighbours say."""
+"""Fit the calibration of an index: λ at each position from the evidence of the neighbours."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from .settings import HARM, RetrievalOptions, Sampling
 
 STEPS = 200
 START = -2.0
-"""Score that the climb sets out from: λ = 0.12 everywhere."""
+"""First weight at the start of the optimisation: λ = 0.12 everywhere."""
 DECAY = 1e-4
-"""Of squared weights, on evidence of unit spread: keeps them finite on few pictures."""
+"""Weight decay, on evidence of unit spread: keeps the weights finite on few pictures."""
 MIN_POSITIONS = 200
 FLOOR = 0.02
-"""No λ between 0 and this: it would hardly ever choose a token, yet cost a search at every position
-and, since all prompts share the noise of a seed, now and then spoil the pictures of all of them."""
+"""Smaller λ count as 0: they would hardly ever choose a token, yet cost a search at every position
+and, since all prompts share the noise of a seed, now and then spoil a token of all of them."""
 OWN_PICTURES = 32
-"""Drawn by the model itself where no known pictures are given: enough for `pocket`, see
+"""Pictures that the model draws where no known pictures are given: enough for `pocket`, see
 docs/indexes.md."""
 OWN_SEED = 0
 OWN_WINDOW = 8
 """Tokens per pass: fewer passes, the same pictures."""
 KNOWN_WEIGHTS = tuple(4.0**n for n in range(8))
-"""Of what the model knows, beside what the index is for; the best of them is taken."""
+"""Weights of the known pictures in the objective, beside 1 for the seen ones; the best is taken."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Observations:
 
 @dataclass(frozen=True)
 class Fit:
-    """A calibration and what it brings on the pictures it was fitted to, in bits per position."""
+    """A calibration and its result on the pictures it was fitted to, in bits per position."""
 
     calibration: Calibration
     bits_model: float
@@ -61,9 +61,9 @@ class Fit:
     best_fixed: float
     bits_auto: float
     heard: float
-    """Share of these positions at which retrieval has a say."""
+    """Share of these positions with λ > 0."""
     known_model: float | None = None
-    """On the pictures that the model knows, without retrieval; None: there were none."""
+    """On the known pictures, without retrieval; None: there were none."""
     known_auto: float | None = None
     spoiled: float | None = None
     """Share of their tokens that the model would draw right and retrieval draws wrong."""
@@ -72,10 +72,10 @@ class Fit:
 def own_pictures(
     model: JanusPro, encoder: PromptEncoder, sampling: Sampling, count: int
 ) -> Iterator[tuple[np.ndarray, str]]:
-    """What the model draws by itself: (tokens [N], caption) of prompts whose words it knows.
+    """Pictures drawn without retrieval: (tokens [N], caption) of prompts within the vocabulary.
 
     Args:
-        sampling: What suits the model.
+        sampling: The recommended sampling of the model.
 
     Raises:
         InputError: The tokenizer knows no words.
@@ -101,7 +101,7 @@ def observe(
 ) -> Observations:
     """Teacher-forced probabilities at the positions of pictures (tokens [N], caption).
 
-    Captions may be empty: then the model hears nothing of what is on the picture.
+    An empty caption becomes the blank prompt.
     """
     parts = []
     for tokens, caption in pictures:
@@ -123,18 +123,18 @@ def fit(
     known: Observations | None = None,
     harm: float = HARM,
 ) -> Fit:
-    """The λ_i = ceiling · sigmoid(w · evidence_i) that makes the pictures most probable, silent
-    below a floor.
+    """The λ_i = ceiling · sigmoid(w · evidence_i), 0 below a floor, that makes the pictures most
+    probable.
 
     Args:
-        seen: What the index is for.
-        known: What the model draws well without the index: of its tokens retrieval may spoil the
-            share `harm`, the mean of λ_i · max(0, p_model - p_retrieval). The floor is as low as
-            that allows. Bits would be no measure: 0.005 a token are nothing in bits, and half a
-            wrong token in every picture of 144.
+        seen: Pictures of the kind that the index is for.
+        known: Pictures that the model draws well without the index. Retrieval may spoil the share
+            `harm` of their tokens, the mean of λ_i · max(0, p_model - p_retrieval); the floor is
+            the lowest that keeps to it. Bits do not measure this: 0.005 spoiled tokens a position
+            hardly change the bits, and are 0.7 wrong tokens in a picture of 144.
 
     Raises:
-        InputError: A value out of range, or too few positions to tell anything from.
+        InputError: A value out of range, or too few positions to fit to.
     """
     CEILING.check(ceiling)
     HARM_SHARE.check(harm)
@@ -162,7 +162,7 @@ def fit(
 
 
 def _lowest_floor(calibration: Calibration, known: Observations, harm: float) -> float:
-    """The lowest λ to hear if no more than the share `harm` of the known tokens may be spoiled."""
+    """The lowest floor at which at most the share `harm` of the known tokens is spoiled."""
     weight = calibration.of(known.evidence)
     order = np.argsort(-weight, kind="stable")
     spoiled = np.cumsum(_spoiled(weight, known)[order]) / len(weight)
@@ -173,13 +173,13 @@ def _lowest_floor(calibration: Calibration, known: Observations, harm: float) ->
 
 
 def _spoiled(weight: np.ndarray, known: Observations) -> np.ndarray:
-    """How often the model draws each token right and retrieval, by its weight, draws it wrong."""
+    """Probability [P] that the model draws a token right and retrieval, by its weight, wrong."""
     return weight * np.maximum(known.p_model - known.p_retrieval, 0)
 
 
 @torch.inference_mode(False)
 def _climb(sets: list[Observations], shares: tuple[float, ...], ceiling: float) -> np.ndarray:
-    """The best weights [features], the sets having these shares in what is climbed."""
+    """The best weights [features]; the sets have these shares in the objective."""
     evidence = np.concatenate([part.evidence for part in sets])
     varies = np.arange(len(EVIDENCE)) > 0
     middle = np.where(varies, evidence.mean(axis=0), 0.0)

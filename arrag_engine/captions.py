@@ -1,4 +1,4 @@
-"""Captions of everyday things: what a model is asked to draw so that it does not forget it."""
+"""Captions of everyday things, for pictures that training rehearses and calibration protects."""
 
 from __future__ import annotations
 
@@ -50,16 +50,16 @@ IRREGULAR = {"cactus": "cacti", "fish": "fish", "sheep": "sheep", "snowman": "sn
 def everyday_captions(
     encoder: PromptEncoder, count: int, seed: int, left_out: Sequence[str] = ()
 ) -> list[str]:
-    """Captions of things, colours, counts and places, of words that the tokenizer knows.
+    """Captions of things, colours, counts and places, made of words in the tokenizer's vocabulary.
 
-    A tokenizer of whole words has an unknown one for all others, so its words say what the model
-    was taught; one of word pieces knows all, and the list names what any such model was. Where the
-    tokenizer knows none of the listed things, its own words are the captions; without any, there
-    are none.
+    A tokenizer of whole words maps all others to one unknown token, so its vocabulary is what the
+    model was trained on; a tokenizer of word pieces covers every word, and THINGS are what any
+    such model was trained on. Where no listed thing is in the vocabulary, its own words are the
+    captions; an empty vocabulary gives none.
 
     Args:
-        left_out: Captions of what is to be learnt: nothing that they name is asked for, since what
-            the model draws for it today is not to be kept. Nothing may be left.
+        left_out: Captions of new subjects. A thing that they name is in no caption, because the
+            model's present drawing of it is not to be kept. The result may be empty.
     """
     listed = [thing for thing in THINGS if knows(encoder, thing)] or vocabulary(encoder)
     named = {word for caption in left_out for word in re.findall(r"\w+", caption.lower())}
@@ -89,7 +89,7 @@ def endless(things: list[str], rng: np.random.Generator) -> Iterator[str]:
 def compose(
     encoder: PromptEncoder, form: str, turns: Iterator[str], rng: np.random.Generator
 ) -> str:
-    """A caption of a form; of the simplest, or the bare word, if some word is unknown."""
+    """A caption of a form; of the simplest form, or the bare word, if a word is unknown."""
     a, colours = next(turns), rng.permutation(usable(encoder, COLOURS))
     colour, other = colours[0], colours[-1]
     parts = {"a": article(a), "a_coloured": article(f"{colour} {a}"), "plural": plural(a)}
@@ -103,7 +103,7 @@ def compose(
 
 
 def usable(encoder: PromptEncoder, choices: Sequence[str]) -> list[str]:
-    """Those that the tokenizer knows; all if it knows none, and then the caption is dropped."""
+    """Those in the vocabulary; all if none is, and then `compose` drops the caption."""
     return [choice for choice in choices if knows(encoder, choice)] or list(choices)
 
 

@@ -1,4 +1,4 @@
-"""Writing files so that a reader only ever sees a whole one, and telling what a file really is."""
+"""Writing files so that a reader only ever sees a complete one, and recognising kinds of files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NAME_PART = 40
 """Letters of a file's name in the name of its temporary file, which may not be longer than the
 system allows."""
 LOOK = 512
-"""Bytes that tell what a file is."""
+"""Bytes at the beginning of a file that its kind is recognised by."""
 HTML = (b"<!doctype html", b"<html", b"<head", b"<?xml")
 
 
@@ -45,9 +45,9 @@ def atomic_write(path: Path) -> Iterator[Path]:
         _replace(temporary, path)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
-        told = str(reason).replace(str(temporary), str(path))
+        shown = str(reason).replace(str(temporary), str(path))
         raise InputError(
-            f"cannot write {path}: {told}; free some space or choose another folder"
+            f"cannot write {path}: {shown}; free some space or choose another folder"
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
@@ -78,7 +78,7 @@ def _replace(temporary: Path, path: Path) -> None:
 
 
 def read_text(path: Path) -> str:
-    """A text file in UTF-8, or in whatever its byte-order mark says.
+    """A text file in UTF-8, or in the encoding of its byte-order mark.
 
     Raises:
         OSError: It cannot be read.
@@ -89,7 +89,7 @@ def read_text(path: Path) -> str:
 
 
 def check_kind(path: Path, file: BinaryIO) -> None:
-    """Refuse what is often found under the name of a weight or a JSON file in its place.
+    """Refuse files that are often saved in the place of a weight or a JSON file.
 
     Raises:
         InputError: It is a Git LFS pointer, a web page, or weights of another format.
@@ -113,4 +113,4 @@ GGUF = (
     "a GGUF file, which this program does not read; download the model as .safetensors or .bin "
     "files"
 )
-"""What is said of a file of this kind, after its name."""
+"""The end of a message about a file of this kind."""

@@ -26,14 +26,14 @@ FORMATS = (
 """What a file may be, whatever its name ends in, where Pillow or a plug-in of it reads it. Other
 decoders of Pillow are never called: some start programs."""
 UNSIGNED = ("TGA", "PCX")
-"""Formats that cannot be told from other data: only files with their suffixes are tried."""
+"""Formats without a signature: only files with their suffixes are tried."""
 SIGNATURE = re.compile(
     rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|RIFF....WEBP|GIF8[79]a|....ftypavi[fs]", re.DOTALL
 )
 PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
 KEPT_CHUNKS = (b"tRNS", b"eXIf")
 KEPT_SEGMENTS = (0xE0, 0xE1, 0xEE)
-"""APP0, Exif, and Adobe's, which says how colours are stored."""
+"""APP0, Exif, and Adobe's, which names the colour model."""
 SOS = 0xDA
 """JPEG's marker of the pixels."""
 MAX_PIXELS = 100_000_000
@@ -42,7 +42,7 @@ MAX_BYTES = 2**30
 MAX_CROPS = 64
 THUMBNAIL = 64
 ORIENTATION = 0x0112
-"""Exif's tag for how the camera was held."""
+"""Exif's tag for the orientation of the camera."""
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -52,7 +52,7 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What turns a picture of an orientation upright."""
+"""The transposition that turns a picture of an orientation upright."""
 
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom in pixels."""
@@ -76,7 +76,7 @@ def looks_like_picture(path: str) -> bool:
 
 
 def read_bytes(path: str | Path) -> bytes:
-    """What is in a picture file.
+    """The content of a picture file.
 
     Raises:
         InputError: Not a file (a pipe would never end), implausibly large, or unreadable.
@@ -137,7 +137,7 @@ def _decode(data: bytes, suffix: str) -> Image.Image:
 
 
 def _unreadable(error: Exception) -> InputError:
-    if isinstance(error, UnidentifiedImageError):  # its own words name a place in memory
+    if isinstance(error, UnidentifiedImageError):  # its message has a memory address
         return InputError("not a readable picture (unknown format)")
     return InputError(f"not a readable picture ({error})")
 
@@ -189,7 +189,7 @@ def _upright_rgb(image: Image.Image) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
-    """How the camera was held; 1 is upright, and what damaged Exif data counts as."""
+    """Orientation of the camera; 1, which is upright, also for damaged Exif data."""
     try:
         return image.getexif().get(ORIENTATION, 1)
     except Exception:  # Pillow's parser raises many kinds
@@ -211,7 +211,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 
 def crop_boxes(size: tuple[int, int], height: int, width: int, crops: str = "center") -> list[Box]:
-    """What to cut out of a picture of `size` (width, height) to get height x width pixels.
+    """The boxes to cut out of a picture of `size` (width, height) to get height x width pixels.
 
     `center`: the largest box of that shape in the middle. `cover`: the fewest boxes of that size
     that see every pixel, evenly spaced.

@@ -1,4 +1,5 @@
-"""How probable a model and retrieval find the tokens of real pictures, each given those before."""
+"""Probabilities of the tokens of real pictures, by the model and by retrieval: each token
+given those before it."""
 
 from __future__ import annotations
 
@@ -38,8 +39,8 @@ def model_probabilities(
 
 
 @dataclass(frozen=True)
-class TruthFound:
-    """What retrieval makes of one picture, at the positions where it runs."""
+class PictureLookup:
+    """The look-ups of one picture, at the positions where retrieval runs."""
 
     positions: np.ndarray
     """[A]."""
@@ -55,8 +56,8 @@ class TruthFound:
 
 def retrieve_truth(
     retriever: Retriever, tokens: np.ndarray, options: RetrievalOptions, unknown: bool = False
-) -> TruthFound:
-    """Look up all of a picture's tokens [N] as they stand.
+) -> PictureLookup:
+    """Look up every position of a picture from its own tokens [N].
 
     Args:
         unknown: Whether its caption has words that the model does not know.
@@ -65,7 +66,7 @@ def retrieve_truth(
     positions = np.flatnonzero(retriever.active)
     hits = retriever.lookup(tokens, positions, options.neighbours)
     proposed = proposal_distribution(hits, options, len(retriever.query.codebook))
-    return TruthFound(
+    return PictureLookup(
         positions,
         proposed[np.arange(len(positions)), tokens[positions]].double().numpy(),
         np.asarray(hits.found().any(axis=1)),
@@ -74,12 +75,12 @@ def retrieve_truth(
     )
 
 
-def mixed(p_model: np.ndarray, retrieved: TruthFound, weight: np.ndarray | float) -> np.ndarray:
+def mixed(p_model: np.ndarray, lookup: PictureLookup, weight: np.ndarray | float) -> np.ndarray:
     """Probabilities [N] of a picture's own tokens: p_model [N] mixed with weight λ or λ_i [A]."""
     p = p_model.astype(np.float64)
-    at = retrieved.positions
-    weight = np.where(retrieved.found, weight, 0.0)
-    p[at] = (1 - weight) * p[at] + weight * retrieved.p_true
+    at = lookup.positions
+    weight = np.where(lookup.found, weight, 0.0)
+    p[at] = (1 - weight) * p[at] + weight * lookup.p_true
     return p
 
 

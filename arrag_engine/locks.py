@@ -1,4 +1,4 @@
-"""One program at a time writes a file or folder."""
+"""Locks: only one program at a time writes a file or folder."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
 
 @contextmanager
 def locked(target: Path) -> Iterator[None]:
-    """Hold what is written to `target` while the block runs.
+    """Hold the lock of `target` while the block runs.
 
     The lock is the system's, on the file `.NAME.lock` beside the target: it ends with the process,
-    however that ends. The file goes with the block; one that a killed process left is no lock.
+    even a killed one. The file is deleted when the block ends; a file that is left over is no lock.
 
     Raises:
         InputError: Another program holds it, or the folder cannot be written to.
@@ -45,7 +45,7 @@ def locked(target: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        if os.name == "nt":  # which deletes no file that is open, so nobody else's either
+        if os.name == "nt":  # Windows deletes no open file, so this cannot delete another process's
             os.close(handle)
         with suppress(OSError):
             path.unlink()
@@ -71,7 +71,7 @@ def _acquire(path: Path, target: Path) -> int:
             raise
         if _is(path, handle):
             return handle
-        os.close(handle)  # whoever had it before has just deleted it
+        os.close(handle)  # its previous holder has just deleted it
 
 
 def _lock(handle: int, target: Path) -> None:

@@ -1,5 +1,4 @@
-"""Checks of paths, made before the work that they are for: nodes, command line and engine share
-them."""
+"""Checks of paths before the work; nodes, command line and engine share them."""
 
 from __future__ import annotations
 
@@ -21,7 +20,7 @@ def given_name(value: str, name: str) -> str:
     """The value of an option, unchanged.
 
     Raises:
-        InputError: It is empty, which is what an unset variable of a shell gives.
+        InputError: It is empty, as from an unset shell variable.
     """
     if not value.strip():
         raise InputError(f"{name} is empty; pass a value")
@@ -40,7 +39,7 @@ def given_path(value: str, name: str) -> Path:
 
 
 def look_at(path: Path) -> os.stat_result | None:
-    """What is known of a file or folder; None if there is none.
+    """The status of a file or folder; None if there is none.
 
     Raises:
         InputError: It cannot be looked at: no permission, too long a name, a loop of links.
@@ -66,7 +65,7 @@ def cannot(what: str, path: Path, error: Exception) -> InputError:
 
 
 def shown_path(path: Path) -> str:
-    """A path as a message shows it: cut if nobody would read all of it."""
+    """A path as a message shows it: shortened if it is very long."""
     text = str(path)
     return text if len(text) <= 2 * MAX_NAME else f"{text[:MAX_NAME]}...{text[-MAX_NAME // 2 :]}"
 
@@ -118,7 +117,7 @@ def check_output(out: Path, suffix: str) -> Path:
     """The path of a file that can be written and opened again.
 
     Raises:
-        InputError: It cannot; see the sentences.
+        InputError: It cannot be written.
     """
     if (out.suffix.lower() if suffix != TENSORS else out.suffix) != suffix:
         raise InputError(f"{shown_path(out)} must end in {suffix}")

@@ -2,7 +2,7 @@
 
 `pocket` has values that were measured by drawing (docs/pocket.md). Other models of the Janus-Pro
 family have the values of their own configuration, the paper's neighbours and temperature, and a
-small weight, until somebody measures them.
+small weight: they were not measured.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from .settings import RetrievalOptions, Sampling
 
 @dataclass(frozen=True)
 class Recommended:
-    """What to draw with when nobody chose anything."""
+    """The values of untouched settings."""
 
     source: str
-    """Where the values come from, for people."""
+    """Where the values come from, as the notes of a drawing print it."""
     sampling: Sampling
     keys: KeySpec
     retrieval: RetrievalOptions
@@ -49,7 +49,7 @@ JANUS_PRO = Recommended(
 ALL_AROUND = KeySpec("ring-8", "zero", "codebook")
 """For models that draw in any order: a neighbour on any side may be known."""
 MEASURED = {"64a77eb5ff6868c4": POCKET}
-"""By the fingerprint of the weights, which every precision and layout of a model shares."""
+"""By the fingerprint of the weights, which is the same in every precision and layout."""
 
 
 def recommended(checkpoint: Loaded) -> Recommended:

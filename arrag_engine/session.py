@@ -13,8 +13,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from .bounds import BATCH, POSITION_WEIGHT, check_choice, shown
-from .decode import Drawing, Progress, Recipe, draw_pictures
+from .bounds import BATCH, POSITION_WEIGHT, WINDOW, check_choice, shown
+from .decode import WIDTH, Drawing, KeptPasses, Progress, Recipe, draw_one_by_one, draw_pictures
 from .errors import InputError
 from .faid import Faid
 from .grid import BORDERS, NEIGHBORHOODS
@@ -141,23 +141,44 @@ def plan(
     return Plan(prompt, recipe, tuple(notes))
 
 
+def device_window(device: torch.device) -> int:
+    """Tokens to compute per pass where nobody chose a number. On a GPU a window costs next to
+    nothing, on a CPU as much as it saves (docs/measurements.md). Never timed at run time: in 16 bit
+    the width decides the rounding."""
+    return 1 if device.type == "cpu" else WIDTH
+
+
 def draw(
     checkpoint: Loaded,
     planned: Plan,
     seeds: Sequence[int],
-    window: int = 1,
+    window: int = 0,
     progress: Progress | None = None,
     device: torch.device | None = None,
+    kept: KeptPasses | None = None,
+    exact_batch: bool = False,
 ) -> Drawing:
     """Draw one picture per seed; see `decode.draw_pictures`.
+
+    Args:
+        window: Tokens computed per pass; 0 = the device's.
+        exact_batch: In 16 bit, draw the pictures of a batch one after the other, each as it is
+            drawn alone. In float32 they are that anyway.
+        kept: Passes that former drawings with this model left, for a GPU.
 
     Raises:
         InputError: As there, or more pictures than fit a batch.
     """
     BATCH.check(len(seeds))
+    WINDOW.check(window)
     model = checkpoint.model
-    with few_threads(model.parameters(), device or model.device):
-        return draw_pictures(model, planned.recipe, seeds, window, progress, device)
+    device = device or model.device
+    window = window or device_window(device)
+    kept = None if device.type == "cpu" else kept
+    each = exact_batch and len(seeds) > 1 and model.dtype != torch.float32
+    run = draw_one_by_one if each else draw_pictures
+    with few_threads(model.parameters(), device):
+        return run(model, planned.recipe, seeds, window, progress, device, kept)
 
 
 def _unknown_note(prompt: Prompt) -> list[str]:

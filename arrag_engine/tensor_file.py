@@ -1,5 +1,5 @@
-"""`.safetensors` files by plain reads. A file that is mapped and then shortened by another program
-ends the process with a signal; a read only gets fewer bytes, which is an error like any other."""
+"""`.safetensors` files by plain reads. If another program shortens a mapped file, the process ends
+with a signal; a read gets fewer bytes, which raises an ordinary error."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ BITS = {
 
 @dataclass(frozen=True)
 class State:
-    """What changes when somebody writes to a file."""
+    """Facts of a file that change when it is written to."""
 
     size: int
     mtime_ns: int
@@ -114,20 +114,20 @@ def _check_texts(metadata: object) -> None:
 def _place(name: str, entry: object, data: int) -> Place:
     """A tensor's entry in the header; `data` is where the tensors begin."""
     name.encode()
-    told = ascii(name)[1:-1][:80]
+    shown = ascii(name)[1:-1][:80]
     if not isinstance(entry, dict):
-        raise ValueError(f"{told} has no entry")
+        raise ValueError(f"{shown} has no entry")
     dtype: object = entry.get("dtype")
     shape, offsets = _counts(entry.get("shape")), _counts(entry.get("data_offsets"))
     if not isinstance(dtype, str) or dtype not in BITS:
-        raise ValueError(f"{told} has an unknown type")
+        raise ValueError(f"{shown} has an unknown type")
     if shape is None or offsets is None or len(offsets) != 2:
-        raise ValueError(f"{told} has no proper shape and place")
+        raise ValueError(f"{shown} has no proper shape and place")
     if math.prod(max(1, n) for n in shape) > MAX_ELEMENTS:
-        raise ValueError(f"{told} is too large")
+        raise ValueError(f"{shown} is too large")
     start, end = offsets
     if math.prod(shape) * BITS[dtype] != (end - start) * 8:
-        raise ValueError(f"the shape of {told} does not match its bytes")
+        raise ValueError(f"the shape of {shown} does not match its bytes")
     return Place(dtype, shape, data + start, end - start)
 
 

@@ -1,4 +1,4 @@
-"""The border between our nodes and ComfyUI: what crosses it can be printed wherever it goes.
+"""The border between our nodes and ComfyUI: texts that cross it can be printed anywhere.
 
 ComfyUI writes an exception to its log streams. A text that a stream cannot encode, such as a file
 name in another alphabet on a Windows pipe, ends the thread that works through the queue.
@@ -58,7 +58,7 @@ def _guarded(method: Callable[..., Any]) -> Callable[..., Any]:
 def presentable(error: Exception) -> Exception:
     """The exception as ComfyUI can print it: itself, or one of the same type in its place.
 
-    An InputError loses its traceback, for its sentence is all there is to say. Any other one keeps
+    An InputError loses its traceback, because its sentence is complete. Any other one keeps
     it where that can be printed, too; else it goes to the log, escaped.
     """
     encodings = log_encodings()

@@ -188,7 +188,7 @@ class BuildPatchIndex(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, name: Any, folder: Any) -> bool | str:
-        try:  # None: not known yet, another node says it
+        try:  # None: another node supplies it later
             name, folder = lists.single("name", name), lists.single("folder", folder)
             index_path("later" if name is None else name)
             picture_folder(NO_FOLDER if folder is None else folder)
@@ -232,19 +232,19 @@ def build(
     options = BuildOptions(spec, ReadSettings(licence, source, crops), structure, recall_target)
     device = model.to_device(model.model.picture_bytes(BATCH))
     os.makedirs(out.parent, exist_ok=True)
-    if images is not None:
-        pictures = [from_floats(image) for image in images]
-        built = build_from_images(model.model, pictures, captions, out, options, device, Progress())
-    else:
+    if place is not None:
         built = build_index(
             model.model, place, out, options, device, progress=Progress(), say=logging.info
         )
+    else:
+        pictures = [from_floats(image) for image in images or ()]
+        built = build_from_images(model.model, pictures, captions, out, options, device, Progress())
     BUILT.note(out)
-    return io.NodeOutput(IndexChoice(built.index, AS_BUILT_KEYS, only), tell(out, built))
+    return io.NodeOutput(IndexChoice(built.index, AS_BUILT_KEYS, only), describe_built(out, built))
 
 
 def build_state(name: str, folder: str) -> str:
-    """What changes when the index has to be built anew."""
+    """A text that changes when the index has to be built again."""
     place = picture_folder(folder)
     state = "" if place is None else TIMES.state(str(place))
     return f"{BUILT.generation(index_path(name))} {state}"
@@ -257,10 +257,10 @@ def check_inputs(
     images: list[Tensor] | None,
     captions: list[str],
 ) -> None:
-    """Refuse what contradicts itself, before anything is loaded.
+    """Refuse contradicting inputs before anything is loaded.
 
     Raises:
-        InputError: No pictures or two kinds, captions that nothing asks for, a name that is taken.
+        InputError: No pictures or two kinds, captions without images, a name that is taken.
     """
     if (images is None) == (place is None):
         raise InputError(
@@ -329,7 +329,7 @@ def picture_folder(name: str) -> Path | None:
     return on_offer[name]
 
 
-def tell(out: Path, built: Built) -> str:
+def describe_built(out: Path, built: Built) -> str:
     """What the index holds, and every picture that it does not."""
     report = built.report
     lines = [f"{name}: the same picture as {first}, left out" for name, first in report.duplicates]
@@ -344,7 +344,7 @@ def tell(out: Path, built: Built) -> str:
 
 class Builds:
     """Which files were built here, for ComfyUI's cache: what it has built it need not build again,
-    unless somebody has changed the file or taken it away."""
+    unless the file was changed or deleted."""
 
     def __init__(self) -> None:
         self._stamps: dict[Path, str] = {}

@@ -11,12 +11,20 @@ from comfy_api.latest import io
 from ..arrag_engine.bounds import CANDIDATES, STRENGTH
 from ..arrag_engine.errors import InputError
 from ..arrag_engine.faid import Faid
+from ..arrag_engine.session import Layer
 from ..arrag_engine.settings import SEMANTICS
 from . import folders
 from .inputs import checked, fingerprint
 from .memory import ManagedModel, load_managed_adapter
 from .newer import ADVANCED, found_by
-from .samplers import draw, drawing_inputs, drawing_outputs, notes_output
+from .samplers import (
+    DrawingSettings,
+    batch_input,
+    draw,
+    drawing_inputs,
+    drawing_outputs,
+    notes_output,
+)
 from .types import CATEGORY, Model, Retrieval, Trace
 
 
@@ -104,6 +112,7 @@ class FAiDSampler(io.ComfyNode):
                     tooltip="From Retrieval Options: the index to retrieve patches from. Without "
                     "it, the adapter receives no patches.",
                 ),
+                batch_input(),
             ],
             outputs=[
                 *drawing_outputs(),
@@ -123,6 +132,7 @@ class FAiDSampler(io.ComfyNode):
         strength: float,
         candidates: int,
         semantics: str,
+        retrieval: Layer | None = None,
         **settings: Any,
     ) -> io.NodeOutput:
         if model.checkpoint.faid is None:
@@ -131,4 +141,5 @@ class FAiDSampler(io.ComfyNode):
                 "connect it through a Load FAiD Adapter node"
             )
         faid = Faid(model.checkpoint.faid, strength, candidates, semantics)  # type: ignore[arg-type]
-        return io.NodeOutput(*draw(cls.hidden.unique_id, model, faid=faid, **settings))
+        drawn = draw(cls.hidden.unique_id, model, DrawingSettings(**settings), retrieval, faid)
+        return io.NodeOutput(*drawn)

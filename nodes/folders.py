@@ -1,12 +1,13 @@
 """Where models, indexes and adapters lie, and the names that the loaders offer.
 
-A widget's string can come from a stranger's workflow. So a name is never joined to a path: it is
+A widget's string can come from an untrusted workflow. So a name is never joined to a path: it is
 looked up among the names found by walking the registered folders.
 """
 
 from __future__ import annotations
 
 import contextlib
+import inspect
 import itertools
 import os
 from fnmatch import fnmatch
@@ -51,12 +52,12 @@ def own_folder(key: str) -> str:
 
 @cache
 def save_folder(key: str) -> str:
-    """Where what is made here is saved: what extra_model_paths.yaml makes the default, if anything.
+    """The folder to save to: the default of extra_model_paths.yaml, if there is one.
 
-    ComfyUI does not say which folder that is: it knows only an order, and reads the file before
+    ComfyUI has no such query: it keeps only an order of folders, and reads the file before
     this package adds its own folder.
     """
-    root = os.path.dirname(os.path.realpath(folder_paths.__file__))
+    root = os.path.dirname(os.path.realpath(inspect.getfile(folder_paths)))
     more = itertools.chain(*(args.extra_model_paths_config or ()))
     defaults = [own_folder(key)]
     for file in (os.path.join(root, "extra_model_paths.yaml"), *more):

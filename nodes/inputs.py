@@ -1,5 +1,5 @@
-"""What nodes are handed: an API workflow may hold a constant where a wire belongs, and what comes
-over a wire has passed no widget."""
+"""Checks of the values that nodes receive: an API workflow may have a constant in the place of a
+link, and a linked value has passed no widget."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ KINDS: dict[str, tuple[Test, str]] = {
     "ARRAG_RETRIEVAL": (_is(Layer), "connect the output of Retrieval Options"),
     "ARRAG_TOKENS": (_is(TokenGrids), "connect the tokens of a sampler or of VQ Encode"),
 }
-"""By type of input: what is one, and what to do about what is none."""
+"""By type of input: a test of values, and the advice where it fails."""
 
 
 def checked(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutput]:
@@ -61,11 +61,11 @@ def checked(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutpu
 
 
 def check_values(schema: io.Schema, values: dict[str, Any]) -> None:
-    """Refuse what is not of the type that the schema says, and links to inputs that it lacks, which
-    a workflow of another version may have. Ranges are left to the engine.
+    """Refuse values of another type than the schema's, and links to inputs that it lacks, which a
+    workflow of another version may have. The engine checks ranges.
 
     Raises:
-        InputError: Something is not.
+        InputError: A value or a link is refused.
     """
     if unknown := sorted(values.keys() - {given.id for given in schema.inputs}):
         raise InputError(
@@ -102,8 +102,8 @@ def chosen(bound: Bound, value: Any) -> Any:
 
 
 def fingerprint(state: Callable[..., str], *names: Any) -> str | float:
-    """What `state(*names)` gives. Where a name is linked or cannot be used, what makes ComfyUI run
-    the node, which then says why: an error here would only reach the log."""
+    """The result of `state(*names)`. Where a name is linked or cannot be used, NaN, which makes
+    ComfyUI run the node, whose error the user sees: an error here would only reach the log."""
     if not all(isinstance(name, str) for name in names):
         return float("nan")
     try:

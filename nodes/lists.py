@@ -15,7 +15,7 @@ def single(name: str, values: Any) -> Any:
     Raises:
         InputError: It has none, or several.
     """
-    if not isinstance(values, list | tuple):  # a caller that knows nothing of lists
+    if not isinstance(values, list | tuple):  # a caller without lists
         return values
     if not values:
         raise InputError(f"{name} is an empty list; connect one value")

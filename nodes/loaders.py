@@ -179,13 +179,13 @@ def describe(name: str, index: PatchIndex, size: int) -> str:
         size: Bytes of the file.
     """
     spec, counts = index.spec, index.sources.licence_counts()
-    told = [f"{licence or 'unknown'}: {n}" for licence, n in list(counts.items())[:LICENCES]]
+    listed = [f"{licence or 'unknown'}: {n}" for licence, n in list(counts.items())[:LICENCES]]
     more = f" and {len(counts) - LICENCES} more" if len(counts) > LICENCES else ""
     lines = [
         f"{name}: {len(index.tokens)} pictures, {size / 1e6:.1f} MB",
         f"{index.size} patches to look up"
         + ("" if index.images is None else f", of {len(index.images)} matching pictures"),
-        f"licences: {', '.join(told)}{more}",
+        f"licences: {', '.join(listed)}{more}",
         f"grid {index.grid}, neighbours {spec.neighborhood}, borders {spec.borders}, "
         f"keys {spec.space}, position weight {spec.position_weight:g}",
         f"{index.searcher.kind} search, recall {index.recall:.3f} when built",

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import comfy.model_management
@@ -14,11 +16,47 @@ import comfy.ops
 import torch
 from torch import nn
 
-from ..arrag_engine.models import ops as engine_ops
 from ..arrag_engine.checkpoints import Checkpoint, load_checkpoint, resolve_dtype
 from ..arrag_engine.checkpoints.adapter import load_adapter
+from ..arrag_engine.decode import GraphRecorder, KeptPasses
 from ..arrag_engine.faid import FaidAdapter
+from ..arrag_engine.models import ops as engine_ops
 from ..arrag_engine.models.janus.model import JanusPro
+
+
+@contextmanager
+def plain_layers(module: nn.Module) -> Iterator[None]:
+    """Let ComfyUI's layers compute as PyTorch's own, whose weights already lie where they compute:
+    no question for an interrupt, no cast and no stream of its own gets into a recording."""
+    layers = [part for part in module.modules() if hasattr(part, "comfy_cast_weights")]
+    for layer in layers:
+        own = next(kind for kind in type(layer).__mro__ if kind.__module__.startswith("torch.nn."))
+        layer.forward = MethodType(own.forward, layer)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward
+
+
+def freeing(patcher: comfy.model_patcher.ModelPatcher, kept: KeptPasses) -> None:
+    """Drop what drawings left before this patcher moves weights.
+
+    ComfyUI's dynamic memory moves weights whenever it likes and calls nothing, so passes are not
+    recorded there.
+    """
+    if "Dynamic" in type(patcher).__name__:
+        kept.recorder = None
+    for name in ("detach", "partially_unload"):
+        setattr(patcher, name, _clearing(getattr(patcher, name), kept))
+
+
+def _clearing(move: Callable[..., Any], kept: KeptPasses) -> Callable[..., Any]:
+    def clear_and_move(*args: Any, **kwargs: Any) -> Any:
+        kept.clear()
+        return move(*args, **kwargs)
+
+    return clear_and_move
 
 
 class Holder(nn.Module):
@@ -29,18 +67,20 @@ class Holder(nn.Module):
         self.held = held
 
 
-def manage(module: nn.Module) -> comfy.model_patcher.ModelPatcher:
-    """Leave it to ComfyUI where a module's weights lie.
+def manage(module: nn.Module, kept: KeptPasses) -> comfy.model_patcher.ModelPatcher:
+    """Leave it to ComfyUI where a module's weights lie; `kept` goes when they are moved.
 
     ComfyUI 0.16 and newer rebind CoreModelPatcher at their start, so it is looked up at every call.
     """
     patchers = comfy.model_patcher
     patcher = getattr(patchers, "CoreModelPatcher", patchers.ModelPatcher)
-    return patcher(
+    managed = patcher(
         Holder(module),
         load_device=comfy.model_management.get_torch_device(),
         offload_device=comfy.model_management.unet_offload_device(),
     )
+    freeing(managed, kept)
+    return managed
 
 
 class ManagedModel:
@@ -54,8 +94,12 @@ class ManagedModel:
         self.codebook = checkpoint.model.vq.codebook(torch.device("cpu"))
         """The VQ's unit rows [codes, dim]; taken now, while the weights lie on the CPU."""
         self.device = comfy.model_management.get_torch_device()
-        self.patcher = manage(checkpoint.model)
-        self.adapter_patcher = None if checkpoint.faid is None else manage(checkpoint.faid)
+        self.passes = KeptPasses(GraphRecorder(plain_layers))
+        """What drawings on a GPU leave for the next ones, with the base or an adapter of it."""
+        self.patcher = manage(checkpoint.model, self.passes)
+        self.adapter_patcher = None
+        if checkpoint.faid is not None:
+            self.adapter_patcher = manage(checkpoint.faid, self.passes)
 
     @property
     def model(self) -> JanusPro:
@@ -65,11 +109,11 @@ class ManagedModel:
         """The same base, managed once, with this adapter in place of any other."""
         other = copy.copy(self)
         other.checkpoint = replace(self.checkpoint, faid=adapter)
-        other.adapter_patcher = manage(adapter)
+        other.adapter_patcher = manage(adapter, self.passes)
         return other
 
     def to_device(self, working_bytes: int = 0, with_adapter: bool = False) -> torch.device:
-        """Bring the weights to the device, leaving room to work; say which device that is."""
+        """Bring the weights to the device, leaving memory to work; returns the device."""
         patchers = [self.patcher]
         if with_adapter and self.adapter_patcher is not None:
             patchers.append(self.adapter_patcher)
@@ -118,7 +162,7 @@ def choose_ops(device: torch.device) -> Any:
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The decoder's dtype; for `auto` ComfyUI knows its GPUs better than the engine does."""
+    """The decoder's dtype; for `auto` ComfyUI's own choice for its GPU."""
     if name != "auto" or device.type == "cpu":
         return resolve_dtype(name, device)
     if comfy.model_management.should_use_bf16(device):

@@ -56,7 +56,7 @@ class Preview:
 def switched_off() -> bool:
     """Whether the person who started ComfyUI chose `--preview-method none`.
 
-    It is also 0.3.75's default, which nobody chose.
+    It is also 0.3.75's default, so it is no choice of the user.
     """
     none = LatentPreviewMethod.NoPreviews
     given = any(word.startswith("--preview-method") for word in sys.argv)

@@ -17,7 +17,7 @@ from .inputs import checked, chosen
 from .newer import ADVANCED, found_by
 from .types import CATEGORY, RECOMMENDED_NUMBER, Index, IndexChoice, Retrieval
 
-RECOMMENDED_NEIGHBOURS = 0
+RECOMMENDED_NEIGHBORS = 0
 FIXED, CALIBRATED = "these settings", "the index's calibration"
 """Where the settings come from."""
 
@@ -54,8 +54,8 @@ class RetrievalOptionsNode(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "neighbours",
-                    default=RECOMMENDED_NEIGHBOURS,
-                    min=RECOMMENDED_NEIGHBOURS,
+                    default=RECOMMENDED_NEIGHBORS,
+                    min=RECOMMENDED_NEIGHBORS,
                     max=NEIGHBOURS.high,
                     tooltip="K: number of patches that each query returns. Values above the size "
                     "of the index return all patches. 0 = recommended.",
@@ -116,7 +116,7 @@ class RetrievalOptionsNode(io.ComfyNode):
             index.keys,
             chosen(WEIGHT, weight),
             chosen(RETRIEVAL_TEMPERATURE, temperature),
-            None if neighbours == RECOMMENDED_NEIGHBOURS else neighbours,
+            None if neighbours == RECOMMENDED_NEIGHBORS else neighbours,
             None if duplicates == RECOMMENDED else duplicates,  # type: ignore[arg-type]
             chosen(RETRIEVAL_TOP_P, top_p),
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from typing import Any
 
 from comfy_api.latest import io
@@ -20,7 +21,7 @@ from ..arrag_engine.bounds import (
     WINDOW,
     picture_seeds,
 )
-from ..arrag_engine.decode import Drawing
+from ..arrag_engine.decode import WIDTH, Drawing
 from ..arrag_engine.errors import printable
 from ..arrag_engine.faid import Faid
 from ..arrag_engine.session import Layer, SamplingChoice
@@ -42,6 +43,38 @@ from .vq import decode_pixels
 WIDEST = 64
 """Window on offer; wider ones save no more passes."""
 OTHER_SAMPLER = "The adapter of the model is not used: only the FAiD Sampler uses adapters."
+
+
+@dataclass(frozen=True)
+class DrawingSettings:
+    """What the widgets of `drawing_inputs` hold; RECOMMENDED_NUMBER stands for the model's value.
+
+    Raises:
+        InputError: A value is out of range.
+    """
+
+    prompt: str
+    seed: int
+    batch: int
+    cfg: float
+    temperature: float
+    top_k: int
+    top_p: float
+    window: int
+    preview_every: int
+    exact_batch: bool = False
+
+    def __post_init__(self) -> None:
+        WINDOW.check(self.window)
+        PREVIEW_EVERY.check(self.preview_every)
+
+    def sampling(self) -> SamplingChoice:
+        return SamplingChoice(
+            chosen(CFG, self.cfg),
+            chosen(TEMPERATURE, self.temperature),
+            self.top_k,
+            chosen(TOP_P, self.top_p),
+        )
 
 
 def drawing_inputs() -> list[io.Input]:
@@ -103,11 +136,11 @@ def drawing_inputs() -> list[io.Input]:
         ),
         io.Int.Input(
             "window",
-            default=1,
+            default=0,
             min=WINDOW.low,
             max=WIDEST,
-            tooltip="Tokens computed in one pass of the model. The picture stays the same. 8 to 32 "
-            "saves passes, which is faster on a GPU and rarely on a CPU.",
+            tooltip="Tokens computed in one pass of the model. The picture stays the same. 0 = the "
+            "device's: 16 on a GPU, 1 on a CPU, where more is rarely faster.",
             **ADVANCED,
         ),
         io.Int.Input(
@@ -119,6 +152,19 @@ def drawing_inputs() -> list[io.Input]:
             **ADVANCED,
         ),
     ]
+
+
+def batch_input() -> io.Input:
+    """The last input of every sampler's own list."""
+    return io.Boolean.Input(
+        "exact_batch",
+        default=False,
+        optional=True,
+        tooltip="In 16-bit precision: draw the pictures of a batch one after the other, so that "
+        "each is the picture drawn alone. Off: faster, and a picture may differ from the one drawn "
+        "alone. In fp32 they are always the same.",
+        **ADVANCED,
+    )
 
 
 def drawing_outputs() -> list[io.Output]:
@@ -141,15 +187,7 @@ def notes_output() -> io.Output:
 def draw(
     node_id: str | None,
     managed: ManagedModel,
-    prompt: str,
-    seed: int,
-    batch: int,
-    cfg: float,
-    temperature: float,
-    top_k: int,
-    top_p: float,
-    window: int,
-    preview_every: int,
+    settings: DrawingSettings,
     retrieval: Layer | None = None,
     faid: Faid | None = None,
 ) -> tuple[Any, TokenGrids, Drawing, str]:
@@ -158,27 +196,33 @@ def draw(
     Raises:
         InputError: A value, or what is connected, cannot be used.
     """
-    sampling = SamplingChoice(
-        chosen(CFG, cfg), chosen(TEMPERATURE, temperature), top_k, chosen(TOP_P, top_p)
-    )
-    seeds = picture_seeds(seed, batch)
-    WINDOW.check(window)
-    PREVIEW_EVERY.check(preview_every)
-    checkpoint = managed.checkpoint
-    planned = session.plan(checkpoint, prompt, sampling, retrieval, faid, managed.codebook)
+    checkpoint, sampling = managed.checkpoint, settings.sampling()
+    seeds = picture_seeds(settings.seed, settings.batch)
+    planned = session.plan(checkpoint, settings.prompt, sampling, retrieval, faid, managed.codebook)
     unused = [OTHER_SAMPLER] if faid is None and checkpoint.faid is not None else []
     notes = show_notes(node_id, [*planned.notes, *unused])
-    length = len(planned.prompt.ids) + managed.model.config.grid.size
-    working = managed.model.drawing_bytes(2 * batch, length, window)
+    length = len(planned.prompt.ids) + managed.model.grid.size
+    working = managed.model.drawing_bytes(2 * settings.batch, length, settings.window or WIDTH)
     device = managed.to_device(working, with_adapter=faid is not None)
-    preview = Preview(managed.model, device, preview_every)
-    drawing = session.draw(checkpoint, planned, seeds, window, preview, device)
+    preview = Preview(managed.model, device, settings.preview_every)
+    drawing = session.draw(
+        checkpoint,
+        planned,
+        seeds,
+        settings.window,
+        preview,
+        device,
+        managed.passes,
+        settings.exact_batch,
+    )
+    if drawing.notes:
+        notes = show_notes(node_id, [*notes.splitlines(), *drawing.notes])
     tokens = TokenGrids(drawing.tokens, managed.codebook)
     return decode_pixels(managed, tokens), tokens, drawing, notes
 
 
 def show_notes(node_id: str | None, notes: list[str]) -> str:
-    """Say the notes in the log and, in the classic renderer, under the node; one for each line."""
+    """Show the notes in the log and, in the classic renderer, under the node; one for each line."""
     for note in notes:
         logging.info(note)
     text = "\n".join(notes)
@@ -196,7 +240,7 @@ class ARSampler(io.ComfyNode):
             category=CATEGORY,
             description="Draws pictures token by token with the model alone, without retrieval.",
             **found_by("autoregressive", "Janus", "text to image", "sampler"),
-            inputs=drawing_inputs(),
+            inputs=[*drawing_inputs(), batch_input()],
             outputs=[*drawing_outputs(), notes_output()],
             hidden=[io.Hidden.unique_id],
         )
@@ -204,7 +248,7 @@ class ARSampler(io.ComfyNode):
     @classmethod
     @checked
     def execute(cls, model: ManagedModel, **settings: Any) -> io.NodeOutput:
-        image, tokens, _, notes = draw(cls.hidden.unique_id, model, **settings)
+        image, tokens, _, notes = draw(cls.hidden.unique_id, model, DrawingSettings(**settings))
         return io.NodeOutput(image, tokens, notes)
 
 
@@ -226,6 +270,7 @@ class DAiDSampler(io.ComfyNode):
                     optional=True,
                     tooltip="From Retrieval Options. Without it, the model draws alone.",
                 ),
+                batch_input(),
             ],
             outputs=[
                 *drawing_outputs(),
@@ -239,5 +284,8 @@ class DAiDSampler(io.ComfyNode):
 
     @classmethod
     @checked
-    def execute(cls, model: ManagedModel, **settings: Any) -> io.NodeOutput:
-        return io.NodeOutput(*draw(cls.hidden.unique_id, model, **settings))
+    def execute(
+        cls, model: ManagedModel, retrieval: Layer | None = None, **settings: Any
+    ) -> io.NodeOutput:
+        drawn = draw(cls.hidden.unique_id, model, DrawingSettings(**settings), retrieval)
+        return io.NodeOutput(*drawn)

@@ -1,4 +1,4 @@
-"""What travels along the wires between the nodes."""
+"""The types of the links between the nodes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Index = io.Custom("ARRAG_INDEX")
 Retrieval = io.Custom("ARRAG_RETRIEVAL")
 Tokens = io.Custom("ARRAG_TOKENS")
 Trace = io.Custom("ARRAG_TRACE")
-"""An engine's Drawing: its `traces` cost a search, so they are made when a node asks for them."""
+"""An engine's Drawing: its `traces` cost a search, so they are made on access."""
 
 
 RECOMMENDED_NUMBER = -1.0
@@ -27,8 +27,7 @@ RECOMMENDED_NUMBER = -1.0
 
 @dataclass(frozen=True)
 class IndexChoice:
-    """An index, and which of its pictures and what keys are meant; the sampler's prompt and model
-    decide."""
+    """An index, with the choice of its pictures and keys; the sampler applies prompt and model."""
 
     index: PatchIndex
     keys: KeyChoice

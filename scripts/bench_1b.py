@@ -10,6 +10,7 @@ weights. Prints medians and the ratio of each pair; nothing is asserted.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import statistics
@@ -20,10 +21,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -52,7 +53,7 @@ BLANK = unconditional(PROMPT, PAD)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--folder", type=Path, help="where the checkpoint is, or is to be written")
     parser.add_argument("--tokens", type=int, default=64, help="a square number")
     parser.add_argument("--rounds", type=int, default=5)
@@ -150,20 +151,18 @@ def our_step_ms(model: JanusPro) -> float:
     return (time.perf_counter() - started) * 1000 / model.config.grid.size
 
 
-def transformers_model(
-    model: JanusPro, prompt: Sequence[int] = PROMPT, pad: int = PAD
-) -> nn.Module:
+def transformers_model(model: JanusPro, prompt: Sequence[int] = PROMPT, pad: int = PAD) -> Any:
     """transformers' Janus on the same weight tensors; its vision tower stays without storage.
 
     Args:
         prompt: Tells the ids of its first and last token.
     """
     declare_missing_operators()  # transformers imports torchvision
-    from transformers import JanusConfig as TheirConfig
-    from transformers import JanusForConditionalGeneration
+    # Not by a statement: half a type check's time would be spent on transformers.
+    transformers: Any = importlib.import_module("transformers")
 
     llama, vq = model.config.llama, model.config.vq
-    config = TheirConfig(
+    config = transformers.JanusConfig(
         text_config={
             "vocab_size": llama.vocab_size,
             "hidden_size": llama.hidden_size,
@@ -191,7 +190,7 @@ def transformers_model(
         },
     )
     with torch.device("meta"):
-        theirs = JanusForConditionalGeneration(config)
+        theirs = transformers.JanusForConditionalGeneration(config)
     state = {
         transformers_name(name): tensor.to(torch.bfloat16)
         for name, tensor in model.state_dict().items()

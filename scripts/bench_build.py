@@ -37,7 +37,7 @@ LIMIT = 0.2
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--pictures", type=int, default=200)
     parser.add_argument("--side", type=int, default=512, help="pixels of the longer side")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -52,7 +52,7 @@ INDEXED = 200
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--folder", type=Path, help="where the checkpoint is, or is to be written")
     parser.add_argument("--tokens", type=int, default=16, help="a square number")
     parser.add_argument("--rounds", type=int, default=7)
@@ -115,8 +115,11 @@ def as_written(blender: PatchBlender, around: Tensor, centres: Tensor) -> Tensor
         outs.append(part[:, :, 0, 0])
     one, two = torch.softmax(blender.conv_weights, 0)
     u = one * outs[0] + two * outs[1]
-    hidden = F.relu(F.linear(u, blender.mlp[0].weight, blender.mlp[0].bias))
-    return torch.sigmoid(F.linear(hidden, blender.mlp[2].weight, blender.mlp[2].bias)) * u
+    inner, outer = blender.mlp[0], blender.mlp[2]
+    assert isinstance(inner, nn.Linear)
+    assert isinstance(outer, nn.Linear)
+    hidden = F.relu(F.linear(u, inner.weight, inner.bias))
+    return torch.sigmoid(F.linear(hidden, outer.weight, outer.bias)) * u
 
 
 def compare_blenders(adapter: FaidAdapter, whole: PatchBlender, rounds: int) -> None:

@@ -1,4 +1,4 @@
-"""Time to the first picture, processes started anew: the command line, ComfyUI, ComfyUI alone.
+"""Time to the first picture, new processes: the command line, ComfyUI, ComfyUI alone.
 
     python -m scripts.bench_first_picture [--rounds 5]
 
@@ -29,11 +29,11 @@ FLAMINGO = (
     *("--neighborhood", "causal-24", "--weight", "0.9", "--retrieval-temperature", "0.2"),
     *("--neighbours", "16", "--cfg", "1", "--temperature", "0.3", "--seed", "7"),
 )
-"""As WORKFLOW says it."""
+"""The settings of WORKFLOW as flags."""
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     rounds = parser.parse_args().rounds
     comfyui = find_comfyui()

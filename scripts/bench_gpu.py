@@ -279,7 +279,7 @@ def random_retriever(bench: Bench, patches: int, options: RetrievalOptions) -> R
     Raises:
         ImportError: There is no search on the device.
     """
-    from arrag_engine.retrieval.device_source import on_device
+    from arrag_engine.retrieval.device_source import device_index
 
     model, grid = bench.model, bench.model.grid
     images = -(-patches // ((grid.height - 1) * (grid.width - 2)))
@@ -288,7 +288,7 @@ def random_retriever(bench: Bench, patches: int, options: RetrievalOptions) -> R
     index = create_index(
         grid, tokens, None, codebook, SourceTable.unknown(images), CODES, structure="flat"
     )
-    return make_retriever(on_device(index, bench.device), grid, codebook, options)
+    return make_retriever(device_index(index, bench.device), grid, codebook, options)
 
 
 def rows_daid(bench: Bench) -> Rows:

@@ -236,7 +236,7 @@ def paper(structure: str, facts: dict, encoder_seconds: float) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--patches", type=int, default=10_000_000)
     parser.add_argument("--queries", type=int, default=256)
     parser.add_argument("--codes", type=int, default=16384)

@@ -30,7 +30,7 @@ WINDOWS = (1, 4, 16)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seeds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--prompt", default="a red car")

@@ -1,6 +1,6 @@
 """Whether a device draws what it must: equal tokens wherever equal tokens are promised.
 
-    python -m scripts.check_gpu [--device cuda] [--golden FOLDER] [--models tiny pocket] [--out FILE]
+    python -m scripts.check_gpu [--golden FOLDER] [--models tiny pocket] [--out FILE]
 
 In float32: device against host, by windows, in batches and alone, with and without retrieval and
 adapter, graph against no graph, other numbers through one kept pass. In 16 bit: windows. The noise
@@ -191,7 +191,7 @@ def all_checks(device: torch.device, golden: Path | None, models: Sequence[str])
 
 
 def guarded(name: str, run: Callable[..., Checks], *args: Any) -> Checks:
-    """The checks of a group; what ends it early is a failed check, and the other groups still run."""
+    """The checks of a group; what ends it early is a failed check, and the other groups run."""
     try:
         yield from run(*args)
     except Exception as error:

@@ -61,7 +61,7 @@ class Message:
     time: float = field(default_factory=time.monotonic)
 
     def belongs_to(self, prompt_id: str) -> bool:
-        """Whether it tells of this run; binary ones carry no id and belong to whatever runs."""
+        """Whether it belongs to this run; binary ones carry no id and belong to the present run."""
         return not isinstance(self.data, dict) or self.data.get("prompt_id") == prompt_id
 
 
@@ -197,7 +197,7 @@ class Client:
             if prompt_id in (history := self.get(f"/history/{prompt_id}")):
                 return history[prompt_id]["outputs"]
             time.sleep(0.1)
-        raise ComfyError(f"ComfyUI's history does not know the finished run {prompt_id}")
+        raise ComfyError(f"ComfyUI's history lacks the finished run {prompt_id}")
 
     def _request(self, request: urllib.request.Request) -> bytes:
         try:
@@ -234,7 +234,7 @@ def _parse(frame: str | bytes) -> Message:
         body = json.loads(frame)
         return Message(body["type"], body.get("data") or {})
     kind, length, rest = int.from_bytes(frame[:4], "big"), frame[4:8], frame[8:]
-    if kind == PREVIEW_IMAGE:  # `length` is a number for JPEG or PNG here; the file itself says it
+    if kind == PREVIEW_IMAGE:  # `length` is a number for JPEG or PNG here; the file has its type
         return Message("preview", rest)
     if kind == TEXT:  # the length of the node's id, the id, the text
         return Message("text", rest[int.from_bytes(length, "big") :].decode())

@@ -54,7 +54,7 @@ def draw(options: argparse.Namespace) -> None:
     with Server(comfyui, base, options.port, device_options()) as server:
         with Client(server.url) as client:
             if SAMPLER not in client.get("/object_info"):
-                raise ComfyError(f"the extension did not load; {server.log} says why")
+                raise ComfyError(f"the extension did not load; see {server.log}")
             save_picture(client, options)
         if options.serve:
             print(f"ComfyUI is at {server.url} until Ctrl-C", flush=True)
@@ -62,7 +62,7 @@ def draw(options: argparse.Namespace) -> None:
 
 
 def device_options() -> list[str]:
-    """ComfyUI has to be told where torch sees no accelerator."""
+    """Options for ComfyUI: without an accelerator it needs --cpu."""
     if version("torch").endswith("+cpu"):
         return ["--cpu"]  # without the two seconds that it takes to ask torch
     import torch

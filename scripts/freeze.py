@@ -41,7 +41,7 @@ COMMANDS = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("version", help="name of the folder below tests/frozen")
     target = FROZEN / parser.parse_args().version
     comfyui = find_comfyui()

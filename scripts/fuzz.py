@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib
 import logging
 import mmap
 import random
@@ -28,6 +29,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from scripts.fuzz_mutate import mutated
 
@@ -91,7 +93,7 @@ def main() -> int:
 
 
 def parsed() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("target", choices=(*NAMES, "all"))
     parser.add_argument("--seconds", type=float, default=60.0, help="for each target (60)")
     parser.add_argument("--corpus", type=Path, default=Path("fuzz"), help="folder (fuzz)")
@@ -180,14 +182,14 @@ def once(name: str, at: Places) -> Callable[[bytes], None]:
             if not (at.finds / label).exists():
                 count.add(1)
                 (at.finds / label).write_bytes(data)
-                told = "".join(traceback.format_exception(error)[-6:])[-1500:]
-                print(f"{name}: FIND {at.finds / label}\n{told!a}", flush=True)
+                trace = "".join(traceback.format_exception(error)[-6:])[-1500:]
+                print(f"{name}: FIND {at.finds / label}\n{trace!a}", flush=True)
 
     return run
 
 
 def label_of(error: BaseException) -> str:
-    """What tells one fault from another: the type, and where in the engine it came through."""
+    """The identity of a fault: its type, and the lines of the engine in its traceback."""
     frames = traceback.extract_tb(error.__traceback__)
     ours = [f for f in frames if "arrag_engine" in f.filename] or frames
     return f"{type(error).__name__}-{Path(ours[-1].filename).stem}-{ours[-1].lineno}"
@@ -214,7 +216,7 @@ def damaged(data: bytes, rng: random.Random) -> bytes:
 
 def guided(name: str, at: Places, seconds: float, seed: int | None) -> int:
     """Damage what reached new lines of the engine; libFuzzer chooses."""
-    import atheris  # pyright: ignore[reportMissingImports]
+    atheris: Any = importlib.import_module("atheris")  # not among the requirements
 
     with atheris.instrument_imports(include=["arrag_engine"]):
         run = once(name, at)

@@ -63,7 +63,7 @@ def mutated(data: bytes, rng: random.Random, plain: Mutate | None = None) -> byt
         return plain(data)
     try:
         return _by_kind(data, rng, plain)
-    except Exception:  # what an earlier mutation has made of a file may be readable to nobody
+    except Exception:  # an earlier mutation may have made the file unreadable
         return plain(data)
 
 
@@ -195,15 +195,15 @@ def changed(value: Any, rng: random.Random) -> Any:
         return _inner(value, rng)
     if not isinstance(value, dict | list) or not value or rng.random() < 0.05:
         return _other(value, rng)
-    keys = list(value) if isinstance(value, dict) else list(range(len(value)))
+    keys: list[Any] = list(value) if isinstance(value, dict) else list(range(len(value)))
     key, other = rng.choice(keys), rng.choice(keys)
     kind = rng.randrange(4 if len(keys) > MANY else 12)
     if kind == 0:
         del value[key]
+    elif kind == 1 and isinstance(value, list):
+        value.insert(key, value[other])
     elif kind == 1 and isinstance(value, dict):
         value[renamed(key, rng)] = value.pop(key) if rng.random() < 0.5 else value[key]
-    elif kind == 1:
-        value.insert(key, value[other])
     elif kind == 2:
         value[key], value[other] = value[other], value[key]
     else:

@@ -288,7 +288,7 @@ def _small() -> JanusConfig:
 
 
 def _header(data: bytes, folder: Path) -> None:
-    """What every command asks of a file before it knows what it is."""
+    """The checks that every command makes to find out the kind of a file."""
     path = _written(folder / "a.safetensors", data)
     is_index(path)
     if is_adapter(path):
@@ -308,17 +308,17 @@ def _header_seeds(folder: Path) -> Iterator[bytes]:
 
 
 def _layout(data: bytes, folder: Path) -> None:
-    """What names, shapes and config tell of a model, without its tensors."""
+    """The layout of a model from names, shapes and config, without its tensors."""
     try:
         table = json.loads(data)
     except (ValueError, RecursionError):
         return
-    config, told = (table.get(n) if isinstance(table, dict) else None for n in ("config", "shapes"))
-    if not isinstance(config, dict) or not isinstance(told, dict):
+    config, raw = (table.get(n) if isinstance(table, dict) else None for n in ("config", "shapes"))
+    if not isinstance(config, dict) or not isinstance(raw, dict):
         return
     shapes = {
         name: tuple(shape)
-        for name, shape in told.items()
+        for name, shape in raw.items()
         if isinstance(shape, list) and all(type(n) is int and n >= 0 for n in shape)
     }
     names = our_names(list(shapes))

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from arrag_engine.decode import KeptPasses
+from arrag_engine.decode.graphs import GraphRecorder
 from arrag_engine.faid import AdapterConfig, FaidAdapter, FoldedBlender
 from arrag_engine.grid import Grid
 from arrag_engine.models.janus.model import JanusConfig, JanusPro
@@ -148,5 +149,9 @@ def nbytes(tensor: Tensor) -> int:
 
 
 def kept(capture: bool = True) -> KeptPasses:
-    """Room for passes of fixed shape, which a CPU would not run of itself."""
-    return KeptPasses(capture)
+    """Room for passes of fixed shape, which a CPU runs only if it is given room for them.
+
+    Args:
+        capture: Record them as CUDA graphs where they can be.
+    """
+    return KeptPasses(GraphRecorder() if capture else None)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from types import SimpleNamespace
@@ -106,10 +107,8 @@ def pace(
     clock = Clock(min(given + tokens, model.grid.size), meter)
     gpu.synchronise(model.device)
     started = time.perf_counter()
-    try:
+    with suppress(Enough):
         draw_pictures(model, recipe, seeds, window, clock, model.device, kept)
-    except Enough:
-        pass
     begun = max(i for i, n in enumerate(clock.decided) if n <= max(given, clock.decided[0]))
     at, apart = clock.at[begun:], clock.apart[begun:]
     count = clock.decided[-1] - clock.decided[begun]

@@ -6,7 +6,7 @@
 It has to be read by faiss's own reader, which a crafted file can make do anything: hence the flag,
 and hence this script stands outside the extension. Such a database holds neither pictures nor
 sources, and of every key only a rounded form (product quantisation). What that stands for becomes
-an index with the `ivf` structure like any other, 36 bytes a patch. The recall it tells is that of
+an index with the `ivf` structure like any other, 36 bytes a patch. Its recall is that of
 finding these rounded keys.
 """
 
@@ -35,7 +35,7 @@ from arrag_engine.paths import check_output
 
 
 class DecodedKeys(Keys):
-    """Keys as a native index knows them; patch i is its vector number i."""
+    """Keys read from a native index; patch i is its vector number i."""
 
     def __init__(
         self, native: Any, tokens: np.ndarray, codebook: np.ndarray, grid: Grid, spec: KeySpec

@@ -1,4 +1,4 @@
-"""Write the lock files in scripts/locks anew: `python -m scripts.lock`.
+"""Write the lock files in scripts/locks: `python -m scripts.lock`.
 
 Needs uv (`python -m pip install uv`) and the ComfyUI that `run.py` fetches (or COMFYUI_DIR).
 
@@ -82,7 +82,7 @@ def uv(*arguments: str) -> None:
     environment = {**os.environ, "MACOSX_DEPLOYMENT_TARGET": MACOS}
     command = [sys.executable, "-m", "uv", "pip", *arguments]
     if subprocess.call(command, env=environment, cwd=ROOT) != 0:
-        raise SystemExit("uv failed; its last lines above say why (pip install uv brings it)")
+        raise SystemExit("uv failed; see its last lines above (install it with pip install uv)")
 
 
 if __name__ == "__main__":

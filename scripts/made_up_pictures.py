@@ -1,7 +1,7 @@
-"""Made-up pictures with the statistics of real tokens, as many as a benchmark wants.
+"""Made-up pictures with the statistics of real tokens, in any number.
 
 Every token is drawn from those that followed the same northern and western neighbours in the
-pictures of the shipped index, coded anew with as many codes as are asked for, then exchanged for
+pictures of the shipped index, encoded with a codebook of the given size, then exchanged for
 one of its nearest codes; the encoder's vector lies beside its code as some real one lay beside its
 own. Queries come from pictures made the same way out of a tenth of the shipped pictures, which the
 indexed ones never saw.
@@ -99,6 +99,7 @@ def make_corpus(patches: int, queries: int, codes: int, folder: Path) -> Corpus:
     real = np.ascontiguousarray(pocket.vectors.reshape(-1, 8))
     kmeans.train(real)
     centroids = kmeans.centroids
+    assert centroids is not None
     codebook = centroids / np.linalg.norm(centroids, axis=1, keepdims=True)
     fine = faiss.knn(real, codebook, 1)[1][:, 0]
     near = faiss.knn(codebook, codebook, NEAR)[1]

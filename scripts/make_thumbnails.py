@@ -59,7 +59,7 @@ def run(client: Client, path: Path) -> list[Image.Image]:
 
 
 def write_own_pictures(folder: Path) -> None:
-    """Pictures of a subject that the model does not know, as a user would put them there."""
+    """Pictures of a subject outside the model's vocabulary, as a user would add them."""
     folder.mkdir(parents=True)
     scenes = [s for s in read_scenes(DATA) if s.truth.text.startswith(OWN)]
     for number, scene in enumerate(scenes):

@@ -1,4 +1,4 @@
-"""Say what the benchmark's detector finds on a picture: `python -m scripts.recognise PNG [WANTED]`.
+"""Print the shipped detector's result for a picture: `python -m scripts.recognise PNG [WANTED]`.
 
 Exits with 1 when it does not find the thing that is WANTED.
 """
@@ -19,7 +19,7 @@ SIDE = 96
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("picture", type=Path)
     parser.add_argument("wanted", nargs="?")
     options = parser.parse_args()

@@ -23,7 +23,7 @@ from arrag_engine.index import (
     merge_indexes,
     save_index,
 )
-from arrag_engine.index.calibration import CLOSE, WITNESSES
+from arrag_engine.index.calibration import CLOSE, NEAREST
 from arrag_engine.likelihood import model_probabilities, retrieve_truth
 from arrag_engine.models.janus.prompt import PromptEncoder
 from arrag_engine.retrieval import Asked, Retriever, make_retriever, mix
@@ -47,7 +47,7 @@ def retrieval(model, index, options=AUTO):
 
 def slow_evidence(distances, codes):
     """Of one query's found neighbours, nearest first."""
-    distances, codes = distances[:WITNESSES], codes[:WITNESSES]
+    distances, codes = distances[:NEAREST], codes[:NEAREST]
     if not distances:
         return None
     logs = [np.log(d + CLOSE) for d in distances]

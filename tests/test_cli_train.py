@@ -184,7 +184,10 @@ def test_the_control_looks_nothing_up(run, pictures, tmp_path):
     ("line", "words"),
     [
         (f"{FAID} {SMALL}", "training needs an --index"),
-        (f"{FAID} {SMALL} {INDEX} --without-retrieval", "--without-retrieval looks nothing up"),
+        (
+            f"{FAID} {SMALL} {INDEX} --without-retrieval",
+            "--without-retrieval does not use an index",
+        ),
         (f"{FAID} {SMALL} {INDEX} --lr 0", "lr is 0.0; choose more than 0"),
         (f"{FAID} {SMALL} {INDEX} --rank 1000000000", "--rank is 1000000000; choose 0 to 4096"),
         (f"{FAID} {SMALL} {INDEX} --batch 1000000000", "--batch is 1000000000; choose 1 to 1024"),

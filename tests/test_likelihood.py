@@ -40,12 +40,12 @@ def test_mixtures_are_those_of_drawing(model, index):
         whole = mix(p[i], retriever.distribution(proposal, 64), 0.4)
         expected[i] = whole[tokens[i]]
     true = p[np.arange(36), tokens].numpy()
-    retrieved = retrieve_truth(retriever, tokens, options)
-    assert np.allclose(mixed(true, retrieved, 0.4), expected, atol=1e-6)
-    assert np.array_equal(mixed(true, retrieved, 0.0), true.astype(np.float64))
-    shares = np.linspace(0, 1, len(retrieved.positions))
-    each = mixed(true, retrieved, shares)
-    for share, position, value in zip(shares, retrieved.positions, retrieved.p_true, strict=True):
+    lookup = retrieve_truth(retriever, tokens, options)
+    assert np.allclose(mixed(true, lookup, 0.4), expected, atol=1e-6)
+    assert np.array_equal(mixed(true, lookup, 0.0), true.astype(np.float64))
+    shares = np.linspace(0, 1, len(lookup.positions))
+    each = mixed(true, lookup, shares)
+    for share, position, value in zip(shares, lookup.positions, lookup.p_true, strict=True):
         assert each[position] == pytest.approx((1 - share) * true[position] + share * value)
 
 

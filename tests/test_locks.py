@@ -93,4 +93,4 @@ def test_a_lock_holds_no_address_and_no_command(name):
 
 def test_drawing_installs_nothing_of_the_tests():
     pins = locked("draw", default_environment())
-    assert not {"pytest", "hypothesis", "ruff", "pyright", "playwright"} & pins.keys()
+    assert not {"pytest", "hypothesis", "ruff", "basedpyright", "playwright"} & pins.keys()

@@ -28,7 +28,7 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """What an index is to be like."""
+    """Settings of an index."""
 
     spec: KeySpec = field(default_factory=KeySpec)
     read: ReadSettings = field(default_factory=ReadSettings)
@@ -46,7 +46,7 @@ class BuildOptions:
 
 @dataclass(frozen=True)
 class Built:
-    """An index, as read from its file, and what became of the pictures."""
+    """An index, as read from its file, and a report on the pictures."""
 
     index: PatchIndex
     report: Report
@@ -64,13 +64,12 @@ def build_index(
 ) -> Built:
     """Encode every picture under `folder`, make an index of them and write it to `out`.
 
-    A build that was stopped, even killed, goes on where it was: the same call does it. The result
-    is the same, byte for byte.
+    The same call resumes a build that was stopped or killed. The file is the same, byte for byte.
 
     Args:
         device: Where to compute; the model's own when absent.
-        fresh: Do not go on with what an earlier build left.
-        say: Called with a sentence when a build goes on, or cannot.
+        fresh: Start from the beginning, whatever an earlier build left.
+        say: Called with a sentence when a build is resumed, or cannot be.
 
     Raises:
         InputError: No folder, no readable picture in it, another program that writes `out`, a
@@ -224,7 +223,7 @@ def _check_found(place: str | Path, report: Report) -> None:
 
 
 def _identity(model: JanusPro, pictures: list[Picture], options: BuildOptions) -> dict[str, str]:
-    """What two builds must have in common for one to go on with what the other has encoded."""
+    """Facts that two builds must share for one to resume the other."""
     encoder = hashlib.sha256()
     for name, weight in sorted(model.vq.state_dict().items()):
         if not name.startswith(("decoder.", "post_quant_conv.")):

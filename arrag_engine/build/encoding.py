@@ -18,10 +18,10 @@ from .reading import BATCH, Prepared, Unreadable
 
 @dataclass
 class Report:
-    """What became of the pictures."""
+    """Counts and names of pictures that were added or left out."""
 
     pictures: int = 0
-    """That are in the index."""
+    """Number in the index."""
     duplicates: list[tuple[str, str]] = field(default_factory=list)
     """Names of pictures left out, and of those that they equal byte for byte."""
     unreadable: list[tuple[str, str]] = field(default_factory=list)
@@ -34,7 +34,7 @@ class Report:
 
     @property
     def listed(self) -> int:
-        """Pictures of the list, whatever became of them."""
+        """Pictures of the list: added, duplicate or unreadable."""
         return self.pictures + len(self.duplicates) + len(self.unreadable)
 
     def add(self, other: Report) -> None:
@@ -66,7 +66,7 @@ def encode_all(
     progress: Callable[[int], object],
     done: int = 0,
 ) -> Iterator[Encoded]:
-    """What each batch gives.
+    """Encode each batch.
 
     Args:
         seen: Name by sha256 of what is in already; such pictures are left out, others are added.

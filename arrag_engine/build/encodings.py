@@ -1,9 +1,9 @@
-"""Text of files that do not say how it is encoded.
+"""Text of files whose encoding is not given.
 
-A byte-order mark is obeyed; without one, what is valid UTF-8 is UTF-8. The encoding of other texts
-is guessed. Captions are short, so all texts of a folder are guessed together: bytes have a
-probability under each encoding, that of the characters they stand for in the kind of text that the
-encoding was made for, and the encoding of most texts of the folder is likelier for each.
+A byte-order mark decides; without one, valid UTF-8 is read as UTF-8. The encoding of other texts is
+guessed. Captions are short, so all texts of a folder are guessed together: each text has a
+probability under each encoding, from the characters that are frequent in texts of that encoding; an
+encoding that is frequent in the folder has a larger prior.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ KOREAN = (
     "아이고양강새말머손옷치마모자웃긴짧은"
 )
 UNSEEN = 0.01
-"""Texts in an encoding that a folder counts as having beside those that it has."""
+"""Pseudo-count of texts in each encoding: the smoothing of the prior."""
 SCRIPTS = {"LATIN", "GREEK", "CYRILLIC", "ARMENIAN", "HEBREW", "ARABIC", "SYRIAC", "UNUSED"}
 """First words of the names of letters below U+0800."""
 HIGH = range(0xA1, 0xFF)

@@ -1,4 +1,4 @@
-"""Which pictures a folder holds, and what is said about them beside them."""
+"""The pictures of a folder, with captions and facts from the files beside them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ DATA = {
     *(".npz", ".npy", ".pt", ".safetensors", ".parquet", ".zip", ".tar", ".mp4", ".mov", ".webm"),
     *(".thm", ".bak", ".tmp", ".part", ".crdownload", ".lnk", ".url", ".html", ".py", ".log"),
 }
-"""Suffixes of files that are never looked into for a picture: data, previews, half of a file."""
+"""Suffixes of files that are never opened as pictures: data, previews, partial downloads."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class ReadSettings:
     licence: str = ""
     """Of every picture whose metadata names none."""
     origin: str = ""
-    """Where pictures come from whose metadata does not say it."""
+    """Of every picture whose metadata names none: where it comes from."""
     crops: str = "center"
 
     def __post_init__(self) -> None:
@@ -62,7 +62,7 @@ class ReadSettings:
 
 
 class Picture(NamedTuple):
-    """A picture file and what is said about it."""
+    """A picture file with its metadata."""
 
     path: str
     name: str
@@ -78,7 +78,7 @@ class Found:
 
     pictures: list[TextFile] = field(default_factory=list)
     sidecars: dict[str, list[TextFile]] = field(default_factory=dict)
-    """Of each picture that has some, by its name; the first that says something counts."""
+    """Caption files of each picture, by its name; the first that is not empty counts."""
     tables: list[TextFile] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
     """Files that are nothing of these, by suffix."""
@@ -93,7 +93,7 @@ class Found:
         """
         self.hidden_files += place.hidden_files
         self.hidden_folders += place.hidden_folders
-        # a folder that is called like a picture is reported, not overlooked
+        # a folder with the name of a picture is listed, so that it is reported as unreadable
         pictures = [name for name in place.folders if _suffix(name) in suffixes]
         others, texts = [], {}
         for name in place.files:
@@ -124,16 +124,16 @@ class Found:
             for count, what in ((self.hidden_folders, "folder"), (self.hidden_files, "file"))
             if count
         ]
-        told = (("no pictures", kinds), ("hidden", hidden))
-        return [f"left out because {why}: {', '.join(what)}" for why, what in told if what]
+        reasons = (("no pictures", kinds), ("hidden", hidden))
+        return [f"left out because {why}: {', '.join(what)}" for why, what in reasons if what]
 
 
 def list_folder(folder: Path, settings: ReadSettings) -> tuple[list[Picture], list[str]]:
     """The pictures anywhere under `folder` in name order, and what was left out or went wrong.
 
     The caption of `x.png` is the text of `x.txt`, `x.caption` or `x.png.txt`, in any case; failing
-    that, what a `metadata.jsonl` or `metadata.csv` in the same folder or above says: in each JSON
-    object or row `file_name` (relative to that file) and `text` or `caption`, and perhaps
+    that, it comes from a `metadata.jsonl` or `metadata.csv` in the same folder or above. Each JSON
+    object or row has `file_name` (relative to that file) and `text` or `caption`, and perhaps
     `licence`, and `source` or `url`.
 
     Raises:
@@ -146,32 +146,32 @@ def list_folder(folder: Path, settings: ReadSettings) -> tuple[list[Picture], li
     for place in walk(str(folder), lambda error: notes.append(_complaint(folder, error))):
         found.add(place, suffixes)
     found.pictures.sort(key=lambda file: file.name.split("/"))
-    reader, told = TextReader(), {file.name: {} for file in found.pictures}
+    reader, facts_of = TextReader(), {file.name: {} for file in found.pictures}
     for table in sorted(found.tables, key=_precedence):
-        notes += read_table(table, reader.read([table])[0], told)
+        notes += read_table(table, reader.read([table])[0], facts_of)
     captions = _captions(found, reader)
     defaults = {"caption": "", "licence": settings.licence, "origin": settings.origin}
     pictures = []
     for file in found.pictures:
-        facts = defaults | told[file.name]
+        facts = defaults | facts_of[file.name]
         facts["caption"] = captions.get(file.name) or facts["caption"]
         pictures.append(Picture(file.path, printable(file.name), **facts))
     return pictures, [*notes, *reader.notes(), *found.notes()]
 
 
 def _captions(found: Found, reader: TextReader) -> dict[str, str]:
-    """What sidecars say, by the names of the pictures."""
+    """Captions from sidecars, by the names of the pictures."""
     files = sorted({f for beside in found.sidecars.values() for f in beside}, key=lambda f: f.name)
     texts = dict(zip(files, reader.read(files, MAX_CAPTION), strict=True))
     captions = {}
     for name, beside in found.sidecars.items():
-        said = (printable(texts[file].replace("\0", "")).strip() for file in beside)
-        captions[name] = next(filter(None, said), "")
+        contents = (printable(texts[file].replace("\0", "")).strip() for file in beside)
+        captions[name] = next(filter(None, contents), "")
     return captions
 
 
 def _precedence(table: TextFile) -> tuple[int, str, int]:
-    """Tables are read in this order: of those about a picture the nearest has the last word."""
+    """The order in which tables are read: the one nearest to a picture overrides the others."""
     place, name = posixpath.split(table.name)
     return table.name.count("/"), place, TABLES.index(name.lower())
 
@@ -185,7 +185,7 @@ def _suffix(name: str) -> str:
 
 
 def listing_state(pictures: Sequence[Picture]) -> str:
-    """A hash that changes when a picture file does, or what is said about it."""
+    """A hash that changes when a picture file or its metadata changes."""
     digest = hashlib.sha256()
     for picture in pictures:
         try:

@@ -1,4 +1,4 @@
-"""Pictures made ready for the encoder, a batch ahead of it."""
+"""Pictures read, cropped and resized for the encoder, a batch ahead of it."""
 
 from __future__ import annotations
 

@@ -14,17 +14,17 @@ from typing import Any, NamedTuple
 from .encodings import guess_encodings, plain_text
 
 TABLES = ("metadata.csv", "metadata.jsonl")
-"""Files about several pictures; the last has the last word."""
+"""Files about several pictures; later ones override earlier ones."""
 CAPTIONS = (".txt", ".caption")
 FIELDS = {
     "caption": ("text", "caption"),
     "licence": ("licence", "license"),
     "origin": ("source", "url"),
 }
-"""What an entry of a table may say, and under which names."""
+"""Facts that an entry of a table may have, and their field names."""
 MAX_CAPTION = 2**16
 
-Told = dict[str, dict[str, str]]
+Facts = dict[str, dict[str, str]]
 """Facts of each picture, by its path below the folder."""
 
 
@@ -37,7 +37,7 @@ class TextFile(NamedTuple):
 
 
 class TextReader:
-    """Reads text files of a folder, and remembers what was odd about them."""
+    """Reads text files of a folder and collects notes about unreadable or guessed ones."""
 
     def __init__(self) -> None:
         self._complaints: list[str] = []
@@ -55,7 +55,7 @@ class TextReader:
         return [text or "" for text in texts]
 
     def notes(self) -> list[str]:
-        """What a person should know, a line each."""
+        """Problems and guesses, a line each."""
         guesses = [
             f"{len(names)} {'text is' if len(names) == 1 else 'texts are'} not UTF-8 and read as "
             f"{encoding}, the most probable encoding; the first is {printable(names[0])}"
@@ -80,7 +80,7 @@ class TextReader:
 
 
 def sidecars_of(picture: str, texts: dict[str, list[str]]) -> list[str]:
-    """Names of the caption files of a picture, the first that says something counts.
+    """Names of the caption files of a picture; the first that is not empty counts.
 
     Args:
         texts: Names of the folder's caption files by their names in lower case.
@@ -92,8 +92,8 @@ def sidecars_of(picture: str, texts: dict[str, list[str]]) -> list[str]:
     return found
 
 
-def read_table(file: TextFile, text: str, told: Told) -> list[str]:
-    """Add what a table says to `told`; returns what is wrong with it."""
+def read_table(file: TextFile, text: str, facts_of: Facts) -> list[str]:
+    """Add the facts of a table to `facts_of`; returns a note for each invalid line."""
     folder = posixpath.dirname(file.name)
     entries = _rows(text) if file.name.lower().endswith(".csv") else _lines(text)
     notes = []
@@ -101,7 +101,7 @@ def read_table(file: TextFile, text: str, told: Told) -> list[str]:
         for number, entry in entries:
             try:
                 file_name, facts = _facts(entry())
-                told[_picture_of(folder, file_name, told)] |= facts
+                facts_of[_picture_of(folder, file_name, facts_of)] |= facts
             except (ValueError, RecursionError) as error:
                 where = f"{printable(file.name)} line {number}"
                 notes.append(f"{where}: {printable(str(error))}; the line is ignored")
@@ -111,12 +111,12 @@ def read_table(file: TextFile, text: str, told: Told) -> list[str]:
 
 
 def printable(text: str) -> str:
-    """The text with what no encoding can hold replaced: a file name need not be text."""
+    """The text with lone surrogates replaced: a file name need not be valid text."""
     return text if text.isascii() else text.encode(errors="replace").decode()
 
 
-def _picture_of(folder: str, file_name: str, told: Told) -> str:
-    """The picture that a table means; those written on Windows have backslashes.
+def _picture_of(folder: str, file_name: str, facts_of: Facts) -> str:
+    """The picture that a table names; tables written on Windows have backslashes.
 
     Raises:
         ValueError: It is not among the pictures.
@@ -124,7 +124,7 @@ def _picture_of(folder: str, file_name: str, told: Told) -> str:
     for name in (file_name, file_name.replace("\\", "/")):
         path = posixpath.join(folder, name)
         normal = posixpath.normpath(path)
-        if normal in told and ".." not in path.split("/"):
+        if normal in facts_of and ".." not in path.split("/"):
             return normal
     raise ValueError(f"{file_name!r} is not among the pictures")
 

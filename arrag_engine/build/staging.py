@@ -1,8 +1,8 @@
-"""What a build has done so far, beside its output, so that a killed one goes on where it stopped.
+"""The finished part of a build, beside its output: a killed build resumes where it stopped.
 
 The folder `.NAME.building` holds the codes and vectors of all encoded crops as plain arrays that
 only ever grow, and a journal with one line a batch: its sources, its report and a checksum of its
-rows. A batch counts once its line is whole and its rows match; whatever follows is cut off.
+rows. A batch counts once its line is complete and its rows match; anything after it is cut off.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Staging:
         self.size = size
         self.dim = dim
         self.rows = 0
-        """Crops."""
+        """Encoded crops."""
         self.seen: dict[str, str] = {}
         """Names by sha256 of the pictures that are in."""
         self.report = Report()
@@ -69,7 +69,7 @@ class Staging:
         self._count(entry)
 
     def all(self) -> Encoded:
-        """Everything that is done; codes and vectors are left on disk, sources read when asked."""
+        """All batches; codes and vectors stay on disk, sources are read one by one."""
         tokens = np.memmap(self.folder / TOKENS, np.uint16, "r", shape=(self.rows, self.size))
         vectors = None
         if self.dim is not None:
@@ -84,8 +84,8 @@ class Staging:
 
     @contextmanager
     def output(self, out: Path) -> Iterator[Path]:
-        """Where to write what becomes `out` when the block ends: what a killed build leaves of it
-        goes with everything else.
+        """A path whose file becomes `out` when the block ends. A killed build leaves it in the
+        folder, which is deleted with it.
 
         Raises:
             InputError: `out` cannot be written.
@@ -100,7 +100,7 @@ class Staging:
             ) from error
 
     def take_up(self) -> None:
-        """Find out what an earlier build has done, and cut off what it was in the middle of."""
+        """Count the complete batches of an earlier build and cut off the incomplete one."""
         whole = 0
         self.clear({MANIFEST, JOURNAL, TOKENS, VECTORS})
         paths = [self.folder / name for name in (JOURNAL, TOKENS, VECTORS)]
@@ -137,7 +137,7 @@ class Staging:
     def _read_entry(
         self, line: bytes, tokens: BinaryIO, vectors: BinaryIO
     ) -> dict[str, Any] | None:
-        """A line of the journal if it and the rows it tells of are whole."""
+        """A line of the journal if it and its rows are complete."""
         try:
             entry = json.loads(line)
             codes = tokens.read(entry["rows"] * self.size * 2)
@@ -157,14 +157,14 @@ def open_staging(
     fresh: bool,
     say: Callable[[str], object],
 ) -> Iterator[Staging]:
-    """The staging folder of the index `out`, locked; it goes when the block ends well.
+    """The staging folder of the index `out`, locked; deleted when the block ends without an error.
 
     Args:
         size: Codes of a token grid.
         dim: Numbers of a vector; absent where none are kept.
-        identity: What a build that is to go on must have in common with the one that was killed.
-        fresh: Begin again all the same.
-        say: Called with a sentence when there was something to go on with.
+        identity: Facts that a resumed build must share with the one that was killed.
+        fresh: Start from the beginning in any case.
+        say: Called with a sentence when there was an earlier build.
 
     Raises:
         InputError: Another program is writing `out`, or the folder cannot be written to.

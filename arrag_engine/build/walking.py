@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 HELPERS = {"@eadir", "__macosx", "$recycle.bin", "system volume information", "lost+found"}
 """Folders that systems make for themselves, in lower case: thumbnails, trash."""
 SETTLED = 3 * 10**9
-"""Nanoseconds after which a folder that changes once more gets another time on every system."""
+"""Nanoseconds after which every file system gives a changed folder another time stamp."""
 
 
 @dataclass
@@ -29,11 +29,11 @@ class Place:
     hidden_folders: int = 0
 
 
-def walk(root: str, complain: Callable[[OSError], object]) -> Iterator[Place]:
+def walk(root: str, report: Callable[[OSError], object]) -> Iterator[Place]:
     """Every folder from `root` down once, links to folders last; hidden ones are only counted.
 
     Args:
-        complain: Called with the error of every folder that cannot be looked into.
+        report: Called with the error of every folder that cannot be listed.
     """
     waiting, links, seen = [(root, "")], [], set()
     while waiting or links:
@@ -45,7 +45,7 @@ def walk(root: str, complain: Callable[[OSError], object]) -> Iterator[Place]:
             with os.scandir(path) as scan:
                 entries = sorted(scan, key=lambda entry: entry.name)
         except OSError as error:
-            complain(error)
+            report(error)
             continue
         place = Place(path, below)
         for entry in entries:
@@ -56,7 +56,7 @@ def walk(root: str, complain: Callable[[OSError], object]) -> Iterator[Place]:
 
 
 def _add(place: Place, entry: os.DirEntry[str]) -> bool:
-    """Count the entry in; returns whether it is a folder to look into."""
+    """Count the entry in; returns whether it is a folder to walk into."""
     folder, hidden = _is_folder(entry), _is_hidden(entry)
     if hidden:
         place.hidden_folders += folder
@@ -83,7 +83,7 @@ def _is_hidden(entry: os.DirEntry[str]) -> bool:
 
 
 class FolderTimes:
-    """Folders and their times, looked into again only when their time has changed."""
+    """Folders and their times; a folder is listed again only when its time has changed."""
 
     def __init__(self) -> None:
         self._known: dict[str, tuple[int, list[str]]] = {}

@@ -1,4 +1,4 @@
-"""Adapter files: what FAiD training learnt, for any copy of the base it was learnt on."""
+"""Adapter files: the weights that FAiD training made, for any copy of their base."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ VERSION = "1"
 
 @dataclass(frozen=True)
 class AdapterInfo:
-    """What an adapter file says of itself."""
+    """The header of an adapter file."""
 
     config: AdapterConfig
     base: str
@@ -81,7 +81,7 @@ def save_adapter(
 
 
 def is_adapter(path: Path) -> bool:
-    """Whether the file calls itself an adapter, readable or not."""
+    """Whether the header names the format of an adapter; the rest may be damaged."""
     if not (path.is_file() and path.suffix == ".safetensors"):
         return False
     try:
@@ -91,7 +91,7 @@ def is_adapter(path: Path) -> bool:
 
 
 def open_adapter(path: Path) -> OpenedAdapter:
-    """Find out what an adapter file holds.
+    """Read and check the header of an adapter file.
 
     Raises:
         InputError: Not an adapter file, damaged, or of another version.
@@ -177,7 +177,7 @@ def check_base(opened: OpenedAdapter, name: str, fingerprint: str, hidden: int) 
     """Refuse a base that an adapter was not trained on.
 
     Args:
-        name: What a person calls the base.
+        name: The name of the base in messages.
         hidden: Its width.
 
     Raises:
@@ -199,7 +199,7 @@ def check_tensors(opened: OpenedAdapter, base: JanusConfig) -> None:
     """Refuse tensors that do not have the shapes of the header's adapter for this base.
 
     Raises:
-        InputError: That is so.
+        InputError: A tensor is missing, unknown or of another shape.
     """
     layers = opened.info.config.blender_layers
     if not all(0 <= i < base.llama.num_layers for i in layers):

@@ -1,4 +1,4 @@
-"""What a config.json tells that tensors cannot: sizes to write, sampling to read."""
+"""Facts of a config.json that are not in the tensors: sizes to write, sampling to read."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from ..models.janus.model import JanusConfig
 from ..settings import Sampling
 
 SAMPLING_NAMES = {"guidance_scale": "cfg", "temperature": "temperature"}
-"""What a config's `generation_config` calls the settings that suit the model."""
+"""Names in a config's `generation_config`, and in `Sampling`."""
 
 
 def describe_config(config: JanusConfig, sampling: Sampling | None = None) -> dict[str, Any]:
-    """A config.json in the official shape for sizes that tensors cannot tell, and the sampling
-    that suits the model, if any is given."""
+    """A config.json in the official shape with the sizes that are not in the tensors, and with
+    the recommended sampling, if any is given."""
     llama = config.llama
     suits = {name: getattr(sampling, ours) for name, ours in SAMPLING_NAMES.items() if sampling}
     return {

@@ -58,7 +58,7 @@ def write_checkpoint(
 
 def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Contiguous tensors, none of which shares its memory with another: a `.bin` file may tie
-    weights, which `.safetensors` refuses."""
+    weights, which `.safetensors` does not support."""
     seen: set[int] = set()
     apart = {}
     for name, tensor in tensors.items():

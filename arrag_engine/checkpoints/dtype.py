@@ -29,6 +29,6 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def _cpu_computes_bf16() -> bool:
-    """Whether the processor has bfloat16 instructions; older PyTorch cannot tell, then no."""
+    """Whether the processor has bfloat16 instructions; False on an old PyTorch."""
     known = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
     return known is not None and known()

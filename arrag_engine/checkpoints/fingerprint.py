@@ -1,4 +1,4 @@
-"""What an adapter knows its base model by."""
+"""The fingerprint of a base model, which its adapters store."""
 
 from __future__ import annotations
 

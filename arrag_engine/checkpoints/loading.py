@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..bounds import shown
+from ..decode import GraphRecorder, KeptPasses
 from ..errors import InputError
 from ..faid import FaidAdapter, assemble
 from ..models import ops as default_ops
@@ -34,26 +35,28 @@ class Checkpoint:
     config: dict[str, Any]
     """The checkpoint's own config.json."""
     tokenizer: str | Path
-    """tokenizer.json as text, or where it should lie."""
+    """tokenizer.json as text, or the path where it is expected."""
     fingerprint: str
-    """Of the weights, whatever their dtype and layout: what an adapter knows its base by."""
+    """Of the weights, whatever their dtype and layout: adapters store it."""
     faid: FaidAdapter | None = None
     """The blenders that came with the weights."""
+    passes: KeptPasses = field(default_factory=lambda: KeptPasses(GraphRecorder()))
+    """What drawings on a GPU leave for the next ones."""
 
     @property
     def name(self) -> str:
-        """What a person calls the model."""
+        """The name of the model in messages."""
         return self.path.stem if self.path.is_file() else self.path.name
 
     @property
     def sampling(self) -> Sampling:
-        """Guidance and temperature that suit the model, as its config tells; else the defaults.
+        """The guidance and temperature of the model's config; else the defaults.
 
         Raises:
-            InputError: The config tells something that is no such number.
+            InputError: A value in the config is not a valid number.
         """
-        told = section(self.config, "generation_config")
-        numbers = {ours: told[name] for name, ours in SAMPLING_NAMES.items() if name in told}
+        stated = section(self.config, "generation_config")
+        numbers = {ours: stated[name] for name, ours in SAMPLING_NAMES.items() if name in stated}
         if wrong := {k: v for k, v in numbers.items() if type(v) not in (int, float)}:
             raise InputError(
                 f"the config of {self.name} recommends {shown(wrong)}, which are not numbers; "

@@ -1,4 +1,4 @@
-"""What a folder or file holds, found out before a tensor is read."""
+"""The contents of a folder or file, checked before a tensor is read."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Opened:
 
 
 def open_checkpoint(path: Path, grid: Grid | None = None) -> Opened:
-    """Find out what a folder or file holds, and check that it is a whole model.
+    """Read the headers of a folder or file, and check that it is a complete model.
 
     Raises:
         InputError: Missing, truncated, wrong-shaped or unknown files; names what to do.
@@ -69,10 +69,10 @@ def open_checkpoint(path: Path, grid: Grid | None = None) -> Opened:
 def _compare_config(
     faid: AdapterConfig, janus: JanusConfig, config: dict[str, Any], path: Path
 ) -> None:
-    """Say so when the config tells of other blenders than the tensors, which count."""
-    told = section(config, "language_config")
+    """Warn when the config describes other blenders than the tensors; the tensors count."""
+    stated = section(config, "language_config")
     meant = blender_config(faid, janus.llama.num_layers) | {"num_hop": list(faid.hops)}
-    if any(name in told and told[name] != value for name, value in meant.items()):
+    if any(name in stated and stated[name] != value for name, value in meant.items()):
         log.warning(
             "%s: the config describes other FAiD blenders than the tensors; layers %s with hops "
             "%s, from the tensors, are used",

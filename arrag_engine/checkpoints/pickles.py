@@ -1,8 +1,8 @@
-"""A look at the instructions of a pickle before anything runs them.
+"""A check of the instructions of a pickle before anything runs them.
 
 PyTorch's `weights_only` reader makes tensors and plain values only, but it hashes the keys of
 tables, and the hash of a tuple costs as much as the tuple is large when every member is written
-out: thirty tuples, each of which holds the former one twice, would take for ever.
+out: thirty tuples, each of which contains the former one twice, would take hours.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def check_pickle(file: BinaryIO) -> None:
 def _follow(
     stack: list[int], memo: dict[int, int], instruction: pickletools.OpcodeInfo, argument: object
 ) -> None:
-    """Do to sizes what an instruction does to values."""
+    """Apply an instruction to sizes in place of values."""
     name = instruction.name
     if name == "MARK":
         stack.append(MARK)

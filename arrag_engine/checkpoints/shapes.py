@@ -1,4 +1,4 @@
-"""Whether the tensors of a file are those of a module."""
+"""Comparing the names and shapes of a file's tensors with those of a module."""
 
 from __future__ import annotations
 

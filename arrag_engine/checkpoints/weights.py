@@ -74,7 +74,7 @@ def open_weights(files: list[Path]) -> Weights:
     """Open the shards of a checkpoint, `.safetensors` or `.bin`. No file stays open.
 
     Raises:
-        InputError: A file is truncated or not what its name says.
+        InputError: A file is truncated, or is not what its suffix means.
     """
     merged = Weights({}, {})
     for path in files:
@@ -219,8 +219,8 @@ def _records(file: BinaryIO) -> dict[int, int]:
         for record in archive.infolist():
             if record.compress_type != zipfile.ZIP_STORED:
                 raise ValueError(f"{shown(record.filename)} in it is compressed")
-            told = record.filename.endswith("/byteorder") and archive.read(record).decode()
-            if told and told != sys.byteorder:
+            order = record.filename.endswith("/byteorder") and archive.read(record).decode()
+            if order and order != sys.byteorder:
                 raise ValueError("its numbers have another byte order")
             file.seek(record.header_offset + 26)  # the local header's two last fields
             name, extra = struct.unpack("<2H", file.read(4))
@@ -259,7 +259,7 @@ def _beginning(path: Path, tensors: list[Tensor], records: dict[int, int]) -> in
         if all(records.get(place - beginning) == size for place, size in places):
             return beginning
     raise InputError(
-        f"{path} is damaged: its tensors are not where its directory says; download it again"
+        f"{path} is damaged: its directory does not match its tensors; download it again"
     )
 
 
@@ -293,7 +293,7 @@ def find_weight_files(folder: Path) -> list[Path]:
 
 
 def _complete(folder: Path, shards: list[Path]) -> list[Path]:
-    """The shards, if they are as many as their names (`model-00001-of-00002`) say."""
+    """The shards, if their number matches their names (`model-00001-of-00002`)."""
     promised = shards[0].stem.rsplit("-of-", 1)[1]
     if not promised.isdigit() or int(promised) != len(shards):
         raise InputError(

@@ -57,7 +57,7 @@ def read_settings(a: argparse.Namespace) -> ReadSettings:
 
 
 def build(a: argparse.Namespace) -> int:
-    """Build an index from a folder of pictures; a stopped build goes on where it was."""
+    """Build an index from a folder of pictures; a stopped build resumes where it was."""
     out = check_output(a.out, ".safetensors")
     spec = key_spec(a, KeySpec())
     from ..build import BuildOptions, build_index
@@ -65,7 +65,7 @@ def build(a: argparse.Namespace) -> int:
     options = BuildOptions(spec, read_settings(a), a.structure, a.recall_target)
     check_inputs(a)
     checkpoint = load_model(a)
-    warnings.filterwarnings("ignore", module=r"PIL\.")  # of what is odd about a readable picture
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # remarks about readable pictures
     with Bars() as bars:
         built = build_index(
             checkpoint.model, a.images, out, options, fresh=a.fresh, progress=bars, say=say
@@ -76,7 +76,7 @@ def build(a: argparse.Namespace) -> int:
 
 
 def print_report(report: Report) -> None:
-    """Everything that did not get in, and why."""
+    """Print what was left out, and why."""
     for name, first in report.duplicates:
         say(f"skipped {name}: the same file as {first}")
     for name, reason in report.unreadable:
@@ -86,12 +86,12 @@ def print_report(report: Report) -> None:
 
 
 def summary(out: Path, index: PatchIndex, report: Report) -> str:
-    """One line for a person."""
+    """The summary of a build, one line."""
     counts = [(report.pictures, "pictures"), (report.captioned, "with captions")]
     if len(index.tokens) != report.pictures:
         counts.append((len(index.tokens), "crops"))
     counts += [(index.size, "patches")]
     counts += [(len(report.duplicates), "duplicates"), (len(report.unreadable), "unreadable")]
-    told = ", ".join(f"{count} {what}" for count, what in counts)
+    summary = ", ".join(f"{count} {what}" for count, what in counts)
     search = f"{index.searcher.kind} search, recall {index.searcher.settings['recall']}"
-    return f"{out}: {told}; {out.stat().st_size} bytes, {search}"
+    return f"{out}: {summary}; {out.stat().st_size} bytes, {search}"

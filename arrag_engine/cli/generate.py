@@ -136,7 +136,17 @@ def add_commands(command: Command) -> None:
         help="candidates of a later blender where retrieval does not run: what the former one put "
         "out (step), or none (stepzero: as in the official training)",
     )
-    add("--window", **number(WINDOW), default=1, help="tokens per pass; the picture stays the same")
+    add(
+        "--window",
+        **number(WINDOW),
+        default=0,
+        help="tokens per pass; the picture stays the same (0: 16 on a GPU, 1 on a CPU)",
+    )
+    add(
+        "--exact-batch",
+        action="store_true",
+        help="in 16 bit, draw the pictures of a batch one after the other, each as drawn alone",
+    )
     add(
         "--json",
         type=Path,
@@ -166,7 +176,17 @@ def generate(a: argparse.Namespace) -> int:
     with progress_bar("token") as bar:
         tick = follow(bar)
         seeds = picture_seeds(a.seed, a.batch)
-        drawing = draw(checkpoint, planned, seeds, a.window, lambda done, _: tick(done, size))
+        drawing = draw(
+            checkpoint,
+            planned,
+            seeds,
+            a.window,
+            lambda done, _: tick(done, size),
+            kept=checkpoint.passes,
+            exact_batch=a.exact_batch,
+        )
+    for note in drawing.notes:
+        print(note, file=sys.stderr)
     drawn = time.perf_counter()
     settings = _settings(a, checkpoint, planned, decoding)
     files = _save_pictures(checkpoint, drawing, a.out, settings)
@@ -184,13 +204,15 @@ def _settings(
     a: argparse.Namespace, checkpoint: Checkpoint, planned: Plan, decoding: str
 ) -> dict[str, Any]:
     """What a picture was drawn with, as it is written into its file."""
+    from ..session import device_window
+
     recipe = planned.recipe
     settings = {
         "model": a.model,
         "prompt": a.prompt,
         "decoding": decoding,
         "seed": a.seed,
-        "window": a.window,
+        "window": a.window or device_window(checkpoint.model.device),
         "dtype": str(checkpoint.model.dtype).removeprefix("torch."),
         **asdict(recipe.sampling),
     }
@@ -279,7 +301,7 @@ def _save_pictures(
     for i, (file, codes) in enumerate(zip(files, drawing.tokens, strict=True)):
         facts = json.dumps(settings | {"seed": settings["seed"] + i}, ensure_ascii=False)
         save_png(decode_picture(checkpoint, codes), file, {"arrag": facts})
-    print(*files, sep="\n")  # when all are saved: whoever reads this may stop reading
+    print(*files, sep="\n")  # when all are saved: the reader of a pipe may stop
     return files
 
 

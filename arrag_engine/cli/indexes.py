@@ -40,7 +40,7 @@ COLUMNS = (
     *("left", "top", "right", "bottom", "sha256"),
 )
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""What a spreadsheet takes for the beginning of a formula."""
+"""First characters of a formula in a spreadsheet."""
 
 
 class NothingNew(Exception):
@@ -123,7 +123,7 @@ def add(a: argparse.Namespace) -> int:
 
 
 def _nothing_new(a: argparse.Namespace, report: Report) -> str:
-    """What is said of a folder that adds nothing.
+    """The message about a folder that adds nothing.
 
     Raises:
         InputError: It has no readable picture at all.
@@ -219,9 +219,9 @@ def _cell(text: str) -> str:
 
 
 def _replace(out: Path, make: Callable[[], PatchIndex]) -> None:
-    """Write a new index where an old one may lie.
+    """Write a new index, where an old one may be replaced.
 
-    Nothing of the old file is mapped any more when the new one takes its place: Windows demands it.
+    The old file is no longer mapped when the new one replaces it, as Windows requires.
 
     Raises:
         InputError: Another program is writing `out`, or has written it meanwhile; what it did would
@@ -230,14 +230,14 @@ def _replace(out: Path, make: Callable[[], PatchIndex]) -> None:
     with locked(out):
         before = _state(out)
         with atomic_write(out) as temporary:
-            told = _save(make(), temporary)
+            summary = _save(make(), temporary)
             if _state(out) != before:
                 raise InputError(f"{out} was changed by another program meanwhile; run this again")
-    print(f"{out}: {told}")
+    print(f"{out}: {summary}")
 
 
 def _state(path: Path) -> tuple[int, ...]:
-    """What changes when a file does; empty if there is none."""
+    """Facts that change when a file is written to; empty if there is none."""
     if not path.exists():
         return ()
     facts = path.stat()
@@ -245,7 +245,7 @@ def _state(path: Path) -> tuple[int, ...]:
 
 
 def _save(index: PatchIndex, path: Path) -> str:
-    """Write an index and tell about it."""
+    """Write an index; returns a summary."""
     save_index(index, path)
     return (
         f"{len(index.tokens)} pictures, {index.size} patches, "

@@ -1,4 +1,4 @@
-"""`inspect`: say what models, indexes and adapters hold."""
+"""`inspect`: describe models, indexes and adapters."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def add_commands(command: Command) -> None:
 
 
 def inspect(a: argparse.Namespace) -> int:
-    """Say what a model, an index or an adapter holds."""
+    """Describe a model, an index or an adapter."""
     if a.sheet:
         check_output(a.sheet, ".png")
     files = shipped.named(a.file) or {"": check_readable(Path(a.file))}
@@ -67,7 +67,7 @@ def _print_facts(facts: dict[str, Any]) -> None:
 
 
 def _printable(text: str) -> str:
-    """The text without what a terminal would obey."""
+    """The text without control characters."""
     return "".join(c if c.isprintable() else "?" for c in text)
 
 

@@ -1,4 +1,4 @@
-"""`convert`, `verify`: model files, and whether the engine computes what it should."""
+"""`convert`, `verify`: model files, and checks of the engine against golden numbers."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from .shared import Command
 
 FIXTURES = (
     "A folder of golden numbers (a fixture) is what the reference programs of AR-RAG and Janus-Pro "
-    "computed with one model and one database. No such folder comes with this program: whoever "
-    "wants the comparison runs the reference programs and saves what they compute. It holds "
+    "computed with one model and one database. No such folder comes with this program: run "
+    "the reference programs and save their results. It holds "
     "settings.json, the model, and a .safetensors file for each of the groups vq, vanilla, db, "
     "daid and faid; a group without its file is skipped. docs/commands.md describes the files."
 )
@@ -46,7 +46,7 @@ def verify(a: argparse.Namespace) -> int:
         fault = "has no settings.json" if is_folder(a.folder) else "is no folder"
         raise InputError(
             f"{a.folder} {fault}; choose a folder of golden numbers, which the reference programs "
-            "computed: 'verify --help' says what is in it and where it comes from"
+            "computed: 'verify --help' describes its files and where it comes from"
         )
     from ..verify import verify_folder
 

@@ -1,4 +1,4 @@
-"""Options that have a meaning only beside another one, refused before anything is loaded."""
+"""Options that need another one; they are refused without it before anything is loaded."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ NEEDS = {
     ),
     "eval": (Need(("--adapter",), "the method faid", "add faid to --methods", _scores_adapter),),
 }
-"""By command. What an index brings is of use to DAiD and to FAiD alike."""
+"""By command. Both DAiD and FAiD use an index."""
 
 
 def check_needs(a: argparse.Namespace) -> None:
@@ -66,6 +66,6 @@ def check_needs(a: argparse.Namespace) -> None:
         idle = [option for option in need.options if option in a.given]
         if idle and not need.met(a):
             *first, last = idle
-            told = f"{', '.join(first)} and {last} need" if first else f"{last} needs"
+            subject = f"{', '.join(first)} and {last} need" if first else f"{last} needs"
             omit = "them" if first else last
-            raise InputError(f"{told} {need.what}; {need.advice}, or omit {omit}")
+            raise InputError(f"{subject} {need.what}; {need.advice}, or omit {omit}")

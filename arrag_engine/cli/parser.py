@@ -1,4 +1,4 @@
-"""Parsers of commands: every help names the default, what was passed is checked and remembered."""
+"""Parsers of commands: every help names the default; passed values are checked and listed."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from ..errors import InputError
 from ..paths import given_path
 
 OWN_WORDS = "default"
-"""A help with this word says itself what applies where an option is not passed."""
+"""A help with this word already describes the case that the option is not passed."""
 
 
 class Help(argparse.HelpFormatter):
     """Help that ends with the default of the option, where there is one."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
-        told = action.help or ""
-        silent = action.default is None or action.nargs == 0  # a switch is off
-        if silent or action.default == argparse.SUPPRESS or OWN_WORDS in told:
-            return told
-        return f"{told} (default: %(default)s)"
+        text = action.help or ""
+        bare = action.default is None or action.nargs == 0  # a switch is off
+        if bare or action.default == argparse.SUPPRESS or OWN_WORDS in text:
+            return text
+        return f"{text} (default: %(default)s)"
 
 
-def _remember(namespace: argparse.Namespace, action: argparse.Action) -> None:
+def _mark_given(namespace: argparse.Namespace, action: argparse.Action) -> None:
     namespace.given = getattr(namespace, "given", frozenset()) | set(action.option_strings)
 
 
 def number(bound: Bound) -> dict[str, Any]:
-    """What `add_argument` is told of an option that is a number."""
+    """Arguments of `add_argument` for an option that is a number."""
     return {"type": int if bound.whole else float, "check": bound.check}
 
 
@@ -54,7 +54,7 @@ def some_of(known: tuple[str, ...]) -> Check:
 
 
 class Store(argparse._StoreAction):
-    """Stores what was passed once `check` lets it through; paths are never empty."""
+    """Stores a value that passes `check`; paths are never empty."""
 
     def __init__(self, *args: Any, check: Check | None = None, **settings: Any) -> None:
         if settings.get("type") is Path:
@@ -65,7 +65,7 @@ class Store(argparse._StoreAction):
 
     def __call__(self, parser, namespace, values, option_string=None) -> None:
         super().__call__(parser, namespace, self._checked(values), option_string)
-        _remember(namespace, self)
+        _mark_given(namespace, self)
 
     def _checked(self, values: Any) -> Any:
         if self.check is None or values is None:
@@ -79,7 +79,7 @@ class Store(argparse._StoreAction):
 class StoreTrue(argparse._StoreTrueAction):
     def __call__(self, parser, namespace, values, option_string=None) -> None:
         super().__call__(parser, namespace, values, option_string)
-        _remember(namespace, self)
+        _mark_given(namespace, self)
 
 
 class Parser(argparse.ArgumentParser):

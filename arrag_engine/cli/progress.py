@@ -18,7 +18,7 @@ SHARE = 0.1
 
 
 class Lines:
-    """What `tqdm` is on a terminal: the part of it that is used here."""
+    """The part of `tqdm` that is used here, in lines."""
 
     def __init__(self, unit: str, clock: Callable[[], float] = time.monotonic) -> None:
         self.unit = unit
@@ -44,7 +44,7 @@ class Lines:
         self.notes["postfix"] = text
 
     def close(self) -> None:
-        """Nothing is left to wipe away."""
+        """Does nothing: lines stay."""
 
     def __enter__(self) -> Lines:
         return self
@@ -55,8 +55,8 @@ class Lines:
     def _print(self) -> None:
         of = "" if self.total is None else f" of {self.total} ({self.n / self.total:.0%})"
         seconds = f"{self.clock() - self.begun:.0f} s"
-        told = ", ".join([f"{self.unit} {self.n}{of}", seconds, *self.notes.values()])
-        print(told, file=sys.stderr, flush=True)
+        line = ", ".join([f"{self.unit} {self.n}{of}", seconds, *self.notes.values()])
+        print(line, file=sys.stderr, flush=True)
         self.printed_at, self.printed_n = self.clock(), self.n
 
 

@@ -54,7 +54,7 @@ def add_search_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_key_flags(parser: argparse.ArgumentParser, new: KeySpec | None = None) -> None:
-    """How patches are found; None where it is not told: as built, or as in `new`."""
+    """Flags of the keys; None where not passed: as built, or as in `new`."""
 
     def default(field: str) -> str:
         return "default: " + ("as built" if new is None else str(getattr(new, field)))
@@ -80,13 +80,13 @@ def add_key_flags(parser: argparse.ArgumentParser, new: KeySpec | None = None) -
 
 def key_spec(a: argparse.Namespace, default: KeySpec) -> KeySpec:
     """`default`, but for what `add_key_flags` were set to."""
-    told = {
+    passed = {
         "neighborhood": a.neighborhood,
         "borders": a.borders,
         "space": a.key_space,
         "position_weight": a.position_weight,
     }
-    return replace(default, **{name: value for name, value in told.items() if value is not None})
+    return replace(default, **{name: value for name, value in passed.items() if value is not None})
 
 
 def load_model(a: argparse.Namespace) -> Checkpoint:
@@ -98,10 +98,10 @@ def load_model(a: argparse.Namespace) -> Checkpoint:
 
 
 def check_inputs(a: argparse.Namespace) -> None:
-    """Find out before the work that a file or folder to read is missing or cannot be read.
+    """Check before the work that each file or folder to read can be read.
 
     Raises:
-        InputError: One of them.
+        InputError: One of them is missing or cannot be read.
     """
     for name, shelf in SHELVES.items():
         if (given := getattr(a, name, None)) is not None:

@@ -47,11 +47,11 @@ NUMBERS = {
     "dropout": "dropout in front of the low-rank changes",
     "blender_every": "stride of the layers with a blender; 0 = one only",
     "blender_from": "the first layer with a blender",
-    "gain": "factor on what the blenders put out at first",
+    "gain": "factor on the output of the blenders before the training",
     "candidates": "retrieved codes at each position",
-    "pool": "draw the candidates anew from this many nearest; 0 = only shuffle them",
+    "pool": "sample the candidates of each step from this many nearest; 0 = only shuffle them",
     "caption_dropout": "share of pictures whose caption is blanked, for guidance",
-    "blend_dropout": "share of the pictures with a blank caption whose blenders are silent too",
+    "blend_dropout": "share of the pictures with a blank caption whose blenders are off too",
     "held_out": "share of the pictures to measure with, never to train on",
     "every": "steps between measurements and checkpoints",
     "rehearse": "share of each update made up of pictures that the model draws itself before the "
@@ -61,7 +61,7 @@ NUMBERS = {
 }
 """Fields of `TrainSettings` that are numbers, and what they mean."""
 BEFORE_REHEARSAL = {"rehearse": 0.0}
-"""What runs begun with 0.1 do not tell."""
+"""Values of facts that runs of 0.1 lack."""
 
 
 def add_commands(command: Command) -> None:
@@ -155,7 +155,7 @@ def faid(a: argparse.Namespace) -> int:
     check_work_folder(a.work)
     if settings.retrieval == (a.index is None):
         raise InputError(
-            "--without-retrieval looks nothing up, leave --index away"
+            "--without-retrieval does not use an index; omit --index"
             if a.index
             else "training needs an --index to look patches up in; name one, such as 'pocket'"
         )
@@ -167,7 +167,7 @@ def faid(a: argparse.Namespace) -> int:
 
     with torch.inference_mode(False), torch.enable_grad():
         base, place = _load_base(a)
-        settings.adapter(base.model.config.llama.num_layers)  # refuses layers that are not there
+        settings.adapter(base.model.config.llama.num_layers)  # raises if a layer is not there
         with join_team(place.device) as team, _locked(a, team):
             run = RunFolder(a.work)
             try:
@@ -190,7 +190,7 @@ def _locked(a: argparse.Namespace, team: Team) -> Iterator[None]:
     """
     with ExitStack() as locks:
         if team.leads:
-            with suppress(OSError):  # told when the folder itself is made
+            with suppress(OSError):  # `begin` reports it
                 a.work.parent.mkdir(parents=True, exist_ok=True)
             for target in filter(None, (a.work, a.out, a.merged)):
                 locks.enter_context(locked(target))
@@ -284,10 +284,10 @@ def _examples(
     from ..checkpoints.adapter import index_fingerprint
 
     if team.leads:
-        told = asdict(settings)
+        values = asdict(settings)
         if not settings.rehearse:
-            del told["rehearse_pictures"]
-        facts = told | {
+            del values["rehearse_pictures"]
+        facts = values | {
             "model": base.fingerprint,
             "index": index_fingerprint(index) if index else "",
             "pictures": _stamp(a.images),
@@ -314,7 +314,7 @@ def _own(
     place: Place,
     team: Team,
 ) -> Examples | None:
-    """What the base draws itself, drawn by the leading process; the others read it."""
+    """Pictures drawn by the base, in the leading process; the others read them."""
     from ..train import draw_own
 
     if team.leads:
@@ -330,7 +330,7 @@ def _own(
 
 
 class Pace:
-    """Suggests fewer steps to who trains on few pictures, once it knows how long an update takes.
+    """Suggests fewer steps where pictures are few, once the time of an update is measured.
 
     Args:
         pictures: To train on.
@@ -424,14 +424,14 @@ def _export(
         asdict(settings) | {"results": results},
     )
     save_adapter(a.out, adapter, info, DTYPES[a.out_dtype])
-    told = [
+    results_shown = [
         f"{name.replace('_', ' ')} {value:.3f}"
         for name, value in results.items()
         if name != "best_step"
     ]
     if "best_step" in results:
-        told.insert(0, f"the best after {results['best_step']:.0f}")
-    print(", ".join([f"{a.out}: {settings.steps} steps", *told]))
+        results_shown.insert(0, f"the best after {results['best_step']:.0f}")
+    print(", ".join([f"{a.out}: {settings.steps} steps", *results_shown]))
     if a.merged is not None:
         merge_adapter(shipped.resolve(a.model, shipped.MODELS), a.out, a.merged)
         print(a.merged)

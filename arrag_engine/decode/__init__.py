@@ -1,8 +1,19 @@
 """Decoding: from a model and a recipe to token grids."""
 
-from .draw import draw_pictures
-from .fixed import KeptPasses
+from .draw import draw_one_by_one, draw_pictures
+from .fixed import WIDTH, KeptPasses
+from .graphs import GraphRecorder
 from .recipe import Drawing, Progress, Recipe
 from .trace import Trace
 
-__all__ = ["Drawing", "KeptPasses", "Progress", "Recipe", "Trace", "draw_pictures"]
+__all__ = [
+    "WIDTH",
+    "Drawing",
+    "GraphRecorder",
+    "KeptPasses",
+    "Progress",
+    "Recipe",
+    "Trace",
+    "draw_one_by_one",
+    "draw_pictures",
+]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
+import numpy as np
 import torch
 
 from ..errors import InputError
@@ -46,3 +47,34 @@ def draw_pictures(
         raster = cast(RasterBackbone, model)
         return draw_raster(raster, recipe, seeds, window, progress, device, kept)
     return draw_masked(cast(MaskedBackbone, model), recipe, seeds, progress, device)
+
+
+def draw_one_by_one(
+    model: Backbone,
+    recipe: Recipe,
+    seeds: Sequence[int],
+    window: int = 1,
+    progress: Progress | None = None,
+    device: torch.device | None = None,
+    kept: KeptPasses | None = None,
+) -> Drawing:
+    """`draw_pictures`, each picture by itself: in 16 bit a pass over several rounds differently.
+
+    Progress counts the positions of all pictures together, divided by their number.
+    """
+    tokens = np.zeros((len(seeds), model.grid.size), np.int64)
+    parts: list[Drawing] = []
+
+    def report(decided: int, current: np.ndarray) -> None:
+        tokens[len(parts)] = current[0]
+        if progress is not None:
+            progress((len(parts) * model.grid.size + decided) // len(seeds), tokens)
+
+    for seed in seeds:
+        parts.append(draw_pictures(model, recipe, [seed], window, report, device, kept))
+    return Drawing(
+        torch.cat([part.tokens for part in parts]),
+        sum(part.passes for part in parts),
+        [tracer for part in parts for tracer in part.tracers],
+        tuple(dict.fromkeys(note for part in parts for note in part.notes)),
+    )

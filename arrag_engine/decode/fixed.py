@@ -9,11 +9,12 @@ alone draws, are given; their keys and values are written like all others.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import InputError
 from ..faid import Blending, FaidAdapter
@@ -22,6 +23,7 @@ from ..sampling import guide, model_distribution, shape_distribution
 from .canvas import Canvas
 from .choice import Chooser, Draft
 from .device_noise import NoiseSlab
+from .graphs import GraphRecorder, Recording
 from .packet import Packet
 from .passes import Chosen, fill_candidates, not_numbers, prompt_streams
 from .recipe import Recipe
@@ -121,6 +123,35 @@ class FixedPass:
             self.blending = Blending(faid, model, batch, device, strength)
         self.drawn = torch.zeros(2, batch, width, dtype=torch.int32, device=device)
         """What a pass leaves: the tokens, and the bits of their probabilities under the model."""
+        self.recording: Recording | None = None
+
+    @property
+    def captured(self) -> bool:
+        """Whether a recorded pass is repeated."""
+        return self.recording is not None
+
+    def record(self, recorder: GraphRecorder) -> str | None:
+        """Have a recording where there can be one; why there is none, if that is unexpected.
+
+        It writes to the buffers: before `begin`.
+        """
+        if self.recording is not None and not self.recording.holds():
+            self.recording = None
+        modules: list[nn.Module] = [
+            m for m in (self.model, self.adapter) if isinstance(m, nn.Module)
+        ]
+        if self.recording is not None or not recorder.can(modules, self.shape.device):
+            return None
+        try:
+            with ExitStack() as stack:
+                for module in modules:
+                    stack.enter_context(recorder.plain(module))
+                replay = recorder.record(self.compute, self.shape.device)
+        except RuntimeError as error:
+            reason = str(error).partition("\n")[0]
+            return f"The pass could not be recorded as a CUDA graph, so drawing is slower: {reason}"
+        self.recording = Recording(replay, modules)
+        return None
 
     def begin(self, recipe: Recipe, seeds: Sequence[int]) -> Tensor:
         """Start a drawing; p_model [vocab] of position 0, on the CPU, from the prompt's pass."""
@@ -155,7 +186,12 @@ class FixedPass:
             self.shares.send()
         if self.noise is not None:
             self.noise.hold(self.sent.host["first"].tolist(), self.shape.width)
-        self.compute()
+        if self.recording is not None and not self.recording.holds():
+            self.recording = None  # the weights were moved while drawing
+        if self.recording is None:
+            self.compute()
+        else:
+            self.recording.replay()
         tokens, p = self.drawn.cpu().numpy()
         return tokens.astype(np.int64), p.view(np.float32)
 
@@ -201,7 +237,12 @@ class KeptPasses:
 
     MOST = 2
 
-    def __init__(self) -> None:
+    def __init__(self, recorder: GraphRecorder | None = None) -> None:
+        """
+        Args:
+            recorder: Records passes as CUDA graphs; without one, every pass runs as it is.
+        """
+        self.recorder = recorder
         self._kept: list[FixedPass] = []
 
     def find(self, model: RasterBackbone, recipe: Recipe, shape: Shape) -> FixedPass:
@@ -228,10 +269,13 @@ class KeptPasses:
 class FixedPasses:
     """The passes of one drawing; see `passes.Passes`."""
 
-    def __init__(self, one: FixedPass, chooser: Chooser, first: Tensor) -> None:
+    def __init__(
+        self, one: FixedPass, chooser: Chooser, first: Tensor, note: str | None = None
+    ) -> None:
         self.one, self.chooser = one, chooser
         self.first = first
         """p_model [vocab] of position 0."""
+        self.notes = () if note is None else (note,)
         self.count = 0
 
     def reach(self, canvas: Canvas, window: int) -> int:
@@ -310,7 +354,8 @@ def open_fixed(
         InputError: The logits are not numbers.
     """
     shape = shape_of(model, recipe, len(canvases), window, device)
-    kept = KeptPasses() if kept is None else kept
+    kept = KeptPasses(GraphRecorder()) if kept is None else kept
     one = kept.find(model, recipe, shape)
+    note = None if kept.recorder is None else one.record(kept.recorder)
     first = one.begin(recipe, [canvas.seed for canvas in canvases])
-    return FixedPasses(one, chooser, first)
+    return FixedPasses(one, chooser, first, note)

@@ -40,6 +40,8 @@ class Passes(Protocol):
 
     count: int
     """Passes that ran, without the prompt's."""
+    notes: tuple[str, ...]
+    """Sentences for the person."""
 
     def reach(self, canvas: Canvas, window: int) -> int:
         """The position that the next pass ends before."""
@@ -74,7 +76,7 @@ class ExactPasses:
         faid = recipe.adapter
         self.blending = None if faid is None else Blending(faid, model, batch, device)
         self.sampling, self.chooser = recipe.sampling, chooser
-        self.count = 0
+        self.count, self.notes = 0, ()
         self.size = model.grid.size
         streams = prompt_streams(recipe, device)
         # The last id of a prompt is the input of position 0.

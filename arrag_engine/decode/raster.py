@@ -75,7 +75,7 @@ def draw_raster(
     tracers = []
     if (retriever := recipe.retriever) is not None:
         tracers = [partial(make_trace, grid, retriever, canvas, vocab) for canvas in canvases]
-    return Drawing(tokens.view(-1, grid.height, grid.width), passes.count, tracers)
+    return Drawing(tokens.view(-1, grid.height, grid.width), passes.count, tracers, passes.notes)
 
 
 def check_raster(model: RasterBackbone, recipe: Recipe, window: int) -> None:

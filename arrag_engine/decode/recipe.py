@@ -53,6 +53,8 @@ class Drawing:
     """Passes of the model after the prompt."""
     tracers: Sequence[Callable[[], Trace]]
     """What makes the traces."""
+    notes: tuple[str, ...] = ()
+    """What happened that a person should know."""
 
     @cached_property
     def traces(self) -> list[Trace]:

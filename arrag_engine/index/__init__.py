@@ -1,4 +1,4 @@
-"""The patch index: real patches to look up while drawing, and the one file it is kept in."""
+"""The patch index: patches of real pictures to look up while drawing, and its file."""
 
 from .calibration import EVIDENCE, Calibration, evidence
 from .check import Finding, check_index

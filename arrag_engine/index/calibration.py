@@ -1,5 +1,5 @@
-"""How far an index is to be trusted at a position, told by the neighbours that it brings back and
-by whether the prompt has words that the model does not know."""
+"""The weight of an index at a position, computed from the neighbours found there and from whether
+the prompt has words outside the model's vocabulary."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import numpy as np
 
 from .hits import Hits
 
-WITNESSES = 16
-"""Nearest neighbours that are looked at."""
+NEAREST = 16
+"""Nearest neighbours that the evidence is computed from."""
 EVIDENCE = ("one", "nearest", "spread", "agreement", "surprise", "unknown")
 CLOSE = 0.01
-"""Added to squared distances before their logarithm: nearer than its root is as good as equal."""
-RANGES = ((1, 1), (math.log(CLOSE), math.inf), (0, math.inf), (0, 1), (0, math.log(WITNESSES)))
-"""What neighbours can say at the least and at the most."""
+"""Added to squared distances before the logarithm, which bounds it; smaller ones count as equal."""
+RANGES = ((1, 1), (math.log(CLOSE), math.inf), (0, math.inf), (0, 1), (0, math.log(NEAREST)))
+"""Smallest and largest value of each evidence that comes from neighbours."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Calibration:
     duplicates: Literal["first", "sum"]
     top_p: float
     floor: float = 0.0
-    """Smallest λ that is heard: a picture that never reaches it is drawn as without retrieval."""
+    """Smaller λ count as 0: a picture that never reaches it is drawn as without retrieval."""
 
     def weigh(self, hits: Hits, unknown: bool) -> np.ndarray:
         """λ [B] of hits [B, K]; 0 where nothing was found."""
@@ -44,7 +44,7 @@ class Calibration:
         return np.where(hits.found().any(axis=1), weight, 0.0)
 
     def largest(self, unknown: bool) -> float:
-        """No neighbours can make λ larger; 0 if they cannot lift it to the floor."""
+        """The largest λ that any neighbours give; 0 if none reach the floor."""
         weights = self.weights[: len(RANGES)]
         most = [w * (ends[w > 0]) if w else 0.0 for w, ends in zip(weights, RANGES, strict=True)]
         return float(self._squashed(np.array(sum(most) + self.weights[-1] * unknown)))
@@ -73,11 +73,11 @@ class Calibration:
             ceiling, temperature, top_p = (
                 float(facts[name]) for name in ("ceiling", "temperature", "top_p")
             )
-            neighbours, adds = int(facts["neighbours"]), facts["duplicates"] == "sum"
+            neighbors, adds = int(facts["neighbours"]), facts["duplicates"] == "sum"
             floor = float(facts.get("floor", 0.0))  # the first calibrations had none
         except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
             raise ValueError(f"its calibration is unreadable ({str(error)[:60]})") from error
-        if len(weights) == len(EVIDENCE) - 1:  # nor did they ask about the prompt
+        if len(weights) == len(EVIDENCE) - 1:  # nor the evidence "unknown"
             weights = (*weights, 0.0)
         numbers = (*weights, ceiling, temperature, top_p, floor)
         if len(weights) != len(EVIDENCE) or not all(map(math.isfinite, numbers)):
@@ -87,26 +87,25 @@ class Calibration:
         if floor < 0:
             raise ValueError(f"its calibration begins at a weight of {floor}")
         duplicates = "sum" if adds else "first"
-        return cls(weights, ceiling, temperature, neighbours, duplicates, top_p, floor)
+        return cls(weights, ceiling, temperature, neighbors, duplicates, top_p, floor)
 
 
 def evidence(hits: Hits, unknown: bool) -> np.ndarray:
-    """What the nearest neighbours of queries say about themselves [B, len(EVIDENCE)].
+    """Features of the nearest neighbours of queries [B, len(EVIDENCE)].
 
-    1; the logarithm of the nearest squared distance; how much further off the others are (mean
-    logarithm of their distances, less the nearest's); the share of them that has the nearest's
-    code; the entropy of their codes in nats. And 1 if the prompt has a word that the model does not
-    know, else 0: only there is an index sure to know more. What the model says of the position is
-    not asked, so that tokens drawn from retrieval stay free.
+    In the order of EVIDENCE: 1; the logarithm of the nearest squared distance; the mean logarithm
+    of the distances, less the nearest's; the share of neighbours with the nearest's code; the
+    entropy of the codes in nats; 1 if the prompt has a word outside the model's vocabulary, else 0.
+    The model's logits are left out, so that a token can be drawn from retrieval without a pass.
     """
-    distances = hits.distances[:, :WITNESSES].astype(np.float64)
-    codes, found = hits.codes[:, :WITNESSES], hits.found()[:, :WITNESSES]
+    distances = hits.distances[:, :NEAREST].astype(np.float64)
+    codes, found = hits.codes[:, :NEAREST], hits.found()[:, :NEAREST]
     count = np.maximum(found.sum(axis=1), 1)
     logs = np.log(np.where(found, distances, 1.0) + CLOSE)
     nearest = logs[:, 0]
     spread = ((logs - nearest[:, None]) * found).sum(axis=1) / count
     same = (codes[:, :, None] == codes[:, None, :]) & found[:, None, :]
     shares = same.sum(axis=2) / count[:, None]
-    surprise = -(np.log(np.maximum(shares, 1 / WITNESSES)) * found).sum(axis=1) / count
+    surprise = -(np.log(np.maximum(shares, 1 / NEAREST)) * found).sum(axis=1) / count
     one = np.ones_like(nearest)
     return np.stack((one, nearest, spread, shares[:, 0], surprise, one * unknown), axis=1)

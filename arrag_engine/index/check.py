@@ -1,4 +1,4 @@
-"""Full validation of an index file: everything that loading takes on trust."""
+"""Full validation of an index file: everything that loading does not check."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .thumbnails import open_thumbnail
 
 Progress = Callable[[int, int], None]
 QUERIES = 32
-NEIGHBOURS = 64
+NEIGHBORS = 64
 RECALL_MARGIN = 0.1
 """How much lower than at build time the recall of a few queries may come out by chance."""
 ROUNDING = 1e-5
@@ -27,7 +27,7 @@ ROUNDING = 1e-5
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check saw."""
+    """The result of one check."""
 
     name: str
     problem: str = ""
@@ -44,7 +44,7 @@ def check_index(path: Path, progress: Callable[[str], Progress]) -> Iterator[Fin
     """Run every check on an index file.
 
     Args:
-        progress: Given what a long step counts, returns what is called with (done, in all).
+        progress: Takes the unit that a long step counts; returns a function of (done, in all).
 
     Raises:
         InputError: The file cannot even be loaded.
@@ -111,10 +111,10 @@ def _check_thumbnails(sources: SourceTable, progress: Progress) -> Finding:
 
 
 def _check_recall(index: PatchIndex, progress: Progress) -> Finding:
-    """Look up what surrounds some stored patches, as a drawing does, and compare with all keys."""
+    """Recall of queries made of stored tokens, as a drawing makes them, against exact search."""
     if index.spec.space == "encoder" and index.vectors is None:
         return Finding("recall", note="not measured, for the exact keys were not kept")
-    k = min(NEIGHBOURS, index.size)
+    k = min(NEIGHBORS, index.size)
     patches = np.linspace(0, index.size - 1, min(QUERIES, index.size)).astype(np.int64)
     queries = _keys(index, "codebook").rows(patches)
     keys = _keys(index, index.spec.space)

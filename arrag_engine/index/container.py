@@ -34,8 +34,8 @@ DTYPES = {
 NUMPY = {name: dtype for dtype, name in DTYPES.items()}
 CHUNK = 2**24
 IN_MEMORY = sys.maxsize if os.name == "nt" else 256 * 2**20
-"""Bytes up to which a tensor is read into memory: all of them on Windows, where nobody may replace
-a file that is mapped."""
+"""Bytes up to which a tensor is read into memory: all of them on Windows, where a mapped
+file cannot be replaced."""
 HASH = "hash."
 """Header fields `hash.NAME` hold the SHA-256 of the bytes of tensor NAME."""
 FINGERPRINT = "fingerprint"
@@ -135,8 +135,8 @@ def pieces(array: np.ndarray) -> Iterator[np.ndarray]:
 class MappedFile:
     """A file with tensors too large for memory: arrays are mapped from it, byte strings read.
 
-    It may be replaced by another one of its name, for it is held open. It may not be written to:
-    `check` tells whether it has been.
+    It is held open, so another file of its name may replace it. It must not be written to: `check`
+    finds that out.
 
     Raises:
         InputError: It has changed since its table was read.
@@ -151,7 +151,7 @@ class MappedFile:
         self._map = mmap.mmap(self._file.fileno(), self.state.size, access=mmap.ACCESS_READ)
 
     def check(self) -> None:
-        """Make sure that the mapped bytes are still there, before they are looked at.
+        """Make sure, before the mapped bytes are read, that they are unchanged.
 
         Raises:
             InputError: The file has been written to or cut off.
@@ -180,7 +180,7 @@ class MappedFile:
 
 
 class FileBytes:
-    """Bytes [n] in a mapped file, read when asked for: what is read is never what is not there."""
+    """Bytes [n] of a mapped file, read on access; a shortened file is an error, not a signal."""
 
     dtype = np.dtype(np.uint8)
     ndim = 1
@@ -203,7 +203,7 @@ class FileBytes:
 
 
 class TensorFile:
-    """A `.safetensors` file whose tensors are read when asked for.
+    """A `.safetensors` file whose tensors are read on access.
 
     Raises:
         InputError: There is no such file, or it is not one of this kind.
@@ -230,7 +230,7 @@ class TensorFile:
 
     @property
     def mapped(self) -> MappedFile | None:
-        """What stays open while the tensors are in use; None if all of them are in memory."""
+        """The file that stays open while tensors are in use; None if all of them are in memory."""
         return self.__dict__.get("_mapped")
 
     def tensor(self, name: str) -> np.ndarray:
@@ -270,12 +270,12 @@ class TensorFile:
         return _as_array(self._read(place.start, place.size), place)
 
     def _place(self, name: str) -> Place:
-        told = ascii(name)[1:-1]
+        shown = ascii(name)[1:-1]
         if name not in self._table.places:
-            raise ValueError(f"it lacks {told}")
+            raise ValueError(f"it lacks {shown}")
         place = self._table.places[name]
         if place.dtype not in NUMPY:
-            raise ValueError(f"{told} is {place.dtype}, which no part of an index has")
+            raise ValueError(f"{shown} is {place.dtype}, which no part of an index has")
         return place
 
     def _read(self, start: int, size: int) -> np.ndarray:
@@ -284,7 +284,7 @@ class TensorFile:
         return data
 
     def hashes(self, progress: Callable[[int, int], None] | None = None) -> dict[str, str]:
-        """The SHA-256 of every tensor's bytes, worked out from the file.
+        """The SHA-256 of every tensor's bytes, computed from the file.
 
         Raises:
             InputError: The file has changed since it was opened.

@@ -1,4 +1,4 @@
-"""Life after building: take pictures out of an index, put others in, make one of several."""
+"""Changes of a built index: remove pictures, add others, merge several indexes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .sources import SourceTable
 
 Progress = Callable[[int, int], None]
 IMAGES = 1024
-"""Pictures whose keys are taken apart at once."""
+"""Pictures whose vectors are recovered at once."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Patches:
 
 @dataclass(frozen=True)
 class SearchChoice:
-    """What `create_index` is told about the search structure."""
+    """The search structure that `create_index` makes."""
 
     structure: str = "auto"
     recall_target: float = 0.95
@@ -56,9 +56,8 @@ def patches_of(index: PatchIndex, space: str) -> Patches:
 def _encoder_vectors(index: PatchIndex) -> np.ndarray:
     """Unit vectors [images, N, dim] that make the keys of an index.
 
-    A structure that is not exact keeps rounded keys in their place. These are taken apart again: a
-    vector is the mean of what is left of it in the keys around, and its code's row where there are
-    none.
+    A structure that is not exact keeps rounded keys instead. A vector is then the normalised sum of
+    its parts in the keys of the patches around it, or its code's row where no key has a part.
     """
     if index.vectors is not None:
         return index.vectors
@@ -98,7 +97,7 @@ def remove_pictures(
     """The index without the pictures of these numbers.
 
     Raises:
-        InputError: Nothing would be left, or the index cannot be made anew.
+        InputError: No picture would be left, or the index cannot be rebuilt.
     """
     keep = np.setdiff1d(np.arange(len(index.tokens)), pictures)
     if len(keep) == 0:
@@ -106,7 +105,7 @@ def remove_pictures(
             f"that would remove all {len(index.tokens)} pictures of the index; "
             "choose a narrower pattern, or delete the file"
         )
-    return _made_anew(index, [patches_of(index, index.spec.space)], keep, search, progress)
+    return _rebuilt(index, [patches_of(index, index.spec.space)], keep, search, progress)
 
 
 def add_patches(
@@ -118,10 +117,10 @@ def add_patches(
     """The index and further token grids of the same VQ; what it already has is left out.
 
     Raises:
-        InputError: The index cannot be made anew.
+        InputError: The index cannot be rebuilt.
     """
     parts = [patches_of(index, index.spec.space), more]
-    return _made_anew(index, parts, None, search, progress)
+    return _rebuilt(index, parts, None, search, progress)
 
 
 def merge_indexes(
@@ -144,7 +143,7 @@ def merge_indexes(
         if problem := _difference(first, index):
             raise InputError(f"{names[0]} and {name} cannot be merged: {problem}")
         parts.append(patches_of(index, first.spec.space))
-    return _made_anew(first, parts, None, search, progress)
+    return _rebuilt(first, parts, None, search, progress)
 
 
 def _difference(first: PatchIndex, other: PatchIndex) -> str:
@@ -162,7 +161,7 @@ def _difference(first: PatchIndex, other: PatchIndex) -> str:
     return ""
 
 
-def _made_anew(
+def _rebuilt(
     like: PatchIndex,
     parts: Sequence[Patches],
     keep: np.ndarray | None,

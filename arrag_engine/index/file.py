@@ -1,4 +1,4 @@
-"""The index file: one `.safetensors`, written whole or not at all, trusted in nothing when read."""
+"""The index file: one `.safetensors`, written completely or not at all, checked when read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .calibration import Calibration
 from .container import FINGERPRINT, Tensor, TensorFile, check_array, write_tensors
 from .keys import Keys, KeySpec
 from .patch_index import PatchIndex
-from .search import load_searcher
+from .search import Stored, load_searcher
 from .sources import SourceTable
 
 FORMAT = "arrag-index"
@@ -33,20 +33,21 @@ Part = TypeVar("Part")
 
 
 def save_index(index: PatchIndex, path: Path) -> None:
-    """Write the index to `path`; what is mapped from another file is never all in memory.
+    """Write the index to `path`; arrays mapped from another file are copied piece by piece.
 
     Raises:
         InputError: The file cannot be written.
     """
     if index.images is not None:
         raise ValueError("a restricted view is not saved; save the whole index")
-    grid, spec, searcher = index.grid, index.spec, index.searcher
+    grid, spec = index.grid, index.spec
+    structure: Stored = index.searcher
     shape = (len(index.tokens), grid.height, grid.width)
     tensors: dict[str, Tensor] = {
         "tokens": index.tokens.reshape(shape),
         "codebook": index.codebook,
         **{f"{SOURCES}{name}": array for name, array in index.sources.arrays().items()},
-        **{f"{SEARCH}{name}": array for name, array in searcher.arrays().items()},
+        **{f"{SEARCH}{name}": array for name, array in structure.arrays().items()},
     }
     if index.vectors is not None:
         tensors["vectors"] = index.vectors.reshape(*shape, -1)
@@ -60,8 +61,8 @@ def save_index(index: PatchIndex, path: Path) -> None:
         "borders": spec.borders,
         "key_space": spec.space,
         "position_weight": repr(float(spec.position_weight)),
-        "structure": searcher.kind,
-        **{f"{SEARCH}{name}": value for name, value in searcher.settings.items()},
+        "structure": structure.kind,
+        **{f"{SEARCH}{name}": value for name, value in structure.settings.items()},
     }
     if index.calibration is not None:
         header[CALIBRATION] = index.calibration.to_json()
@@ -78,7 +79,7 @@ def read_header(path: Path) -> dict[str, str]:
 
 
 def is_index(path: Path) -> bool:
-    """Whether the file calls itself a patch index, readable or not."""
+    """Whether the header names the format of a patch index; the rest may be damaged."""
     try:
         return TensorFile(path).header.get("format") == FORMAT
     except InputError:
@@ -112,7 +113,7 @@ def open_index(path: Path) -> TensorFile:
 def load_index(path: Path) -> PatchIndex:
     """Read an index, mapping what is large, and check everything that searching relies on.
 
-    What stays in range though it was changed is for `check_index` to find.
+    Changed values that stay in range are found by `check_index` only.
 
     Raises:
         InputError: The file is damaged, truncated, empty or of another kind, or changes meanwhile.
@@ -134,7 +135,7 @@ def _read_index(file: TensorFile) -> PatchIndex:
     """The index in a file.
 
     Raises:
-        InputError: It is empty, or its keys are made in a way this program does not know.
+        InputError: It is empty, or its keys are made in a way that this program does not support.
         ValueError: It is damaged.
     """
     header = file.header
@@ -161,7 +162,6 @@ def _read_index(file: TensorFile) -> PatchIndex:
         _group(file, SEARCH, file.tensor),
         _settings(header),
     )
-    _number("recall", searcher.settings)
     return PatchIndex(
         grid,
         tokens,

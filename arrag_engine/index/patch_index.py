@@ -14,7 +14,7 @@ from ..errors import InputError
 from ..grid import Grid
 from .hits import Hits
 from .keys import Keys, KeySpec
-from .search import Searcher, build_searcher
+from .search import Searcher, Structure, build_searcher
 from .sources import Source, SourceTable
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class PatchIndex:
     """Unit rows [codes, dim] float32."""
     sources: SourceTable
     spec: KeySpec
-    searcher: Searcher
+    searcher: Structure
     """Over all pictures."""
     images: np.ndarray | None = None
     """Numbers of the pictures whose patches can be found; None for all."""
@@ -59,7 +59,7 @@ class PatchIndex:
     @property
     def recall(self) -> float:
         """Share of the 64 nearest patches that the search found when it was made."""
-        return float(self.searcher.settings["recall"])
+        return self.searcher.recall
 
     @cached_property
     def active(self) -> np.ndarray:
@@ -82,7 +82,7 @@ class PatchIndex:
 
         Args:
             allowed: Numbers of the pictures to look in; all that can be found when absent. A view
-                (`restricted`) serves many look-ups better: each call prepares its search anew.
+                (`restricted`) serves many look-ups better: each such call prepares a new search.
             without: For each query, numbers of pictures whose patches are left out.
 
         Raises:
@@ -106,11 +106,10 @@ class PatchIndex:
         return hits if without is None else hits.outside(without, k)
 
     def check_unchanged(self) -> None:
-        """Make sure that what is mapped is still there.
+        """Make sure that the mapped file is unchanged.
 
         Raises:
-            InputError: The file has been written to. Where the index is in memory, that is all the
-                same.
+            InputError: The file has been written to. An index in memory is not affected.
         """
         if self.file is not None:
             self.file.check()
@@ -234,7 +233,7 @@ def create_index(
         codebook: Unit rows [codes, dim] float32.
         sources: One for each token grid.
         structure: Kind of search structure, or auto: chosen by size.
-        recall_target: What share of the nearest 64 a structure that is not exact shall find.
+        recall_target: Share of the nearest 64 that an approximate structure must find.
         progress: Called with (steps done, steps in all).
 
     Raises:
@@ -249,5 +248,5 @@ def create_index(
     keys = Keys(tokens, vectors, codebook, grid, spec)
     searcher = build_searcher(keys, structure, recall_target, progress)
     exact = searcher.kind == "flat" and spec.space == "encoder"
-    kept = vectors if exact else None  # for a flat search is made of them, and can be made anew
+    kept = vectors if exact else None  # a flat search is made of them
     return PatchIndex(grid, tokens, kept, codebook, table, spec, searcher)

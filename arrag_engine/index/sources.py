@@ -1,4 +1,4 @@
-"""Where patches come from: a table of pictures, kept in columns and read when asked for."""
+"""The pictures that patches come from: a table in columns, read on access."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class SourceTable(Sequence[Source]):
 
     @classmethod
     def unknown(cls, images: int) -> SourceTable:
-        """A table of pictures of which nothing is known."""
+        """A table of pictures without any facts."""
         blank = Blobs((np.zeros(0, np.uint8),), np.zeros((images, 3), np.int64))
         return cls(
             *(blank, blank, blank, blank),

@@ -1,14 +1,20 @@
-"""The small pictures that an index keeps of its sources."""
+"""The small pictures that an index keeps of its sources.
+
+Pillow is imported inside the functions: a process that only searches does not need it.
+"""
 
 from __future__ import annotations
 
 import io
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
 
 from .sources import Source, SourceTable
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 SIDE = 96
 LABEL = 14
@@ -24,12 +30,14 @@ def open_thumbnail(data: bytes) -> Image.Image:
     Raises:
         ValueError: Not a readable small JPEG.
     """
+    from PIL import Image, UnidentifiedImageError
+
     try:
         with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
             if max(image.size) > MAX_SIDE:  # known before anything is decoded
                 raise ValueError("{}x{} pixels".format(*image.size))
             return image.convert("RGB")
-    except UnidentifiedImageError as error:  # its own words name a place in memory
+    except UnidentifiedImageError as error:  # its message has a memory address
         raise ValueError("not a small readable JPEG (another kind of file)") from error
     except Exception as error:  # decoders raise many kinds on damaged files
         raise ValueError(f"not a small readable JPEG ({error})") from error
@@ -40,6 +48,8 @@ def contact_sheet(sources: SourceTable) -> Image.Image:
 
     A picture without a readable thumbnail is a grey field.
     """
+    from PIL import Image, ImageDraw, ImageFont
+
     count = min(len(sources), MOST)
     columns = math.ceil(math.sqrt(count))
     width, height = SIDE + GAP, SIDE + LABEL + GAP
@@ -54,6 +64,8 @@ def contact_sheet(sources: SourceTable) -> Image.Image:
 
 
 def _square(source: Source) -> Image.Image:
+    from PIL import Image
+
     square = Image.new("RGB", (SIDE, SIDE), "#ccc")
     try:
         image = open_thumbnail(source.thumbnail)

@@ -35,7 +35,7 @@ def suggest_steps(
 
 
 def duration(seconds: float) -> str:
-    """A time as people say it."""
+    """A time in seconds, minutes or hours."""
     if seconds < 90:
         return f"{max(1, round(seconds))} seconds"
     if seconds < 90 * 60:

@@ -14,21 +14,21 @@ from ..models.janus.model import JanusPro
 from .data import Batches
 from .settings import TrainSettings
 
-HEARD = 512
-"""Pictures that the hidden states of codes are taken from, at most."""
+MOST_PICTURES = 512
+"""Largest number of pictures that the hidden states of codes are averaged over."""
 RIDGE = 1e-3
 """Added to the candidates' mean squares, which are 1."""
 EXPECTED = 0.1
-"""How often, in sum, the base must expect a code where it stands to tell anything about it."""
-QUIET = 0.1
-"""Factor on a copying blender's random weights, which are what it learns the rest from."""
+"""Smallest summed probability of a code, over its places, for its hidden states to be used."""
+SMALL = 0.1
+"""Factor on a copying blender's random weights, which let it learn more than the copy."""
 
 
 def new_adapter(base: JanusPro, settings: TrainSettings, batches: Batches) -> FaidAdapter:
-    """An adapter in float32 that changes nothing yet, but for what its blenders put out.
+    """An adapter in float32 that changes nothing but what its blenders add.
 
     Args:
-        batches: What it will be trained on; only blenders that begin by copying look at it.
+        batches: The training pictures; used by blenders that begin by copying.
     """
     torch.manual_seed(settings.seed)
     adapter = FaidAdapter(base.config, settings.adapter(base.config.llama.num_layers))
@@ -60,9 +60,9 @@ def scale_output(blender: PatchBlender, gain: float) -> None:
 def begin_copying(
     base: JanusPro, blenders: list[PatchBlender], batches: Batches, settings: TrainSettings
 ) -> None:
-    """Let blenders begin as what they would learn slowest: a candidate makes its code likelier.
+    """Set blenders to what they would learn slowest: a candidate makes its code likelier.
 
-    Each takes what the one before it puts out, so each map is fitted to the one before it.
+    Each blender takes the output of the one before it, so each map is fitted to that output.
 
     Raises:
         InputError: The base expects none of the pictures' codes.
@@ -95,7 +95,7 @@ def hidden_of_codes(
     states: list[Tensor] = []
     hook = base.llama.norm.register_forward_pre_hook(lambda _, inputs: states.append(inputs[0]))
     try:
-        for first in range(0, min(len(batches.examples), HEARD), settings.batch):
+        for first in range(0, min(len(batches.examples), MOST_PICTURES), settings.batch):
             rows = np.arange(first, min(first + settings.batch, len(batches.examples)))
             batch = batches.plain(rows, device)
             size = batch.tokens.shape[1]
@@ -128,8 +128,8 @@ def set_centre(blender: PatchBlender, weight: Tensor) -> None:
         first: Any = blender.get_submodule(f"conv{hop}")
         second: Any = blender.get_submodule(f"conv{hop}2")
         for parameter in (*first.parameters(), *second.parameters()):
-            parameter.mul_(QUIET)
+            parameter.mul_(SMALL)
         first.weight[..., -1, -1] = torch.eye(blender.hidden)
         second.weight[..., 0, 0] = 2 * weight.cpu()  # the gate begins half open
     for parameter in blender.mlp[-1].parameters():
-        parameter.mul_(QUIET)
+        parameter.mul_(SMALL)

@@ -1,4 +1,4 @@
-"""What is trained on: tokens of pictures, their captions, and what retrieval finds for them."""
+"""Training data: tokens of pictures, their captions, and the codes retrieved for them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Examples:
     skipped: Sequence[str] = ()
     """Pictures that could not be read, and why."""
     notes: Sequence[str] = ()
-    """What else a person should know of the folders."""
+    """Further remarks about the folders."""
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -63,7 +63,7 @@ class Examples:
         )
 
     def split(self, share: float) -> tuple[Examples, Examples]:
-        """(to train on, held out): which ones are held out only the pictures decide.
+        """(to train on, held out); the choice depends only on the pictures' hashes.
 
         Raises:
             InputError: Nothing would be left to train on.
@@ -86,12 +86,12 @@ def prepare_examples(
     encoding: Progress | None = None,
     searching: Progress | None = None,
 ) -> Examples:
-    """Encode pictures and look their patches up, never in the picture itself.
+    """Encode pictures and look up their patches, each in the other pictures only.
 
     Args:
         places: Folders of pictures with captions, or indexes made of such pictures, whose tokens
             are taken as they are.
-        index: Where to look; nowhere when absent.
+        index: To retrieve from; nothing is retrieved when absent.
         k: Codes to retrieve for each position.
         encoding, searching: Called with (done, in all).
 
@@ -101,13 +101,13 @@ def prepare_examples(
     retriever = None
     if index is not None:
         retriever = make_retriever(index, model.config.grid, model.vq.codebook(model.device))
-        image_hashes(index.sources)  # refuses before anything is encoded
+        image_hashes(index.sources)  # raises before anything is encoded
     tokens, sources, report = [], [], Report()
     for place in places:
-        found, its, told = _tokens_of(model, place, [s.sha256 for s in sources], encoding)
+        found, its, read = _tokens_of(model, place, [s.sha256 for s in sources], encoding)
         tokens.append(found.astype(np.int64))
         sources += its
-        report.add(told)
+        report.add(read)
     skipped = [f"{name}: {why}" for name, why in report.unreadable]
     _check_sources(places, sources, skipped)
     grids = np.concatenate(tokens)
@@ -124,7 +124,7 @@ def prepare_examples(
 def _tokens_of(
     model: JanusPro, place: Path, known: list[str], progress: Progress | None
 ) -> tuple[np.ndarray, list[Source], Report]:
-    """(token grids [M, N], sources, what became of the pictures) of a folder or of an index."""
+    """(token grids [M, N], sources, report) of a folder or of an index."""
     if place.is_file():
         index = load_index(place)
         index.check_fits(model.config.grid, model.vq.codebook(model.device))
@@ -207,14 +207,14 @@ class Batch:
     codes: Tensor
     """[B, N, K]."""
     blended: Tensor
-    """[B] 1 where the blenders work, 0 where they are silent."""
+    """[B] 1 where the blenders are on, 0 where they are off."""
     own: Tensor
     """[B] whether the base drew the picture itself, and its distribution is to be kept."""
 
 
 class Batches:
-    """Makes batches of examples. What a picture is changed by depends on the seed and on its place
-    in the stream of pictures alone, so it is the same on any number of processes.
+    """Makes batches of examples. The random changes of a picture depend only on the seed and on its
+    place in the stream of pictures, so they are the same on any number of processes.
 
     Args:
         own: Pictures that the base drew itself. `settings.rehearse` is their share of the stream,
@@ -244,11 +244,11 @@ class Batches:
             row = self.shuffled_row(len(examples), number, 2 if own else 0)
             rng = np.random.default_rng((self.settings.seed, 1, place))
             blank = rng.random() < self.settings.caption_dropout
-            silent = blank and rng.random() < self.settings.blend_dropout
+            off = blank and rng.random() < self.settings.blend_dropout
             tokens.append(examples.tokens[row])
             ids.append(self.blanked(prompts[row]) if blank else prompts[row])
             codes.append(self.shuffled(examples.codes[row], rng))
-            blended.append(0.0 if silent else 1.0)
+            blended.append(0.0 if off else 1.0)
             owned.append(own)
         return self._collate(np.stack(tokens), ids, np.stack(codes), blended, owned, device)
 
@@ -277,7 +277,7 @@ class Batches:
         return [ids[0], *[self.pad_id] * (len(ids) - 2), ids[-1]]
 
     def shuffled(self, codes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """As many candidates as are wanted of codes [N, pool], in any order."""
+        """`settings.candidates` codes of each row of codes [N, pool], in random order."""
         return rng.permuted(codes, axis=1)[:, : self.settings.candidates]
 
     def _collate(

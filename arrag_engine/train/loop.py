@@ -28,11 +28,11 @@ from .state import RunFolder
 from .team import Team
 
 MEASURED = 256
-"""Held-out pictures that a measurement looks at, at most."""
+"""Largest number of held-out pictures in a measurement."""
 
 KEEPING = 200.0
-"""Weight of the loss of the base's own pictures. What is new costs many bits a token at first and
-would outweigh them in the gradient until most is forgotten; then few pictures win it back."""
+"""Weight of the loss of the base's own pictures. New pictures cost many bits a token at
+first and would outweigh them in the gradient until most is forgotten; few pictures restore it."""
 BOUND = 0.05
 """Bits a token that the base's own pictures may cost more than under the base alone."""
 
@@ -44,13 +44,13 @@ Warn = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Place:
-    """Where and how a run computes; the result depends on it only by rounding."""
+    """Device and precision of a run; they change the result only by rounding."""
 
     device: torch.device
     autocast: bool = False
-    """Compute in bfloat16 where PyTorch deems it safe."""
+    """Compute in bfloat16 where PyTorch's autocast does."""
     checkpointing: bool = False
-    """Work layers out again for the gradient: slower, less memory."""
+    """Compute layers again for the gradient: slower, less memory."""
 
     def precision(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast)
@@ -73,7 +73,7 @@ def train_adapter(
         own: Pictures that the base drew itself (`draw_own`): mixed in, so that it keeps drawing
             them. With them the adapter of the best measurement is returned (`better`), without them
             the last.
-        warn: Told once when the own pictures cost `BOUND` more than under the base alone.
+        warn: Called once when the own pictures cost `BOUND` more than under the base alone.
 
     Raises:
         InputError: The loss is no longer a number, too few pictures, or the disk is full; the last
@@ -115,7 +115,7 @@ def better(one: Mapping[str, float], other: Mapping[str, float], base_own: float
 
 
 class Trainer:
-    """One run."""
+    """The state of one run, and its steps."""
 
     def __init__(
         self,
@@ -156,7 +156,7 @@ class Trainer:
         self.log: list[dict[str, Any]] = []
 
     def resume(self) -> None:
-        """Take up what the run's folder holds; a new run begins with a measurement."""
+        """Load the state in the run's folder; a new run begins with a measurement."""
         self.step, measured = self.run.load_state(self.adapter, self.optimizer)
         self.measured_step = self.step if measured else 0
         if not self.team.leads:
@@ -174,7 +174,7 @@ class Trainer:
         return at_measurement and self.step != self.measured_step
 
     def note(self, line: dict[str, Any]) -> None:
-        """Log something, if this is the process that talks."""
+        """Log a line, in the leading process only."""
         if self.team.leads:
             self.log.append(line)
             self.run.add_to_log(line)
@@ -205,7 +205,7 @@ class Trainer:
                 (weighted.mean() / s.accumulation).backward()
             total += losses.mean().item() / s.accumulation
         norm = nn.utils.clip_grad_norm_(self.adapter.parameters(), s.clip)
-        if not torch.isfinite(norm):  # the same in all processes
+        if not torch.isfinite(norm):  # equal in all processes
             raise self.not_a_number()
         bits = total / math.log(2)
         with undisturbed():
@@ -231,7 +231,7 @@ class Trainer:
 
     def measure_and_save(self) -> None:
         """Log the losses, write a checkpoint and the curve; only good weights are kept."""
-        results = self.team.told(self.measure(self.alone) if self.team.leads else None)
+        results = self.team.from_leader(self.measure(self.alone) if self.team.leads else None)
         if not all(math.isfinite(value) for value in results.values()):
             raise self.not_a_number()
         with undisturbed():
@@ -241,7 +241,7 @@ class Trainer:
         self.team.wait()
 
     def keep(self, results: dict[str, float]) -> None:
-        """Write down a measurement, and the weights it is of."""
+        """Save a measurement and its weights."""
         if results:
             self.note({"step": self.step} | results)
         if "own_bits" in results:
@@ -276,7 +276,7 @@ class Trainer:
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Let Ctrl-C wait until the block is done: what is half written could not be gone on with."""
+    """Delay Ctrl-C until the block is done: a run could not resume from half a checkpoint."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -13,7 +13,7 @@ from .settings import TrainSettings
 
 
 class Learner(nn.Module):
-    """The frozen base and the adapter that learns: a batch goes in, losses come out."""
+    """The frozen base and the adapter in training: maps a batch to its losses."""
 
     def __init__(
         self,
@@ -24,7 +24,7 @@ class Learner(nn.Module):
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        self.base = (base,)  # in a tuple, so that it is no part of what is trained and sent around
+        self.base = (base,)  # in a tuple, so that it is no submodule: neither trained nor broadcast
         self.adapter = adapter
         self.settings = settings
         self.active = active
@@ -55,8 +55,8 @@ class Learner(nn.Module):
 
     def kept_losses(self, batch: Batch, rows: Tensor, logits: Tensor) -> Tensor:
         """Cross entropy (nats) [R, N] of the base's distributions for some rows of a batch under
-        logits [R, N, codes]. A whole distribution says more of what is to be kept than one token
-        drawn from it: fewer pictures do, and what the base was unsure of stays so."""
+        logits [R, N, codes]. A whole distribution has more information than one token drawn
+        from it: fewer pictures suffice, and the base's uncertainty is kept."""
         with torch.no_grad():
             wanted = base_logits(self.base[0], batch, rows).float().softmax(-1)
         return -(wanted * logits.float().log_softmax(-1)).sum(-1)

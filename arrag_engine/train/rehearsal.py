@@ -1,4 +1,4 @@
-"""What the base draws itself, to be kept beside what an adapter learns."""
+"""Pictures drawn by the base, which an adapter rehearses so that it keeps them."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from .state import RunFolder
 EACH = 4
 """Pictures drawn of one caption, at once."""
 VARIED = {"temperature": 1.0, "top_p": 0.95}
-"""At the low temperature that suits a small model, pictures of one caption are nearly the same, and
-an adapter learns these by heart instead of what the base knows."""
+"""Sampling of these pictures. At the low temperature recommended for a small model, pictures of one
+caption are nearly the same, and an adapter would overfit them."""
 MEASURED_OWN = 32
-"""Further pictures, of other captions, that are only measured."""
+"""Further pictures, of other captions, that are measured and not trained on."""
 
 
 def draw_own(
@@ -45,7 +45,7 @@ def draw_own(
         progress: Called with (captions drawn, in all).
 
     Returns:
-        None if nothing is to be kept, or the captions name everything that could be.
+        None if `settings.rehearse` is 0, or the captions name everything that could be drawn.
     """
     if settings.rehearse == 0:
         return None

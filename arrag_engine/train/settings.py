@@ -1,4 +1,4 @@
-"""What a training run is told."""
+"""Settings of a training run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class TrainSettings:
     steps: int = 1000
     """Updates of the weights."""
     batch: int = 4
-    """Pictures worked on at once."""
+    """Pictures in a batch."""
     accumulation: int = 4
     """Batches an update is made of, in each process."""
     lr: float = 2e-4
@@ -45,25 +45,25 @@ class TrainSettings:
     """First layer with a blender."""
     hops: tuple[int, ...] = (1, 2)
     candidates: int = 10
-    """Retrieved codes that the blenders hear at each position, duplicates kept."""
+    """Retrieved codes that the blenders receive at each position, duplicates kept."""
     pool: int = 0
-    """Draw the candidates anew for every picture and step from this many nearest; 0 = as many as
+    """Sample the candidates for every picture and step from this many nearest; 0 = as many as
     there are candidates, whose order is shuffled."""
     init: Literal["nonzero", "zero", "copy"] = "nonzero"
-    """What the blenders put out before the training: random features, nothing, or what makes each
-    candidate's own code likelier, fitted to the base."""
+    """Output of the blenders before the training: random features, zeros, or features that make
+    each candidate's own code likelier, fitted to the base."""
     gain: float = 1.0
-    """Factor on what the blenders put out before the training. A random blender's features are
-    about 0.1 large; where the hidden states are 10, they are hardly heard and learn slowly."""
+    """Factor on the output of the blenders before the training. A random blender's features are
+    about 0.1 large; beside hidden states of 10 they have little effect and learn slowly."""
     semantics: Semantics = "step"
     caption_dropout: float = 0.1
     """Share of pictures whose caption is blanked, as the unconditional stream's is."""
     blend_dropout: float = 0.5
-    """Share of these whose blenders are silent too, as they are in the unconditional stream."""
+    """Share of these whose blenders are off too, as they are in the unconditional stream."""
     retrieval: bool = True
     """False: no blenders and nothing looked up, the rest is trained the same: a control."""
     held_out: float = 0.05
-    """Share of the pictures that are never trained on, but measured."""
+    """Share of the pictures that are measured and never trained on."""
     rehearse: float = 0.5
     """Share of each update that the base's own pictures make up, where there are any."""
     rehearse_pictures: int = 256

@@ -1,4 +1,4 @@
-"""A training run on disk: its settings, its data, its log, and where it stands."""
+"""A training run on disk: its settings, data, log and state."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ class RunFolder:
         self.curve = self.folder / "loss.png"
 
     def check(self, facts: dict[str, Any], earlier: Mapping[str, Any] = NOTHING) -> None:
-        """Make sure that what the folder holds, if it is there, was begun with the same facts.
+        """Make sure that a run in the folder, if any, was begun with the same facts.
 
         Args:
-            earlier: Facts that folders of earlier releases do not tell.
+            earlier: Values of facts that folders of earlier releases lack.
 
         Raises:
-            InputError: It was not.
+            InputError: It was begun with others.
         """
         if not self.settings.is_file():
             return
@@ -61,7 +61,7 @@ class RunFolder:
                 )
 
     def begin(self, facts: dict[str, Any], earlier: Mapping[str, Any] = NOTHING) -> None:
-        """Make the folder and write down the facts, if that has not been done.
+        """Make the folder and write the facts, unless it is there.
 
         Raises:
             InputError: As `check`, or it cannot be written.
@@ -95,10 +95,10 @@ class RunFolder:
     def save_state(
         self, step: int, adapter: FaidAdapter, optimizer: torch.optim.Optimizer, measured: bool
     ) -> None:
-        """Write what going on after `step` updates needs; the former state stays until it is whole.
+        """Write the state after `step` updates; the former state stays until it is complete.
 
         Args:
-            measured: Whether what is measured after this step has been.
+            measured: Whether the measurement of this step is done.
 
         Raises:
             InputError: The disk is full.
@@ -116,8 +116,8 @@ class RunFolder:
     def load_state(
         self, adapter: FaidAdapter, optimizer: torch.optim.Optimizer
     ) -> tuple[int, bool]:
-        """Take up the run; returns the updates done, 0 when it has not begun, and whether what is
-        measured then has been.
+        """Load the state; returns the updates done, 0 for a new run, and whether the measurement of
+        that step is done.
 
         Raises:
             InputError: The state is damaged.
@@ -138,14 +138,14 @@ class RunFolder:
             raise self._damaged(self.state, error) from error
 
     def save_best(self, step: int, adapter: FaidAdapter, results: Mapping[str, float]) -> None:
-        """Keep these weights as the best so far, with what was measured of them."""
+        """Save these weights as the best so far, with their measurement."""
         on_cpu = {n: p.detach().cpu().contiguous() for n, p in adapter.named_parameters()}
         facts = {"step": str(step), "results": json.dumps(dict(results))}
         with atomic_write(self.best) as temporary:
             save_file(on_cpu, temporary, facts)
 
     def best_results(self) -> dict[str, float] | None:
-        """What was measured of the best weights so far; None when there are none."""
+        """The measurement of the best weights so far; None when there are none."""
         if not self.best.is_file():
             return None
         return json.loads(open_weights([self.best]).metadata["results"])
@@ -176,7 +176,7 @@ class RunFolder:
         return _step_of(self.best)
 
     def cut_log(self, step: int) -> list[dict[str, Any]]:
-        """Drop what was logged after `step` updates; what is left."""
+        """Drop the lines logged after `step` updates; returns the rest."""
         lines = []
         if self.log.is_file():
             lines = [json.loads(line) for line in self.log.read_text(encoding="utf-8").splitlines()]
@@ -186,8 +186,8 @@ class RunFolder:
         return kept
 
     def results(self) -> dict[str, float]:
-        """What was measured of the base, and of the adapter where it was best or else last, in bits
-        a token."""
+        """The measurement of the base, and of the adapter where it was best or else last, in bits a
+        token."""
         best = self.best_step()
         found: dict[str, float] = {}
         for line in self.log.read_text(encoding="utf-8").splitlines():

@@ -23,15 +23,15 @@ class Team:
 
     @property
     def leads(self) -> bool:
-        """Whether this process writes files and talks."""
+        """Whether this process writes files and messages."""
         return self.rank == 0
 
     def wait(self) -> None:
-        """Until all have come here."""
+        """Wait until all processes are here."""
         if self.size > 1:
             dist.barrier()
 
-    def told(self, value: Any) -> Any:
+    def from_leader(self, value: Any) -> Any:
         """The leader's value; the others' is ignored."""
         if self.size == 1:
             return value
@@ -45,7 +45,7 @@ def join_team(device: torch.device) -> Iterator[Team]:
     """The team of this process while the block runs.
 
     Raises:
-        InputError: torchrun's variables are there but make no sense.
+        InputError: torchrun's variables are set and are not numbers.
     """
     if "WORLD_SIZE" not in os.environ or "RANK" not in os.environ:
         yield Team()

@@ -66,7 +66,9 @@ def test_every_node_has_the_inputs_that_it_has_today(told, object_info):
 
 def test_rarely_touched_inputs_are_advanced_and_the_others_are_not(told):
     advanced = {name: set(facts["advanced"]) for name, facts in told.items()}
-    assert advanced["ARRAG_DAiDSampler"] == {"top_k", "top_p", "window", "preview_every"}
+    assert advanced["ARRAG_DAiDSampler"] == {
+        *("top_k", "top_p", "window", "preview_every", "exact_batch"),
+    }
     assert advanced["ARRAG_RetrievalOptions"] == {"settings_from", "duplicates", "top_p"}
     assert "recall_target" in advanced["ARRAG_BuildIndex"]
     for name in ("prompt", "seed", "cfg", "temperature", "weight", "only", "model", "index"):

@@ -1,4 +1,4 @@
-"""Which search structure an index gets, building it, and putting a stored one back together."""
+"""Choosing, building and loading the search structure of an index."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from .inverted import Codec, Inverted
 from .ivf import LARGEST, ScalarCodec, train_ranges
 from .lists import MAX_LISTS, Lists, assign, list_count, train_centroids
 from .recall import Trial, make_trial, measure_recall
-from .searcher import Progress, Searcher
+from .searcher import Progress
+from .stored import Structure
 
 STRUCTURES = ("auto", "flat", "ivf", "compact")
 FLAT_LIMIT = 200_000
@@ -25,7 +26,7 @@ MAX_PATCHES = 2**32
 
 
 def check_search(structure: str, recall_target: float) -> None:
-    """Refuse a search that cannot be, before there is anything to search.
+    """Refuse invalid search settings before the work.
 
     Raises:
         InputError: An unknown structure, a target out of range, or one that only exact search
@@ -45,7 +46,7 @@ def build_searcher(
     kind: str = "auto",
     recall_target: float = 0.95,
     progress: Progress | None = None,
-) -> Searcher:
+) -> Structure:
     """A search structure over the keys.
 
     `flat` is exact; `ivf` keeps keys in 8 bits a number (half precision if the target asks for
@@ -130,11 +131,11 @@ def _reach(target: float, searcher: Inverted, trial: Trial, keys: Keys) -> bool:
 
 def load_searcher(
     kind: str, keys: Keys, arrays: dict[str, np.ndarray], settings: dict[str, str]
-) -> Searcher:
-    """The searcher that gave these arrays and settings; the arrays are used where they lie.
+) -> Structure:
+    """The structure that gave these arrays and settings; the arrays are not copied.
 
     Raises:
-        ValueError: They do not belong to such a searcher over these keys.
+        ValueError: They do not belong to such a structure over these keys.
     """
     if kind == "flat":
         if keys.spec.space == "encoder" and keys.vectors is None:

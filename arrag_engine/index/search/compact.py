@@ -81,7 +81,7 @@ class CompactCodec:
     def _tables(self) -> list[np.ndarray]:
         """What each number of a code stands for: rows [limit, code_dim] of each column."""
         codes, code_dim = self.keys.codebook.shape
-        rows = np.zeros((self.limits[0], code_dim), np.float32)
+        rows: np.ndarray = np.zeros((self.limits[0], code_dim), np.float32)
         rows[:codes] = self.keys.codebook
         tables = [rows] * self.keys.spec.offsets
         if width := self.keys.places.shape[1]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def exact_index(dim: int, chunks: Iterable[np.ndarray]) -> faiss.IndexFlatL2:
     """Exact search over keys given in chunks [n, dim]."""
-    import faiss  # here, so that whoever draws without an index needs none
+    import faiss  # here, because drawing without an index does not need it
 
     index = faiss.IndexFlatL2(dim)
     for keys in chunks:
@@ -37,13 +37,14 @@ class Flat:
     """Exact search over all keys."""
 
     kind = "flat"
+    recall = 1.0
 
     def __init__(self, keys: Keys) -> None:
         self.keys = keys
 
     @property
     def settings(self) -> dict[str, str]:
-        return {"recall": "1.0"}
+        return {"recall": str(self.recall)}
 
     @property
     def size(self) -> int:
@@ -51,7 +52,7 @@ class Flat:
 
     @cached_property
     def _index(self) -> faiss.IndexFlatL2:
-        """Made when first asked: whoever loads an index need not search it."""
+        """Made at the first search: loading an index does not need it."""
         return exact_index(self.keys.dim, (keys for _, keys in self.keys.chunks()))
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -73,17 +74,11 @@ class Flat:
 class Subset:
     """Exact search among some patches [n] with keys [n, dim], taken from another searcher."""
 
-    kind = "subset"
-
     def __init__(self, ids: np.ndarray, keys: np.ndarray, patches_per_image: int) -> None:
         order = np.argsort(ids)
         self.ids = ids[order].astype(np.int64)
         self.patches_per_image = patches_per_image
         self._index = exact_index(keys.shape[1], [keys[order]])
-
-    @property
-    def settings(self) -> dict[str, str]:
-        return {}
 
     @property
     def size(self) -> int:
@@ -100,6 +95,3 @@ class Subset:
 
     def reconstruct(self, ids: np.ndarray) -> np.ndarray:
         return self._index.reconstruct_batch(np.searchsorted(self.ids, ids))
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        raise ValueError("a restricted view of an index cannot be saved")

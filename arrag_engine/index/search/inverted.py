@@ -1,7 +1,7 @@
 """Search in inverted lists: only those whose centroids are nearest to the query are scanned.
 
-The codes lie list after list in one array, which may be mapped from a file and is scanned where it
-lies: loading reads none of it and memory holds nothing of it but 4 bytes a patch of list order.
+The codes of all lists are one array, which may be mapped from a file and is scanned in place:
+loading does not read it. In memory are 4 bytes a patch, for the order of the lists.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
     import faiss
 
 OPENING = 400
-"""What it costs to open a list, in codes that could be scanned meanwhile."""
+"""Cost of opening a list, in codes scanned in the same time."""
 EXACT = 1
-"""What it costs to scan a key in float32, in codes that could be scanned meanwhile."""
+"""Cost of scanning a key in float32, in codes scanned in the same time."""
 PATIENCE = 0.75
 """Share of an unrestricted query's time that a restricted one may take: the costs are rough."""
 
 
 class Codec(Protocol):
-    """What a key is kept as."""
+    """The stored form of keys."""
 
     kind: str
 
@@ -86,7 +86,7 @@ class Inverted:
         self.patches_per_image = patches_per_image
         self.nprobe = nprobe
         self.recall = recall
-        self._lock = Lock()  # the scanner remembers the query
+        self._lock = Lock()  # the scanner keeps the query as state
 
     @property
     def size(self) -> int:

@@ -1,4 +1,4 @@
-"""Codes of the `ivf` structure: what a key lies beside its list's centroid, number by number."""
+"""Codes of the `ivf` structure: the difference of a key from its list's centroid, quantised."""
 
 from __future__ import annotations
 

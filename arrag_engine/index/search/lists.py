@@ -1,4 +1,4 @@
-"""Inverted lists: every patch stands in the list of the centroid its key is nearest to."""
+"""Inverted lists: every patch is in the list of the centroid nearest to its key."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def train_centroids(keys: Keys, count: int, seed: int = 0) -> np.ndarray:
     clustering = faiss.Clustering(keys.dim, count)
     clustering.niter = TRAINING_ROUNDS
     clustering.seed = seed + 1
-    clustering.min_points_per_centroid = 1  # else it complains on the console
+    clustering.min_points_per_centroid = 1  # else it prints warnings
     clustering.max_points_per_centroid = TRAINING_KEYS
     clustering.train(np.ascontiguousarray(keys.rows(rows)), faiss.IndexFlatL2(keys.dim))
     return faiss.vector_to_array(clustering.centroids).reshape(count, keys.dim)

@@ -1,4 +1,4 @@
-"""How much of what exact search finds a structure finds, on queries like those of drawing."""
+"""The recall of a structure: the share of exact neighbours found for queries like a drawing's."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..keys import Keys
 from .flat import among
 from .searcher import Searcher
 
-NEIGHBOURS = 64
+NEIGHBORS = 64
 QUERIES = 256
 
 
@@ -43,7 +43,7 @@ def make_trial(keys: Keys, seed: int = 0) -> Trial:
     queries = Keys(keys.tokens, None, keys.codebook, keys.grid, drawn).rows(ids)
     if len(keys.tokens) == 1:
         images = images[:0]
-    k = min(NEIGHBOURS, keys.size - len(images) * active)
+    k = min(NEIGHBORS, keys.size - len(images) * active)
     return Trial(queries, images, _furthest(keys, queries, images, k), k)
 
 
@@ -65,8 +65,8 @@ def _furthest(keys: Keys, queries: np.ndarray, images: np.ndarray, k: int) -> np
 def measure_recall(trial: Trial, searcher: Searcher, keys: Keys) -> np.ndarray:
     """Share [Q] of the nearest patches that the searcher finds for each query.
 
-    What is as near as the last of the exact neighbours counts, for of equally near ones any will
-    do. Distances are those of the keys, whatever the structure thinks they are.
+    A patch counts if it is as near as the last of the exact neighbours: equally near ones are
+    interchangeable. Distances are those of the keys, not the rounded ones of the structure.
     """
     shares = np.empty(len(trial.queries))
     for row, query in enumerate(trial.queries):

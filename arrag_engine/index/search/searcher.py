@@ -1,4 +1,4 @@
-"""What every search structure offers."""
+"""Search: the nearest patches of queries."""
 
 from __future__ import annotations
 
@@ -16,15 +16,7 @@ formula, whose rounding would make what is found depend on how many queries are 
 
 
 class Searcher(Protocol):
-    """A search structure over the keys of an index."""
-
-    kind: str
-    """`flat`, `ivf` or `compact`; `subset` for a few pictures of any of them."""
-
-    @property
-    def settings(self) -> dict[str, str]:
-        """What a file's header must keep; `recall` is the share of the 64 nearest it finds."""
-        ...
+    """Search over the keys of an index, or of some of its pictures."""
 
     @property
     def size(self) -> int:
@@ -45,11 +37,7 @@ class Searcher(Protocol):
         ...
 
     def reconstruct(self, ids: np.ndarray) -> np.ndarray:
-        """Keys [n, dim] float32 of patches [n] as the structure knows them."""
-        ...
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """What a file must keep of it, besides what the keys are made of."""
+        """Keys [n, dim] float32 of patches [n], rounded as the structure rounds them."""
         ...
 
 

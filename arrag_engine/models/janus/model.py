@@ -45,6 +45,10 @@ class JanusConfig:
         return self.grid.height * self.vq.patch_size, self.grid.width * self.vq.patch_size
 
 
+LOGIT_COPIES = 6
+"""Arrays of the size of a pass's logits that are held at once."""
+NOISE_AHEAD = 64
+"""Positions whose noise is held, at the most."""
 VQ_MAPS = 4
 """Feature maps at full size that the VQ holds at once in its widest place."""
 
@@ -185,10 +189,11 @@ class JanusPro(nn.Module):
     def drawing_bytes(self, rows: int, capacity: int, window: int) -> int:
         """About the memory that drawing takes besides the weights.
 
-        Keys and values of `rows` sequences of `capacity` positions, the float32 logits of a pass
-        (again for guidance and for the distribution), and a picture's way through the VQ.
+        Keys and values of `rows` sequences of `capacity` positions, what a pass makes of its
+        float32 logits, the noise that is held ahead of need, and a picture's way through the VQ.
         """
         c = self.config.llama
         cache = 2 * c.num_layers * rows * c.num_kv_heads * capacity * c.head_dim
-        logits = 3 * rows * min(window, self.config.grid.size) * self.config.vq.codebook_size
+        places = LOGIT_COPIES * min(window, self.config.grid.size) + NOISE_AHEAD
+        logits = rows * places * self.config.vq.codebook_size
         return cache * self.dtype.itemsize + 4 * logits + self.picture_bytes()

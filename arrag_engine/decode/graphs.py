@@ -1,0 +1,84 @@
+"""A pass recorded as a CUDA graph, which the GPU repeats without Python.
+
+A graph holds addresses: those of buffers, which never move, and those of the weights, which whoever
+manages memory may move at any time. So addresses are compared before every repetition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+WARM_UPS = 2
+"""Runs before the recording, in which libraries choose and load their kernels."""
+
+Plain = Callable[[nn.Module], AbstractContextManager[None]]
+"""Makes the layers of a module compute without anything around it, for as long as it is entered: a
+recording must not ask for interrupts or move weights."""
+
+
+class Replay(Protocol):
+    """What a recording returns."""
+
+    def replay(self) -> None: ...
+
+
+class GraphRecorder:
+    """Records passes on an NVIDIA GPU."""
+
+    def __init__(self, plain: Plain = lambda module: nullcontext()) -> None:
+        self.plain = plain
+
+    def can(self, modules: Sequence[nn.Module], device: torch.device) -> bool:
+        """Whether these modules can be recorded: all weights lie on the GPU."""
+        return device.type == "cuda" and all(
+            weight.device.type == "cuda" for module in modules for weight in module.parameters()
+        )
+
+    def record(self, compute: Callable[[], None], device: torch.device) -> Replay:
+        """The work of `compute`, recorded.
+
+        Raises:
+            RuntimeError: Something in it cannot be recorded.
+        """
+        aside = torch.cuda.Stream(device)
+        aside.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(aside):
+            for _ in range(WARM_UPS):
+                compute()
+        torch.cuda.current_stream(device).wait_stream(aside)
+        graph = torch.cuda.CUDAGraph()
+        # Other threads (a preview, a browser's request) may use the GPU meanwhile.
+        with torch.cuda.graph(graph, stream=aside, capture_error_mode="thread_local"):
+            compute()
+        return graph
+
+
+class Recording:
+    """A recorded pass, as long as the weights stay where they are."""
+
+    def __init__(self, replay: Replay, modules: Sequence[nn.Module]) -> None:
+        self._replay = replay
+        tables = [part._parameters for module in modules for part in module.modules()]
+        self._places = [(table, name) for table in tables for name in table]
+        self._addresses = self._now()
+
+    def _now(self) -> list[int]:
+        found = (table.get(name) for table, name in self._places)
+        return [address(weight) for weight in found]
+
+    def holds(self) -> bool:
+        """Whether all weights lie where they lay when the pass was recorded."""
+        return self._now() == self._addresses
+
+    def replay(self) -> None:
+        self._replay.replay()
+
+
+def address(weight: Tensor | None) -> int:
+    """Where a weight lies."""
+    return 0 if weight is None else weight.data_ptr()
