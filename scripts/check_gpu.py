@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -30,8 +30,7 @@ from arrag_engine.decode.device_noise import device_gumbel, philox, signed
 from arrag_engine.decode.fixed import shape_of
 from arrag_engine.decode.noise import position_noise
 from arrag_engine.faid import AdapterConfig, Faid, FaidAdapter, forced_states
-from arrag_engine.index import SourceTable, create_index
-from arrag_engine.models.base import RasterBackbone
+from arrag_engine.index import PatchIndex, SourceTable, create_index
 from arrag_engine.models.janus.model import JanusPro
 from arrag_engine.models.janus.prompt import unconditional
 from arrag_engine.retrieval import Retriever, make_retriever
@@ -47,6 +46,8 @@ HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 WINDOWS = (1, 4, 16)
 SEEDS = (7, 8, MAX_SEED)
 VOCAB = 16384
+PICTURES = 20
+"""Drawn to see whether memory grows."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class Wish:
 class Subject:
     """A model at one place, with all that it draws with."""
 
-    model: RasterBackbone
+    model: JanusPro
     adapter: FaidAdapter
     retriever: Retriever
     prompt: Sequence[int]
@@ -131,7 +132,7 @@ def tiny_subject(dtype: torch.dtype, device: torch.device) -> Subject:
 def pocket_subject(dtype: torch.dtype, device: torch.device) -> Subject:
     names = {torch.float32: "fp32", **{dtype: name for name, dtype in HALVES.items()}}
     checkpoint = load_model("pocket", names[dtype], str(device))
-    model, adapter = checkpoint.model, load_adapter("pocket", checkpoint)
+    model, adapter = cast(JanusPro, checkpoint.model), load_adapter("pocket", checkpoint)
     codebook = model.vq.codebook(device)
     retriever = make_retriever(load_index("pocket"), model.grid, codebook)
     prompt = checkpoint.prompt_encoder.encode("a red car")
@@ -158,7 +159,7 @@ WISHES = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--device", default=gpu.default_device())
     parser.add_argument("--golden", type=Path, help="a folder as `arrag verify` reads it")
     parser.add_argument("--models", nargs="+", choices=SUBJECTS, default=list(SUBJECTS))
@@ -260,6 +261,9 @@ def check_float32(name: str, device: torch.device) -> Checks:
         yield equal(label, there.draw(wish, SEEDS[:2], 16, gpu.kept()), wanted)
     yield from check_graphs(name, there)
     yield from check_numbers(name, there)
+    yield check_search(name, host, there)
+    if device.type == "cuda":
+        yield check_memory(name, there)
 
 
 @torch.inference_mode()
@@ -324,6 +328,29 @@ def check_numbers(name: str, there: Subject) -> Checks:
         *map(torch.cat, (found, wanted)),
     )
     yield replace(check, ok=check.ok and len(kept) == 1)
+
+
+def check_search(name: str, host: Subject, there: Subject) -> Check:
+    """An index that the device searches finds what the host finds."""
+    from arrag_engine.retrieval.device_source import device_index
+
+    source = there.retriever.source
+    assert isinstance(source, PatchIndex)
+    moved = replace(there.retriever, source=device_index(source, there.model.device))
+    wish = WISHES["DAiD 0.5"]
+    found = replace(there, retriever=moved).draw(wish, SEEDS, 16, gpu.kept())
+    label = f"{name}, DAiD 0.5, {source.size} patches searched on the device = host"
+    return equal(label, found, host.draw(wish, SEEDS, 16))
+
+
+def check_memory(name: str, there: Subject) -> Check:
+    """Drawings through one kept pass leave nothing behind."""
+    kept, held = gpu.kept(), []
+    for seed in range(PICTURES):
+        there.draw(PLAIN, [seed], 16, kept)
+        held.append(torch.cuda.memory_allocated(there.model.device))
+    said = f"{held[1] / 1e6:.1f} MB after 2 pictures, {held[-1] / 1e6:.1f} after {PICTURES}"
+    return Check(f"{name}, memory does not grow", held[-1] <= held[1], said)
 
 
 def check_half(name: str, dtype: str, device: torch.device) -> Checks:

@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from arrag_engine.decode import KeptPasses, Recipe, draw_pictures
 from arrag_engine.decode.fixed import FixedPass, shape_of
+from arrag_engine.decode.graphs import Recording
 from arrag_engine.grid import RASTER
 from arrag_engine.models.base import RasterBackbone
 from arrag_engine.models.janus.model import JanusConfig
@@ -187,6 +188,17 @@ def operations(one: FixedPass) -> int:
     return counted.count
 
 
+def address_checks(config: JanusConfig, dtype: torch.dtype) -> list[float]:
+    """Seconds that a recorded pass takes to see whether its weights have moved."""
+    recording = Recording(NoReplay(), [gpu.model_without_storage(config, dtype)])
+    return [gpu.seconds(torch.device("cpu"), recording.holds) for _ in range(100)]
+
+
+class NoReplay:
+    def replay(self) -> None:
+        raise AssertionError("never repeated")
+
+
 @torch.inference_mode()
 def kernels(one: FixedPass) -> int:
     """Kernels and copies that an uncaptured pass starts on a CUDA device."""
@@ -195,4 +207,4 @@ def kernels(one: FixedPass) -> int:
         one.compute()
         torch.cuda.synchronize()
     events = profile.events() or ()
-    return sum(event.device_type == torch.autograd.DeviceType.CUDA for event in events)
+    return sum(event.device_type.name == "CUDA" for event in events)
