@@ -37,6 +37,14 @@ def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def device_of(name: str) -> torch.device:
+    """A device with its number, as tensors there name it."""
+    device = torch.device(name)
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
+
+
 def version(package: str) -> str:
     """Of an installed package; empty where there is none."""
     try:
