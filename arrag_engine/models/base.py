@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
-
-import numpy as np
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..grid import DrawingOrder, Grid
 from ..settings import Sampling
+
+if TYPE_CHECKING:  # a command line is read and refused without PyTorch
+    import numpy as np
+    import torch
+    from torch import Tensor
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,7 @@ LINKED = [
     (SAMPLER, "batch", "PrimitiveInt", 10**9, "batch is 1000000000; choose 1 to 64"),
     (SAMPLER, "batch", "PrimitiveInt", 0, "batch is 0; choose 1 to 64"),
     (SAMPLER, "preview_every", "PrimitiveInt", -1, "preview_every is -1; choose 0 to 256"),
-    (SAMPLER, "window", "PrimitiveInt", 10**9, "window is 1000000000; choose 1 to 4096"),
+    (SAMPLER, "window", "PrimitiveInt", 10**9, "window is 1000000000; choose 0 to 4096"),
     (SAMPLER, "top_k", "PrimitiveInt", -1, "top_k is -1; choose 0 to 1000000"),
     (SAMPLER, "cfg", "PrimitiveFloat", 1e9, "cfg is 1000000000.0; choose 0 to 100"),
     (SAMPLER, "temperature", "PrimitiveFloat", 1e9, "temperature is 1000000000.0; choose 0.0001"),
