@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import reprlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from typing import Any, TypeVar
 
@@ -100,7 +100,9 @@ MAX_BATCH = 64
 BATCH = Bound("batch", 1, MAX_BATCH, whole=True)
 """Memory grows with it: the key/value cache of a model of 1 B parameters has 0.2 GB a picture."""
 WINDOW = Bound("window", 0, 4096, whole=True)
-"""0 = the device's."""
+"""Tokens per pass; 0 = the device's."""
+WIDTH = replace(WINDOW, low=1)
+"""Tokens per pass, as the loop takes them."""
 STEPS = Bound("steps", 1, 1000, whole=True)
 PREVIEW_EVERY = Bound("preview_every", 0, 256, whole=True)
 

@@ -29,7 +29,7 @@ BAD_INPUT = {
     ),
     "top_k": (f"{DRAW} --top-k -1", "--top-k is -1"),
     "top_p": (f"{DRAW} --top-p 1.1", "--top-p is 1.1; choose more than 0, at most 1"),
-    "window": (f"{DRAW} --window 0", "--window is 0; choose 1 to 4096"),
+    "window": (f"{DRAW} --window -1", "--window is -1; choose 0 to 4096"),
     "batch 0": (f"{DRAW} --batch 0", "--batch is 0; choose 1 to 64"),
     "batch 65": (f"{DRAW} --batch 65", "--batch is 65"),
     "seed of a thousand bits": (f"{DRAW} --seed {2**1000}", "--seed is a number of 1001 bits"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from torch import Tensor
@@ -16,6 +17,11 @@ from ..retrieval import Asked, Proposal, Retriever, mix
 from ..settings import Sampling
 from .canvas import Canvas
 from .noise import Noise, draw, position_noise
+
+DraftRule = Literal["above", "left", "retrieved"]
+"""A first guess: the token above, the token before, or what retrieval would draw (the token above
+where nothing is retrieved). Later guesses are what the pass before made of the earlier ones. As
+many are right by the first rule as by the others (docs/measurements.md), and it costs nothing."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,7 @@ class Chooser:
     vocab: int
     width: int
     """Of the grid."""
+    rule: DraftRule = "above"
 
     def asks(self, canvas: Canvas, position: int, guess: bool = False) -> bool:
         """Whether what is found for a position can change its token.
@@ -49,8 +56,8 @@ class Chooser:
         retriever = self.retriever
         if retriever is None:
             return False
-        if guess and position >= canvas.guessed:
-            return retriever.looks_up(position)
+        if guess and self._guesses_by_retrieval(canvas, position):
+            return True
         noise = self.noise(canvas, position)
         above_all_weights = noise is not None and noise.uniform >= retriever.largest_weight
         return retriever.mixes(position) and not above_all_weights
@@ -129,14 +136,19 @@ class Chooser:
             proposal, canvas.tokens, position
         )
 
+    def _guesses_by_retrieval(self, canvas: Canvas, position: int) -> bool:
+        """Whether the first guess of a position is due, and what is found there makes it."""
+        due = self.rule == "retrieved" and position >= canvas.guessed
+        return due and self.retriever is not None and self.retriever.looks_up(position)
+
     def _guess(self, canvas: Canvas, position: int, noise: Noise | None) -> int:
-        """What retrieval would draw, else the token above, else the one before."""
-        if self.retriever is not None and self.retriever.looks_up(position):
+        """The first guess of a position by the rule."""
+        if self._guesses_by_retrieval(canvas, position):
             proposal = canvas.proposals[position]
             if proposal.found:
-                return draw(self.retriever.distribution(proposal, self.vocab), noise)
-        above = position - self.width if position >= self.width else position - 1
-        return int(canvas.tokens[above]) if above >= 0 else 0
+                return draw(self._retriever.distribution(proposal, self.vocab), noise)
+        before = 1 if self.rule == "left" or position < self.width else self.width
+        return int(canvas.tokens[position - before]) if position else 0
 
     @property
     def _retriever(self) -> Retriever:

@@ -16,11 +16,11 @@ from functools import partial
 import numpy as np
 import torch
 
-from ..bounds import WINDOW
+from ..bounds import WIDTH
 from ..errors import InputError
 from ..models.base import RasterBackbone
 from .canvas import Canvas, begin
-from .choice import Chooser, Draft
+from .choice import Chooser, Draft, DraftRule
 from .fixed import KeptPasses, open_fixed
 from .passes import Chosen, ExactPasses, Passes
 from .recipe import Drawing, Progress, Recipe
@@ -36,15 +36,20 @@ def draw_raster(
     progress: Progress | None = None,
     device: torch.device | None = None,
     kept: KeptPasses | None = None,
+    rule: DraftRule = "above",
 ) -> Drawing:
-    """Draw one picture per seed; see `draw_pictures`."""
+    """Draw one picture per seed; see `draw_pictures`.
+
+    Args:
+        rule: How tokens are guessed first. The picture is the same with any.
+    """
     grid, vocab = model.grid, model.vocab
     device = device or model.device
     if recipe.retriever is not None:
         wanted = 0 if recipe.adapter is None else recipe.adapter.wanted
         recipe = replace(recipe, retriever=replace(recipe.retriever, candidates=wanted))
     check_raster(model, recipe, window)
-    chooser = Chooser(recipe.sampling, recipe.retriever, vocab, grid.width)
+    chooser = Chooser(recipe.sampling, recipe.retriever, vocab, grid.width, rule)
     canvases = [begin(seed, grid.size, recipe.given) for seed in seeds]
     passes: Passes
     if device.type == "cpu" and kept is None:
@@ -86,7 +91,7 @@ def check_raster(model: RasterBackbone, recipe: Recipe, window: int) -> None:
             whose queries need tokens that are drawn later.
     """
     size, limit = model.grid.size, model.max_positions
-    WINDOW.check(window)
+    WIDTH.check(window)
     if len(recipe.prompt) + size > limit:
         raise InputError(
             f"the prompt has {len(recipe.prompt)} tokens and the picture {size}, the model takes "
