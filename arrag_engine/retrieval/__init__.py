@@ -1,5 +1,6 @@
 """Retrieval: from the tokens drawn so far to a distribution of the next one."""
 
+from .device_source import device_bytes, device_index, on_device
 from .mixture import Proposal, mix, proposal_distribution
 from .query import Asked, QueryMaker
 from .retriever import Retriever, calibrated_options, make_retriever
@@ -12,7 +13,10 @@ __all__ = [
     "QueryMaker",
     "Retriever",
     "calibrated_options",
+    "device_bytes",
+    "device_index",
     "make_retriever",
     "mix",
+    "on_device",
     "proposal_distribution",
 ]

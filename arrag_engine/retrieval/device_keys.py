@@ -68,7 +68,7 @@ class DeviceKeys(Protocol):
         ...
 
     def add(self, distances: Tensor, prepared: Tensor, first: int) -> None:
-        """Add to [B, cells] what cells differ from the queries by, for the cells from `first` on."""
+        """Add to [B, cells] how far the cells from `first` on are from the queries."""
         ...
 
     def error(self, parts: Tensor) -> Tensor:

@@ -172,7 +172,9 @@ class _Asked:
         distances = self._distances(start, count)
         limit = self._limit(distances, k).minimum(torch.from_numpy(known).to(distances.device))
         limit = limit * (1 + 3 * self.share) + 3 * self.error + 1e-30
-        limit = limit.nan_to_num(torch.inf).clamp(max=torch.finfo(torch.float32).max)  # inf is no patch
+        limit = limit.nan_to_num(torch.inf).clamp(
+            max=torch.finfo(torch.float32).max
+        )  # inf is no patch
         rows, cells = (distances <= limit[:, None]).nonzero(as_tuple=True)
         counts = torch.bincount(rows, minlength=len(distances)).tolist()
         parts = [self._thin(row, part + start, k) for row, part in enumerate(cells.split(counts))]
