@@ -9,7 +9,7 @@ the neighbourhood: 2 bytes a position as codes, 36 as vectors of 8 numbers.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -59,19 +59,15 @@ def make_raster(grid: Grid, spec: KeySpec) -> Raster:
 class DeviceKeys(Protocol):
     """What the search needs to know of keys; `parts` are queries [B, offsets, code_dim]."""
 
-    def prepare(self, parts: Tensor) -> Tensor:
+    def prepare(self, parts: Tensor) -> Any:
         """What `add` wants to know of the queries."""
         ...
 
-    def constant(self, parts: Tensor) -> Tensor:
-        """What [B] the sums of `add` lack of a squared distance."""
-        ...
-
-    def add(self, distances: Tensor, prepared: Tensor, first: int) -> None:
+    def add(self, distances: Tensor, prepared: Any, first: int) -> None:
         """Add to [B, cells] how far the cells from `first` on are from the queries."""
         ...
 
-    def error(self, parts: Tensor) -> Tensor:
+    def error(self, parts: np.ndarray) -> np.ndarray:
         """How far [B] the sums may be from the truth, besides a small share of the distance."""
         ...
 
@@ -131,7 +127,8 @@ class _Codes:
     ) -> None:
         codes, grid = len(keys.codebook), keys.grid
         self.raster = raster
-        self.rows = torch.from_numpy(np.pad(keys.codebook, ((0, 1), (0, 0)))).to(device)
+        rows = np.pad(keys.codebook, ((0, 1), (0, 0))).T  # [code_dim, codes + 1]
+        self.rows = torch.from_numpy(np.ascontiguousarray(rows)).to(device)
         length = 2 * raster.reach + len(images) * raster.size
         self.codes = torch.full((length,), codes, dtype=_code_type(keys), device=device)
         pictures = self.codes[raster.reach : length - raster.reach]
@@ -148,9 +145,11 @@ class _Codes:
 
     def prepare(self, parts: Tensor) -> Tensor:
         """Tables [offsets, B, codes + 1]; the last entry is that of a neighbour outside."""
-        return torch.stack(
-            [(part[:, None] - self.rows).square().sum(dim=-1) for part in parts.unbind(dim=1)]
-        )
+        tables = parts.new_zeros((*parts.shape[1::-1], self.rows.shape[1]))
+        for numbers, rows in zip(parts.permute(2, 1, 0).unsqueeze(-1), self.rows, strict=True):
+            differences = numbers - rows  # [offsets, B, codes + 1]
+            tables.addcmul_(differences, differences)
+        return tables
 
     def add(self, distances: Tensor, prepared: Tensor, first: int) -> None:
         reach, count = self.raster.reach, distances.shape[1]
@@ -159,11 +158,8 @@ class _Codes:
             start = reach + shift
             distances += table.index_select(1, codes[start : start + count])
 
-    def constant(self, parts: Tensor) -> Tensor:
-        return parts.new_zeros(len(parts))
-
-    def error(self, parts: Tensor) -> Tensor:
-        return parts.new_zeros(len(parts))
+    def error(self, parts: np.ndarray) -> np.ndarray:
+        return np.zeros(len(parts), np.float32)
 
     def numbers(self, cells: Tensor) -> Iterator[Tensor]:
         for shift in self.raster.shifts:
@@ -172,7 +168,7 @@ class _Codes:
     def differences(self, part: Tensor, cells: Tensor) -> Tensor:
         sums = torch.zeros(len(cells), device=cells.device)
         for query, codes in zip(part, self.numbers(cells), strict=True):
-            sums += (query - self.rows[codes]).square().sum(dim=1)
+            sums += (query[:, None] - self.rows[:, codes]).square().sum(dim=0)
         return sums
 
 
@@ -195,29 +191,28 @@ class _Vectors:
             vectors = vectors.reshape(dim, -1, grid.height, grid.width)
             pictures[:dim, rows] = vectors
             pictures[dim, rows] = vectors.square().sum(dim=0)
-        self.longest = self.vectors[dim].nan_to_num(0, 0).amax().sqrt()
+        self.longest = float(self.vectors[dim].nan_to_num(0, 0).amax().sqrt())
 
-    def prepare(self, parts: Tensor) -> Tensor:
-        """Factors [offsets * B, code_dim + 1] of vectors and squared lengths; see `add`."""
+    def prepare(self, parts: Tensor) -> tuple[Tensor, Tensor]:
+        """Factors [offsets * B, code_dim + 1] of vectors and squared lengths, and |q|² [B]."""
         factors = torch.cat((-2 * parts, torch.ones_like(parts[..., :1])), dim=-1)
-        return factors.transpose(0, 1).flatten(0, 1)
+        return factors.transpose(0, 1).flatten(0, 1), parts.square().sum(dim=(1, 2))
 
-    def add(self, distances: Tensor, prepared: Tensor, first: int) -> None:
-        """Adds |v|² - 2 q·v of every neighbour."""
+    def add(self, distances: Tensor, prepared: tuple[Tensor, Tensor], first: int) -> None:
+        """Adds |q|², and |v|² - 2 q·v of every neighbour."""
         reach, (batch, count) = self.raster.reach, distances.shape
-        products = prepared @ self.vectors[:, first : first + count + 2 * reach]
+        factors, lengths = prepared
+        distances += lengths[:, None]
+        products = factors @ self.vectors[:, first : first + count + 2 * reach]
         for sums, shift in zip(products.split(batch), self.raster.shifts, strict=True):
             distances += sums[:, reach + shift : reach + shift + count]
 
-    def constant(self, parts: Tensor) -> Tensor:
-        return parts.square().sum(dim=(1, 2))
-
-    def error(self, parts: Tensor) -> Tensor:
+    def error(self, parts: np.ndarray) -> np.ndarray:
         offsets, dim = parts.shape[1:]
-        lengths = parts.norm(dim=-1)
-        products = (2 * lengths * self.longest + self.longest**2).sum(dim=-1)
-        largest = (lengths + self.longest).square().sum(dim=-1)  # of the sums on the way
-        factor = 2 * PRODUCT.get(parts.device.type, COARSEST)
+        lengths = np.linalg.norm(parts, axis=-1)
+        products = (2 * lengths * self.longest + self.longest**2).sum(axis=-1)
+        largest = ((lengths + self.longest) ** 2).sum(axis=-1)  # of the sums on the way
+        factor = 2 * PRODUCT.get(self.vectors.device.type, COARSEST)
         return factor * products + (dim + offsets + 8) * FLOAT32 * largest
 
     def numbers(self, cells: Tensor) -> Iterator[Tensor]:

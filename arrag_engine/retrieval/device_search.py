@@ -30,6 +30,8 @@ QUERIES = 16
 """Queries that are searched for at once."""
 MANY = 1024
 """Candidates of a query that the host ranks without further ado."""
+LARGEST = torch.finfo(torch.float32).max
+"""A distance above it, inf, is no patch's."""
 PIECE = 2**18
 """Candidates that are thinned out at once where there are more: it takes about 100 bytes each."""
 
@@ -66,7 +68,7 @@ class DeviceSearcher:
     def nbytes(self) -> int:
         """What the search takes on the device at the most, its scratch included."""
         cells = len(self.images) * self.raster.size
-        tables = QUERIES * self.keys.spec.offsets * (len(self.keys.codebook) + 1) * 4
+        tables = 2 * 4 * QUERIES * self.keys.spec.offsets * (len(self.keys.codebook) + 1)
         scratch = min(cells, self._at_once(QUERIES) * self.raster.size)
         return (
             (cells + 2 * self.raster.reach) * per_cell(self.keys)
@@ -78,8 +80,7 @@ class DeviceSearcher:
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """See `Searcher`."""
         k = min(k, self.size)
-        distances = np.full((len(queries), k), np.inf, np.float32)
-        ids = np.full((len(queries), k), -1)
+        distances, ids = _nothing(len(queries), k)
         for first in range(0, len(queries) if k else 0, QUERIES):
             rows = slice(first, first + QUERIES)
             distances[rows], ids[rows] = self._search(queries[rows].astype(np.float32), k)
@@ -107,8 +108,10 @@ class DeviceSearcher:
 
     @cached_property
     def _inactive(self) -> Tensor:
-        """Mask [cells] of the cells that have no key."""
-        return torch.from_numpy(self._slots < 0).to(self.device)
+        """[cells]: inf where no key is, else 0."""
+        return torch.from_numpy(np.where(self._slots < 0, np.inf, 0).astype(np.float32)).to(
+            self.device
+        )
 
     def _at_once(self, queries: int) -> int:
         """Pictures that are looked at together."""
@@ -117,8 +120,8 @@ class DeviceSearcher:
     @torch.no_grad()
     def _search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Distances and patches [B, k] of a few queries [B, dim]."""
-        asked = _Asked(self, torch.from_numpy(queries).to(self.device))
-        best = np.full((len(queries), k), np.inf, np.float32), np.full((len(queries), k), -1)
+        asked = _Asked(self, queries)
+        best = _nothing(len(queries), k)
         step = self._at_once(len(queries))
         for first in range(0, len(self.images), step):
             count = min(step, len(self.images) - first)
@@ -134,33 +137,40 @@ class DeviceSearcher:
     def _rank(self, queries: np.ndarray, ids: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """The k nearest [B, k] of these patches [n], ascending, as `Flat` ranks them."""
         subset = Subset(ids, self.keys.rows(ids), len(self.keys.active))
-        distances, ids = subset.search(queries, k)
-        missing = (0, 0), (0, k - ids.shape[1])
-        return (
-            np.pad(distances, missing, constant_values=np.inf),
-            np.pad(ids, missing, constant_values=-1),
-        )
+        distances, ids = _nothing(len(queries), k)
+        found = slice(None), slice(min(k, subset.size))
+        distances[found], ids[found] = subset.search(queries, k)
+        return distances, ids
+
+
+def _nothing(batch: int, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Distances and patches [B, k] where nothing was found."""
+    return np.full((batch, k), np.inf, np.float32), np.full((batch, k), -1)
 
 
 class _Asked:
-    """A few queries [B, dim] on the device, and the search for their candidates."""
+    """A few queries [B, dim], put on the device, and the search for their candidates."""
 
-    def __init__(self, searcher: DeviceSearcher, queries: Tensor) -> None:
+    def __init__(self, searcher: DeviceSearcher, queries: np.ndarray) -> None:
         keys = searcher.keys
-        offsets, extra = keys.spec.offsets, keys.places.shape[1]
-        code_dim = (keys.dim - extra) // offsets
+        places = keys.places.shape[1]
         self.held, self.raster = searcher._held, searcher.raster
-        self.parts = queries[:, : offsets * code_dim].unflatten(1, (offsets, code_dim))
-        away = queries[:, None, offsets * code_dim :] - searcher._places  # [B, cells, 2 or 0]
-        self.away = away.square().sum(dim=-1).masked_fill(searcher._inactive, torch.inf)
+        asked = torch.from_numpy(queries).to(searcher.device)
+        own = keys.dim - places
+        shape = len(queries), keys.spec.offsets, own // keys.spec.offsets
+        self.parts = asked[:, :own].view(shape)
+        self.placed = places > 0
+        self.away = searcher._inactive.expand(len(queries), -1)
         """Share of the position term [B, cells] in the distance; inf where no key is."""
-        self.placed = extra > 0
+        if self.placed:
+            self.away = self.away + (asked[:, None, own:] - searcher._places).square().sum(dim=-1)
         self.prepared = self.held.prepare(self.parts)
-        self.error = self.held.error(self.parts)
+        self.error = 3 * self.held.error(queries[:, :own].reshape(shape)) + 1e-30
         self.active_rows = len(np.unique(keys.active // keys.grid.width))
-        # Sums of squares: every operation on the way to one adds at most a rounding. The
-        # device's and the host's together, with some to spare.
-        self.share = (2 * keys.dim + 16) * FLOAT32
+        # Every operation on the way to a sum of squares adds at most a rounding to it: those of
+        # the device and of the host together, with some to spare. Three times, for they may be
+        # wrong in opposite directions, about a patch and about the last of the k nearest.
+        self.margin = 1 + 3 * (2 * keys.dim + 16) * FLOAT32
 
     def candidates(self, first: int, count: int, k: int, known: np.ndarray) -> np.ndarray:
         """Cells [n], of any query, that may be among the k nearest in `count` pictures.
@@ -169,23 +179,18 @@ class _Asked:
             known: Distances [B] that k patches found before do not exceed.
         """
         start = first * self.raster.size
-        distances = self._distances(start, count)
-        limit = self._limit(distances, k).minimum(torch.from_numpy(known).to(distances.device))
-        limit = limit * (1 + 3 * self.share) + 3 * self.error + 1e-30
-        limit = limit.nan_to_num(torch.inf).clamp(
-            max=torch.finfo(torch.float32).max
-        )  # inf is no patch
-        rows, cells = (distances <= limit[:, None]).nonzero(as_tuple=True)
-        counts = torch.bincount(rows, minlength=len(distances)).tolist()
-        parts = [self._thin(row, part + start, k) for row, part in enumerate(cells.split(counts))]
-        return torch.cat(parts).cpu().numpy()
-
-    def _distances(self, start: int, count: int) -> Tensor:
-        """[B, count * cells], as the device rounds them, from a cell of the array on."""
-        lengths = self.held.constant(self.parts)[:, None, None]
-        distances = (self.away[:, None] + lengths).repeat(1, count, 1).flatten(1)
+        distances = self.away[:, None].repeat(1, count, 1).flatten(1)  # [B, count * cells]
         self.held.add(distances, self.prepared, start)
-        return distances
+        bounds = torch.from_numpy(np.stack((known, self.error)).astype(np.float32))
+        earlier, error = bounds.to(distances.device)
+        limit = self._limit(distances, k).nan_to_num(torch.inf).minimum(earlier)
+        limit = (limit * self.margin + error).clamp(max=LARGEST)
+        rows, cells = (distances <= limit[:, None]).nonzero(as_tuple=True)
+        cells = cells + start
+        if len(cells) > max(MANY, k):
+            parts = cells.split(torch.bincount(rows, minlength=len(distances)).tolist())
+            cells = torch.cat([self._thin(row, part, k) for row, part in enumerate(parts)])
+        return cells.cpu().numpy()
 
     def _limit(self, distances: Tensor, k: int) -> Tensor:
         """What k of the distances [B, cells] do not exceed [B]; inf if there are fewer.
@@ -213,7 +218,7 @@ class _Asked:
         away = self.away[row, cells % self.raster.size]
         distances = self.held.differences(self.parts[row], cells) + away
         limit = distances.topk(k, largest=False, sorted=True).values[-1]
-        cells = cells[distances <= limit * (1 + 3 * self.share) + 1e-30]
+        cells = cells[distances <= limit * self.margin + 1e-30]
         return cells if len(cells) <= max(MANY, k) else cells[self._first(cells, k)]
 
     def _first(self, cells: Tensor, k: int) -> Tensor:

@@ -166,6 +166,21 @@ def test_a_query_finds_the_same_in_any_batch(device):
         assert_same(there.lookup(queries[i : i + 1], 9), together.query(i))
 
 
+@pytest.mark.parametrize("space", KEY_SPACES)
+@pytest.mark.parametrize("many", [0, 30])
+@pytest.mark.parametrize("piece", [7, 2**18])
+@pytest.mark.parametrize("device", DEVICES)
+def test_pieces_change_no_hit(space, many, piece, device, monkeypatch):
+    """Of pictures that are looked at together, and of candidates that are thinned out together."""
+    index = make_index(KeySpec(borders="zero", space=space), images=30, codes=3, noise=0.001)
+    queries = make_queries(index, 5)
+    monkeypatch.setattr(device_search, "SCRATCH", 50_000)
+    monkeypatch.setattr(device_search, "MANY", many)
+    monkeypatch.setattr(device_search, "PIECE", piece)
+    for k in (1, 6, 90):
+        assert_same(device_index(index, device).lookup(queries, k), index.lookup(queries, k))
+
+
 def test_rounded_products_change_no_hit(monkeypatch):
     """PyTorch may round the factors of products to 16 bits where it was told to."""
     index = make_index(KeySpec("causal-8", "zero"), images=40, codes=5)
@@ -176,7 +191,8 @@ def test_rounded_products_change_no_hit(monkeypatch):
 
     def rounded(self, distances, prepared, first):
         exact, self.vectors = self.vectors, self.vectors.bfloat16().float()
-        add(self, distances, prepared.bfloat16().float(), first)
+        factors, lengths = prepared
+        add(self, distances, (factors.bfloat16().float(), lengths), first)
         self.vectors = exact
 
     monkeypatch.setattr(vectors, "add", rounded)
@@ -285,7 +301,7 @@ def test_the_bytes_are_those_of_the_tensors(space, borders, pictures):
         35 if borders == "skip" else 7 * 9
     )
     assert held >= cells * (2 if space == "codebook" else 36)
-    assert 0 < device_bytes(index) - held < cells * 16 * 200 + 16 * 8 * 41 * 4 + 1300
+    assert 0 < device_bytes(index) - held < cells * 16 * 200 + 2 * 16 * 8 * 41 * 4 + 1300
     assert device_bytes(index.restricted(np.array([2]))) < device_bytes(index)
 
 
