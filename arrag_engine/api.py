@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from .index import load_index as read_index
 from .models.ops import pack_linears
 from .models.pixels import to_uint8
 from .paths import check_output
+from .retrieval import where_faster
 from .session import Layer, SamplingChoice
 
 Parts = Callable[[int, int], None]
@@ -122,7 +124,8 @@ def draw(
         raise InputError(f"{len(layers)} layers are given; one index can be used at a time")
     faid = Faid(adapter) if isinstance(adapter, FaidAdapter) else adapter
     clock = [time.perf_counter()]
-    planned = session.plan(model, prompt, sampling, layers[0] if layers else None, faid)
+    layer = layers[0] if layers else None
+    planned = session.plan(model, prompt, sampling, layer, faid, place=searched_on(model))
     clock.append(time.perf_counter())
     grids = session.draw(
         model, planned, seeds, window, progress, kept=model.passes, exact_batch=exact_batch
@@ -134,6 +137,15 @@ def draw(
     timings = {"plan": plan_s, "draw": draw_s, "decode": decode_s}
     notes = (*planned.notes, *grids.notes)
     return Drawing(images, grids.tokens, grids.passes, notes, timings, grids)
+
+
+def searched_on(model: Checkpoint) -> Callable[[PatchIndex], PatchIndex] | None:
+    """Where indexes are searched: on the model's GPU, if it is one and they fit beside it."""
+    device = model.model.device
+    if device.type != "cuda":
+        return None
+    free, _ = torch.cuda.mem_get_info(device)
+    return partial(where_faster, device=device, free_bytes=free)
 
 
 @torch.inference_mode()

@@ -6,7 +6,7 @@ that the prompt is about. `plan` does all of it before the work starts; `draw` d
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -116,6 +116,7 @@ def plan(
     layer: Layer | None = None,
     faid: Faid | None = None,
     codebook: np.ndarray | None = None,
+    place: Callable[[PatchIndex], PatchIndex] | None = None,
 ) -> Plan:
     """Work out what a drawing will use.
 
@@ -123,6 +124,8 @@ def plan(
         text: The prompt.
         layer: The index to retrieve from, if any.
         codebook: The model's unit rows [codes, dim]; computed when absent.
+        place: Says where the part of the index that is used is searched; see
+            `retrieval.where_faster`. It finds the same patches anywhere.
 
     Raises:
         InputError: The prompt, a value or the index cannot be used.
@@ -135,7 +138,7 @@ def plan(
     if layer is not None:
         if codebook is None:
             codebook = checkpoint.model.vq.codebook(checkpoint.model.device)
-        retriever, said = _retriever(checkpoint, prompt, layer, advised, faid, codebook)
+        retriever, said = _retriever(checkpoint, prompt, layer, advised, faid, codebook, place)
         notes += said
     recipe = Recipe(prompt.ids, prompt.unconditional, chosen, retriever, faid)
     return Plan(prompt, recipe, tuple(notes))
@@ -208,6 +211,7 @@ def _retriever(
     advised: Recommended,
     faid: Faid | None,
     codebook: np.ndarray,
+    place: Callable[[PatchIndex], PatchIndex] | None,
 ) -> tuple[Retriever | None, list[str]]:
     """(how patches are retrieved, what to say of it); None where nothing is to be retrieved."""
     grid = checkpoint.model.grid
@@ -224,7 +228,8 @@ def _retriever(
     options = replace(base, **layer.chosen())
     notes += [*said, _retrieval_note(index.spec, options, layer, advised)]
     notes += _weight_hint(layer, prompt, options, advised)
-    return make_retriever(index, grid, codebook, options, bool(prompt.unknown)), notes
+    found = index if place is None else place(index)
+    return make_retriever(found, grid, codebook, options, bool(prompt.unknown)), notes
 
 
 def select(layer: Layer, prompt: Prompt, has_unknown: bool) -> tuple[PatchIndex | None, list[str]]:

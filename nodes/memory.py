@@ -20,8 +20,10 @@ from ..arrag_engine.checkpoints import Checkpoint, load_checkpoint, resolve_dtyp
 from ..arrag_engine.checkpoints.adapter import load_adapter
 from ..arrag_engine.decode import GraphRecorder, KeptPasses
 from ..arrag_engine.faid import FaidAdapter
+from ..arrag_engine.index import PatchIndex
 from ..arrag_engine.models import ops as engine_ops
 from ..arrag_engine.models.janus.model import JanusPro
+from ..arrag_engine.retrieval import where_faster
 
 
 @contextmanager
@@ -111,6 +113,14 @@ class ManagedModel:
         other.checkpoint = replace(self.checkpoint, faid=adapter)
         other.adapter_patcher = manage(adapter, self.passes)
         return other
+
+    def search_place(self, index: PatchIndex) -> PatchIndex:
+        """The index, searched on the GPU if it fits beside the model there."""
+        if self.device.type != "cuda":
+            return index
+        free = comfy.model_management.get_free_memory(self.device)
+        unloaded = self.patcher.model_size() - self.patcher.loaded_size()
+        return where_faster(index, self.device, free - unloaded)
 
     def to_device(self, working_bytes: int = 0, with_adapter: bool = False) -> torch.device:
         """Bring the weights to the device, leaving memory to work; returns the device."""

@@ -198,7 +198,15 @@ def draw(
     """
     checkpoint, sampling = managed.checkpoint, settings.sampling()
     seeds = picture_seeds(settings.seed, settings.batch)
-    planned = session.plan(checkpoint, settings.prompt, sampling, retrieval, faid, managed.codebook)
+    planned = session.plan(
+        checkpoint,
+        settings.prompt,
+        sampling,
+        retrieval,
+        faid,
+        managed.codebook,
+        managed.search_place,
+    )
     unused = [OTHER_SAMPLER] if faid is None and checkpoint.faid is not None else []
     notes = show_notes(node_id, [*planned.notes, *unused])
     length = len(planned.prompt.ids) + managed.model.grid.size

@@ -165,10 +165,12 @@ def generate(a: argparse.Namespace) -> int:
     layer = _layer(a) if a.index is not None and decoding != "plain" else None
     check_adapter(a.adapter)
     checkpoint = load_model(a)
+    from ..api import searched_on
     from ..session import draw, plan
 
     faid = _faid(checkpoint, a) if decoding == "faid" else None
-    planned = plan(checkpoint, a.prompt, sampling, layer, faid)
+    place = searched_on(checkpoint)
+    planned = plan(checkpoint, a.prompt, sampling, layer, faid, place=place)
     for note in planned.notes:
         print(note, file=sys.stderr)
     loaded = time.perf_counter()
