@@ -198,14 +198,9 @@ def draw(
     """
     checkpoint, sampling = managed.checkpoint, settings.sampling()
     seeds = picture_seeds(settings.seed, settings.batch)
+    place = managed.search_place
     planned = session.plan(
-        checkpoint,
-        settings.prompt,
-        sampling,
-        retrieval,
-        faid,
-        managed.codebook,
-        managed.search_place,
+        checkpoint, settings.prompt, sampling, retrieval, faid, managed.codebook, place
     )
     unused = [OTHER_SAMPLER] if faid is None and checkpoint.faid is not None else []
     notes = show_notes(node_id, [*planned.notes, *unused])

@@ -19,6 +19,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -46,7 +47,7 @@ class Row:
     """Whether all hits were equal, distances to the last bit."""
 
 
-def make_index(corpus: Corpus, space: str) -> PatchIndex:
+def make_index(corpus: Corpus, space: Literal["encoder", "codebook"]) -> PatchIndex:
     sources = (
         Source(f"{i:08d}.jpg", "", 384, 384, f"{i:064x}", "", b"")
         for i in range(len(corpus.tokens))
@@ -108,7 +109,7 @@ def show(row: Row) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--patches", type=int, nargs="+", default=[100_000, 1_000_000])
     parser.add_argument("--spaces", nargs="+", choices=KEY_SPACES, default=["codebook", "encoder"])

@@ -28,7 +28,7 @@ from arrag_engine.bounds import MAX_SEED
 from arrag_engine.decode import KeptPasses, Recipe, draw_pictures
 from arrag_engine.decode.device_noise import device_gumbel, philox, signed
 from arrag_engine.decode.fixed import shape_of
-from arrag_engine.decode.noise import position_noise
+from arrag_engine.decode.noise import Noise
 from arrag_engine.faid import Faid, forced_states
 from arrag_engine.index import PatchIndex
 from arrag_engine.models.janus.model import JanusPro
@@ -147,7 +147,7 @@ def check_noise(device: torch.device) -> Checks:
     differ = int((words != np.stack(wanted)).sum())
     yield Check("noise, words", differ == 0, f"{differ} of {words.size} differ from numpy's")
     found = device_gumbel(seeds, positions, VOCAB).cpu().numpy()
-    host = np.stack([position_noise(s, p, VOCAB).gumbel.numpy() for s, p in chosen])
+    host = np.stack([Noise(s, p, VOCAB).gumbel.numpy() for s, p in chosen])
     up, down = np.nextafter(host, np.float32(np.inf)), np.nextafter(host, np.float32(-np.inf))
     outside = int(((found < down) | (found > up)).sum())
     other = int((found != host).sum())

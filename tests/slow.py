@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from arrag_engine.decode.noise import position_noise
+from arrag_engine.decode.noise import Noise
 from arrag_engine.models.llama import make_span
 
 
@@ -120,7 +120,7 @@ def picture(model, prompt, pad_id, sampling, seed, index=None, offsets=(), optio
     codebook = model.vq.quantize.rows(torch.device("cpu")).numpy()
     tokens: list[int] = []
     for position in range(grid.size):
-        noise = position_noise(seed, position, vocab)
+        noise = Noise(seed, position, vocab)
         p = p_model(model, prompt, pad_id, tokens, sampling)
         retrieved = index and p_retrieved(index, codebook, offsets, tokens, position, options)
         if retrieved is not None and sampling.temperature == 0:
@@ -254,7 +254,7 @@ def faid_picture(
         cond, uncond = cond[-1], logits(model, blank, tokens)
         guided = (uncond + sampling.cfg * (cond - uncond)).double()
         p = torch.softmax(guided / (sampling.temperature or 1), dim=-1).numpy()
-        noise = position_noise(seed, position, vocab)
+        noise = Noise(seed, position, vocab)
         if options is not None and active[-1] and noise.uniform < options.weight:
             p = p_retrieved(index, codebook, offsets, tokens, position, options)
         with np.errstate(divide="ignore"):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from arrag_engine.calibrate import FLOOR, HARM, Observations, fit, observe, own_pictures
 from arrag_engine.captions import everyday_captions
 from arrag_engine.decode import Recipe, draw_pictures
-from arrag_engine.decode.noise import draw, position_noise
+from arrag_engine.decode.noise import Noise, draw
 from arrag_engine.errors import InputError
 from arrag_engine.index import (
     EVIDENCE,
@@ -93,7 +93,7 @@ def test_drawing_with_auto_equals_drawing_by_hand(model, calibrated, window):
     tokens = np.zeros(36, np.int64)
     taken = 0
     for i in range(36):
-        noise = position_noise(seed, i, 64)
+        noise = Noise(seed, i, 64)
         p = model_probabilities(model, PROMPT, BLANK, tokens)[i]
         if mine.active[i]:
             [proposal] = mine.propose([Asked(tokens, np.array([i]))])
@@ -218,7 +218,7 @@ def test_what_lies_above_the_ceiling_is_not_looked_up(model, calibrated, monkeyp
     low = replace(CALIBRATION, ceiling=0.3, floor=0.05)
     mine = retrieval(model, replace(calibrated, calibration=low))
     drawing = draw_pictures(model, Recipe(PROMPT, BLANK, Sampling(1.0), mine), [11])
-    uniform = np.array([position_noise(11, i, 64).uniform for i in range(36)])
+    uniform = np.array([Noise(11, i, 64).uniform for i in range(36)])
     wanted = np.flatnonzero(mine.active & (uniform < 0.3))
     assert asked == wanted.tolist()
     [trace] = drawing.traces

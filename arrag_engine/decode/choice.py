@@ -6,7 +6,7 @@ model; then a token of that component. A position of retrieval needs no pass of 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from ..retrieval import Asked, Proposal, Retriever, mix
 from ..settings import Sampling
 from .canvas import Canvas
-from .noise import Noise, draw, position_noise
+from .noise import Noise, draw
 
 DraftRule = Literal["above", "left", "retrieved"]
 """A first guess: the token above, the token before, or what retrieval would draw (the token above
@@ -47,20 +47,33 @@ class Chooser:
     """Of the grid."""
     rule: DraftRule = "above"
 
-    def asks(self, canvas: Canvas, position: int, guess: bool = False) -> bool:
-        """Whether what is found for a position can change its token.
+    def find(
+        self, places: Sequence[tuple[Canvas, int]], guess: bool = False
+    ) -> list[Proposal | None]:
+        """For each (picture, position) the proposal that its token may depend on, as the tokens are
+        now; None where retrieval cannot matter. One look-up serves all of them.
 
         Args:
-            guess: Whether a first guess is made there if there is none, which uses it too.
+            guess: Whether first guesses are made there, which may depend on a proposal too.
         """
+        wanted = [self._matters(canvas, position, guess) for canvas, position in places]
+        self.look_up(place for place, needed in zip(places, wanted, strict=True) if needed)
+        return [
+            canvas.proposals[position] if needed else None
+            for (canvas, position), needed in zip(places, wanted, strict=True)
+        ]
+
+    def _matters(self, canvas: Canvas, position: int, guess: bool) -> bool:
+        """Whether what is found for a position can change its token, or its first guess."""
         retriever = self.retriever
         if retriever is None:
             return False
-        if guess and self._guesses_by_retrieval(canvas, position):
-            return True
+        if guess and self.rule == "retrieved" and position >= canvas.guessed:
+            return retriever.looks_up(position)
+        if not retriever.mixes(position):
+            return False
         noise = self.noise(canvas, position)
-        above_all_weights = noise is not None and noise.uniform >= retriever.largest_weight
-        return retriever.mixes(position) and not above_all_weights
+        return noise is None or noise.uniform < retriever.largest_weight
 
     def look_up(self, places: Iterable[tuple[Canvas, int]]) -> None:
         """Have the proposals of positions of pictures, as the tokens are now, in one look-up."""
@@ -77,33 +90,29 @@ class Chooser:
             for (canvas, position), proposal in zip(stale, retriever.propose(asked), strict=True):
                 canvas.proposals[position] = proposal
 
-    def retrieved(self, canvas: Canvas, position: int) -> int | None:
-        """The token, if retrieval alone draws it: the model is not asked. What the position asks
-        for must be looked up."""
-        noise = self.noise(canvas, position)
-        if noise is None or not self.asks(canvas, position):
-            return None
-        proposal = canvas.proposals[position]
-        if noise.uniform >= self._retriever.weight(proposal):
+    def retrieved(self, canvas: Canvas, position: int, proposal: Proposal | None) -> int | None:
+        """The token, if retrieval alone draws it: the model is not asked."""
+        noise = None if proposal is None else self.noise(canvas, position)
+        if proposal is None or noise is None or noise.uniform >= self._retriever.weight(proposal):
             return None
         return draw(self._retriever.distribution(proposal, self.vocab), noise)
 
-    def draft(self, canvas: Canvas, position: int, guess: bool) -> Draft:
-        """A guess of the token at an undecided position of the window, for which `look_up` ran.
+    def draft(self, canvas: Canvas, position: int, proposal: Proposal | None, guess: bool) -> Draft:
+        """A guess of the token at an undecided position of the window.
 
         Args:
+            proposal: As `find` returned it.
             guess: Whether to make a first guess where there is none yet. A sequential pass uses
                 none.
         """
         noise = self.noise(canvas, position)
-        token = self.retrieved(canvas, position)
+        token = self.retrieved(canvas, position, proposal)
         if token is not None:
             return Draft(token, noise, from_retrieval=True)
-        mixed = noise is None and self.asks(canvas, position)
         token = int(canvas.tokens[position])
         if guess and position >= canvas.guessed:
-            token = self._guess(canvas, position, noise)
-        return Draft(token, noise, proposal=canvas.proposals[position] if mixed else None)
+            token = self._guess(canvas, position, proposal, noise)
+        return Draft(token, noise, proposal=proposal if noise is None else None)
 
     def choose(self, draft: Draft, p_model: Tensor) -> int:
         """The token at a position with p_model [vocab], if everything before it was right."""
@@ -126,7 +135,7 @@ class Chooser:
             return None
         known = canvas.noise.get(position)
         if known is None:
-            known = canvas.noise[position] = position_noise(canvas.seed, position, self.vocab)
+            known = canvas.noise[position] = Noise(canvas.seed, position, self.vocab)
         return known
 
     def _holds(self, canvas: Canvas, position: int) -> bool:
@@ -136,17 +145,12 @@ class Chooser:
             proposal, canvas.tokens, position
         )
 
-    def _guesses_by_retrieval(self, canvas: Canvas, position: int) -> bool:
-        """Whether the first guess of a position is due, and what is found there makes it."""
-        due = self.rule == "retrieved" and position >= canvas.guessed
-        return due and self.retriever is not None and self.retriever.looks_up(position)
-
-    def _guess(self, canvas: Canvas, position: int, noise: Noise | None) -> int:
+    def _guess(
+        self, canvas: Canvas, position: int, proposal: Proposal | None, noise: Noise | None
+    ) -> int:
         """The first guess of a position by the rule."""
-        if self._guesses_by_retrieval(canvas, position):
-            proposal = canvas.proposals[position]
-            if proposal.found:
-                return draw(self._retriever.distribution(proposal, self.vocab), noise)
+        if self.rule == "retrieved" and proposal is not None and proposal.found:
+            return draw(self._retriever.distribution(proposal, self.vocab), noise)
         before = 1 if self.rule == "left" or position < self.width else self.width
         return int(canvas.tokens[position - before]) if position else 0
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .noise import position_noise
+from .noise import Noise
 
 ROUNDS = 10
 MULTIPLIERS = (0xD2E7470EE14C6C93, 0xCA5A826395121157)
@@ -92,7 +92,7 @@ def device_gumbel(seeds: Tensor, positions: Tensor, vocab: int) -> Tensor:
 def host_gumbel(seeds: Tensor, positions: Tensor, vocab: int) -> Tensor:
     """What `device_gumbel` returns, made by the host and copied."""
     pairs = zip(seeds.tolist(), positions.tolist(), strict=True)
-    noise = [position_noise(seed, position, vocab).gumbel for seed, position in pairs]
+    noise = [Noise(seed, position, vocab).gumbel for seed, position in pairs]
     return torch.stack(noise).to(seeds.device)
 
 

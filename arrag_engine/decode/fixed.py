@@ -130,6 +130,12 @@ class FixedPass:
         """Whether a recorded pass is repeated."""
         return self.recording is not None
 
+    def _modules(self) -> list[nn.Module]:
+        """Whose weights a pass reads: the picture tokenizer's are none of them."""
+        parts = self.model.children() if isinstance(self.model, nn.Module) else []
+        adapter = [] if self.adapter is None else [self.adapter]
+        return [part for part in parts if part is not self.model.vq] + adapter
+
     def record(self, recorder: GraphRecorder) -> str | None:
         """Have a recording where there can be one; why there is none, if that is unexpected.
 
@@ -137,9 +143,7 @@ class FixedPass:
         """
         if self.recording is not None and not self.recording.holds():
             self.recording = None
-        modules: list[nn.Module] = [
-            m for m in (self.model, self.adapter) if isinstance(m, nn.Module)
-        ]
+        modules = self._modules()
         if self.recording is not None or not recorder.can(modules, self.shape.device):
             return None
         try:

@@ -6,9 +6,8 @@ one definition; a device that makes the same noise itself has to return the same
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -19,28 +18,22 @@ SEEDS, WORD = 2**64, np.uint64
 
 @dataclass(frozen=True)
 class Noise:
-    """The randomness of one position."""
+    """The randomness of one position of a picture; each part is made when it is first used."""
 
-    uniform: float
-    """Chooses the component of the mixture."""
-    make: Callable[[], Tensor]
-    """Makes `gumbel`, which costs a hundred times as much."""
+    seed: int
+    position: int
+    vocab: int
+
+    @cached_property
+    def uniform(self) -> float:
+        """Chooses the component of the mixture."""
+        return float(_uniforms(self.seed, self.position, 1)[0])
 
     @cached_property
     def gumbel(self) -> Tensor:
         """[vocab] float32; the argmax of log p + gumbel is an exact draw from p."""
-        return self.make()
-
-
-def position_noise(seed: int, position: int, vocab: int) -> Noise:
-    """Noise of one position of the picture with this seed."""
-    uniform = _uniforms(seed, position, 1)[0]
-    return Noise(float(uniform), partial(_gumbel, seed, position, vocab))
-
-
-def _gumbel(seed: int, position: int, vocab: int) -> Tensor:
-    values = -np.log(-np.log(_uniforms(seed, position, vocab + 1)[1:]))
-    return torch.from_numpy(values.astype(np.float32))
+        values = -np.log(-np.log(_uniforms(self.seed, self.position, self.vocab + 1)[1:]))
+        return torch.from_numpy(values.astype(np.float32))
 
 
 def _uniforms(seed: int, position: int, count: int) -> np.ndarray:

@@ -108,10 +108,10 @@ def draw_retrieved(
     """Decide the next tokens of each picture as far as retrieval alone draws them."""
     ahead = [canvas for canvas in canvases if canvas.decided < canvas.size]
     while ahead:
-        chooser.look_up((c, c.decided) for c in ahead if chooser.asks(c, c.decided))
         moved = []
-        for canvas in ahead:
-            token = chooser.retrieved(canvas, canvas.decided)
+        proposals = chooser.find([(canvas, canvas.decided) for canvas in ahead])
+        for canvas, proposal in zip(ahead, proposals, strict=True):
+            token = chooser.retrieved(canvas, canvas.decided, proposal)
             if token is not None:
                 canvas.decide(token, from_retrieval=True)
                 moved.append(canvas)
@@ -131,14 +131,15 @@ def draft_windows(
     drafts: list[list[Draft]] = [[] for _ in canvases]
     longest = max(end - c.decided for c, end in zip(canvases, ends, strict=True))
     for ahead in range(longest):
-        places = [
-            (canvas, canvas.decided + ahead, mine)
+        unfinished = [
+            (canvas, mine)
             for canvas, end, mine in zip(canvases, ends, drafts, strict=True)
             if canvas.decided + ahead < end
         ]
-        chooser.look_up((c, place) for c, place, _ in places if chooser.asks(c, place, guess))
-        for canvas, position, mine in places:
-            draft = chooser.draft(canvas, position, guess)
+        proposals = chooser.find([(c, c.decided + ahead) for c, _ in unfinished], guess)
+        for (canvas, mine), proposal in zip(unfinished, proposals, strict=True):
+            position = canvas.decided + ahead
+            draft = chooser.draft(canvas, position, proposal, guess)
             canvas.tokens[position] = draft.token  # later drafts look at it
             mine.append(draft)
     for canvas, mine in zip(canvases, drafts, strict=True):

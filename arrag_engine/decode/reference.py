@@ -13,7 +13,7 @@ from torch import Tensor
 from ..models.base import RasterBackbone
 from ..retrieval import Asked, Retriever, mix
 from ..sampling import guide, model_distribution
-from .noise import draw, position_noise
+from .noise import Noise, draw
 from .passes import prompt_streams
 from .recipe import Recipe
 from .reference_faid import adapter_hook
@@ -33,7 +33,7 @@ def draw_reference(model: RasterBackbone, recipe: Recipe, seed: int) -> np.ndarr
         logits = next_logits(model, recipe, tokens, position)
         p = model_distribution(guide(logits, sampling.cfg)[0], sampling)
         weight, proposed = retrieve(recipe.retriever, tokens, position, vocab)
-        noise = None if sampling.greedy else position_noise(seed, position, vocab)
+        noise = None if sampling.greedy else Noise(seed, position, vocab)
         if noise is None:
             p = mix(p, proposed, weight)
         elif noise.uniform < weight:

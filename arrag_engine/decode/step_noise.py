@@ -26,7 +26,7 @@ class StepNoise:
 
 
 def step_noise(seed: int, step: int, size: int) -> StepNoise:
-    """Noise of one step; its counters lie apart from those of `position_noise`."""
+    """Noise of one step; its counters lie apart from those of `Noise`."""
     generator = np.random.Philox(key=seed % SEEDS, counter=(step + 1) << 128)
     uniforms = ((generator.random_raw(2 * size) >> np.uint64(12)) + 0.5) * 2.0**-52
     return StepNoise(uniforms[0::2], uniforms[1::2])

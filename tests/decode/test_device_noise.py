@@ -18,7 +18,7 @@ from arrag_engine.decode.device_noise import (
     signed,
     uniforms,
 )
-from arrag_engine.decode.noise import position_noise
+from arrag_engine.decode.noise import Noise
 
 CPU = torch.device("cpu")
 WORD = st.integers(0, 2**64 - 1)
@@ -75,7 +75,7 @@ def check_gumbel(device):
     found = device_gumbel(seeds, positions, 16384)
     assert found.dtype == torch.float32
     for row, (seed, position) in zip(found, chosen, strict=True):
-        assert_within_one_step(row, position_noise(seed, position, 16384).gumbel)
+        assert_within_one_step(row, Noise(seed, position, 16384).gumbel)
 
 
 def test_gumbel_noise_is_the_hosts_within_one_step():
@@ -94,14 +94,14 @@ def test_a_device_without_float64_gets_a_copy_of_the_hosts_noise():
     assert maker(torch.device("mps")) is maker(CPU) is host_gumbel
     assert maker(torch.device("cuda")) is device_gumbel
     found = host_gumbel(*pairs((2**64 - 1, 3), (5, 9)), 50)
-    assert torch.equal(found[0], position_noise(2**64 - 1, 3, 50).gumbel)
-    assert torch.equal(found[1], position_noise(5, 9, 50).gumbel)
+    assert torch.equal(found[0], Noise(2**64 - 1, 3, 50).gumbel)
+    assert torch.equal(found[1], Noise(5, 9, 50).gumbel)
 
 
 def test_uniforms_are_the_hosts_and_never_0_or_1():
     seeds, positions = pairs(*[(7, p) for p in range(50)])
     found = uniforms(philox(seeds, positions, 1))[:, 0].tolist()
-    assert found == [position_noise(7, p, 1).uniform for p in range(50)]
+    assert found == [Noise(7, p, 1).uniform for p in range(50)]
     extremes = uniforms(torch.tensor([0, -1]))
     assert ((extremes > 0) & (extremes < 1)).all()
 
@@ -118,7 +118,7 @@ def check_slab(slab, seeds, starts, width):
     for row, seed in enumerate(seeds):
         for column, position in enumerate(positions[row].tolist()):
             if position < slab.size:
-                noise = position_noise(seed, position, slab.vocab)
+                noise = Noise(seed, position, slab.vocab)
                 assert_within_one_step(found[row, column], noise.gumbel)
                 assert slab.uniform_at(row, position) == noise.uniform
 

@@ -14,7 +14,7 @@ from scipy import stats
 from arrag_engine import session
 from arrag_engine.decode import Recipe, draw_pictures
 from arrag_engine.decode.masked import confidence, masked_count, stays, temperature_of
-from arrag_engine.decode.noise import position_noise
+from arrag_engine.decode.noise import Noise
 from arrag_engine.decode.step_noise import StepNoise, draw_by_sum, step_noise
 from arrag_engine.errors import InputError
 from arrag_engine.faid import Faid
@@ -243,7 +243,7 @@ def test_tokens_are_drawn_by_their_probabilities():
 def test_noise_of_steps_and_of_positions_is_drawn_apart():
     step = step_noise(7, 0, 8)
     assert len({*step.draw, *step.keep, *step_noise(7, 1, 8).draw, *step_noise(8, 0, 8).draw}) == 32
-    assert position_noise(7, 0, 4).uniform not in {*step.draw, *step.keep}
+    assert Noise(7, 0, 4).uniform not in {*step.draw, *step.keep}
 
 
 def test_the_schedule_is_the_cosine_and_ends_with_one():

@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 
 from arrag_engine.decode import Recipe, draw_pictures
-from arrag_engine.decode.noise import position_noise
+from arrag_engine.decode.noise import Noise
 from arrag_engine.errors import InputError
 from arrag_engine.grid import NEIGHBORHOODS, Grid
 from arrag_engine.index import KeySpec
@@ -232,7 +232,7 @@ def test_the_trace_tells_what_a_reader_can_work_out(model, index):
         assert trace.p_model[i] == pytest.approx(p, abs=1e-5)
         q = slow.p_retrieved(index, codebook, offsets, tokens[:i], i, retriever.options)
         assert trace.weight[i] == (0 if q is None else 0.5)
-        uniform = position_noise(7, i, 64).uniform
+        uniform = Noise(7, i, 64).uniform
         assert trace.from_retrieval[i] == (q is not None and uniform < 0.5)
         owed = 0 if q is None else 0.5 * q[tokens[i]] / (0.5 * q[tokens[i]] + 0.5 * p)
         assert trace.responsibility[i] == pytest.approx(owed, abs=1e-4)
@@ -318,7 +318,7 @@ def test_a_trace_costs_nothing_until_it_is_asked_for(model, index, monkeypatch):
     monkeypatch.setattr(Retriever, "propose", noting)
     drawing = drawn(model, retriever=retriever)
     active = np.flatnonzero(retriever.active).tolist()
-    needed = [i for i in active if position_noise(7, i, 64).uniform < 0.2]
+    needed = [i for i in active if Noise(7, i, 64).uniform < 0.2]
     assert asked == needed
     assert drawing.traces is drawing.traces
     assert sorted(asked) == active
