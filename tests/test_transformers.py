@@ -173,8 +173,8 @@ def test_the_shipped_model_draws_the_same_in_transformers():
     model = checkpoint.model
     prompt = checkpoint.prompt_encoder.encode("two red apples")
     theirs = counterpart(model)
-    found = our_tokens(model, prompt.ids, prompt.unconditional, 3.0, window=16)
-    assert found == their_tokens(theirs, prompt.ids, prompt.unconditional, 3.0)
+    found = our_tokens(model, prompt.ids, checkpoint.prompt_encoder.pad_id, 3.0, window=16)
+    assert found == their_tokens(theirs, prompt.ids, checkpoint.prompt_encoder.pad_id, 3.0)
     side = model.config.grid.width
     for vq in (model.vq, theirs.model.vqmodel):
         vq.double()  # a trained decoder is loud: in float32 rounding alone shows
