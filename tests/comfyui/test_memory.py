@@ -1,0 +1,99 @@
+"""Passes that are kept beside ComfyUI's memory management, in a process with its modules."""
+
+import subprocess
+import sys
+
+import pytest
+
+from scripts.comfyui import ROOT
+
+BEGIN = f"""
+import sys
+sys.argv = ["main.py", "--cpu"]
+import importlib.util, types
+import torch
+sys.path.append({str(ROOT)!r})
+from scripts.launch_comfyui import declare_missing_operators
+
+operators = declare_missing_operators()
+import comfy.options
+comfy.options.enable_args_parsing()
+import comfy.model_management, comfy.model_patcher, comfy.ops
+
+pack = types.ModuleType("pack")
+pack.__path__ = [{str(ROOT)!r}]
+sys.modules["pack"] = pack
+nodes = types.ModuleType("pack.nodes")
+nodes.__path__ = [{str(ROOT / "nodes")!r}]
+sys.modules["pack.nodes"] = nodes
+from pack.nodes.memory import freeing, manage, plain_layers
+from pack.arrag_engine.decode import GraphRecorder, KeptPasses
+
+def kept_passes():
+    kept = KeptPasses(GraphRecorder())
+    kept._kept.append(object())
+    return kept
+"""
+
+PLAIN = """
+layers = torch.nn.Sequential(
+    comfy.ops.manual_cast.Linear(4, 3), comfy.ops.manual_cast.RMSNorm(3, eps=1e-6)
+)
+for parameter in layers.parameters():
+    parameter.data = torch.rand_like(parameter)
+x = torch.rand(2, 4)
+with torch.inference_mode():
+    wanted = layers(x)
+    comfy.model_management.interrupt_current_processing(True)
+    with plain_layers(layers):
+        assert torch.equal(layers(x), wanted)
+        comfy.model_management.interrupt_current_processing(True)
+    try:
+        layers(x)
+    except comfy.model_management.InterruptProcessingException:
+        pass
+    else:
+        raise SystemExit("ComfyUI's layers no longer ask for interrupts: is the swap still needed?")
+    assert torch.equal(layers(x), wanted)
+assert not any("forward" in vars(layer) for layer in layers)
+"""
+
+FREED = """
+module = torch.nn.Linear(4, 3)
+for move in ("detach", "partially_unload"):
+    kept = kept_passes()
+    patcher = manage(module, kept)
+    assert len(kept) == 1 and kept.recorder is not None
+    patcher.detach() if move == "detach" else patcher.partially_unload(torch.device("cpu"), 10)
+    assert len(kept) == 0, move
+"""
+
+DYNAMIC = """
+class ModelPatcherDynamic(comfy.model_patcher.ModelPatcher):
+    pass
+
+comfy.model_patcher.CoreModelPatcher = ModelPatcherDynamic
+kept = kept_passes()
+manage(torch.nn.Linear(4, 3), kept)
+assert kept.recorder is None
+"""
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        pytest.param(PLAIN, id="recordings see plain layers"),
+        pytest.param(FREED, id="moving weights frees what is kept"),
+        pytest.param(DYNAMIC, id="dynamic memory is never recorded"),
+    ],
+)
+def test_in_a_process_of_comfyui(comfyui, script):
+    done = subprocess.run(
+        [sys.executable, "-c", BEGIN + script],
+        cwd=comfyui,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
