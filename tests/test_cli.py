@@ -130,6 +130,15 @@ def test_a_batch_numbers_its_files_and_each_is_the_picture_alone(run, tmp_path):
     assert (tmp_path / "b.png").read_bytes() == (tmp_path / "a-2.png").read_bytes()
 
 
+def test_an_exact_batch_in_16_bit_has_the_pictures_drawn_alone(run, tmp_path):
+    run(DRAW + " --batch 2 --seed 5 --dtype bf16 --exact-batch --json {tmp}/a.json")
+    passes = json.loads((tmp_path / "a.json").read_text())["passes"]
+    assert passes == 2 * 36  # one picture after the other
+    run(GENERATE + " --out {tmp}/b.png --seed 6 --dtype bf16")
+    pixels = [np.asarray(Image.open(tmp_path / name)) for name in ("a-1.png", "b.png")]
+    assert np.array_equal(*pixels)
+
+
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(run, tmp_path):
     for name, seed in (("a", 1), ("b", 1), ("c", 2), ("d", 2**64 + 1)):
         run(f"{GENERATE} --out {{tmp}}/{name}.png --seed {seed}")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from arrag_engine import recommended as table
-from arrag_engine import threads
+from arrag_engine import session, threads
 from arrag_engine.checkpoints import load_checkpoint
 from arrag_engine.errors import InputError
 from arrag_engine.faid import Faid
@@ -256,3 +256,42 @@ def test_images_are_numbers_of_the_whole_index(pandas):
     calibrated = replace(pandas, calibration=CALIBRATION)
     assert calibrated.restricted(np.arange(5)) is calibrated
     assert calibrated.restricted(np.arange(4)).calibration is None
+
+
+def test_an_exact_batch_is_drawn_picture_by_picture(model_file):
+    """In 16 bit each picture is the one drawn alone; in float32 a batch is that anyway."""
+    loaded = load_checkpoint(model_file, torch.bfloat16)
+    layer = Layer(tiny_index(loaded.model), only="", weight=0.4)
+    planned = session.plan(loaded, "red", layer=layer)
+    alone = [session.draw(loaded, planned, [seed]) for seed in (3, 4, 5)]
+    seen = []
+    batch = session.draw(
+        loaded,
+        planned,
+        [3, 4, 5],
+        progress=lambda done, tokens: seen.append((done, tokens.shape)),
+        exact_batch=True,
+    )
+    assert torch.equal(batch.tokens, torch.cat([one.tokens for one in alone]))
+    assert batch.passes == sum(one.passes for one in alone)
+    assert len(batch.traces) == 3
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+    assert seen[-1] == (36, (3, 36))
+    whole = load_checkpoint(model_file, torch.float32)
+    planned = session.plan(whole, "red")
+    one, other = (
+        session.draw(whole, planned, [3, 4], exact_batch=exact) for exact in (False, True)
+    )
+    assert torch.equal(one.tokens, other.tokens)
+    assert one.passes == other.passes  # together
+
+
+def test_the_window_of_nobody_s_choice_is_the_device_s(model_file):
+    assert session.device_window(torch.device("cpu")) == 1
+    assert session.device_window(torch.device("cuda")) == 16
+    loaded = load_checkpoint(model_file, torch.float32)
+    planned = session.plan(loaded, "red")
+    assert session.draw(loaded, planned, [3]).passes == 36
+    assert session.draw(loaded, planned, [3], window=36).passes < 36
+    with pytest.raises(InputError, match="window is -1; choose 0 to 4096"):
+        session.draw(loaded, planned, [3], window=-1)

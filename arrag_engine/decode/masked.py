@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,37 +44,19 @@ def draw_masked(
     Raises:
         InputError: An adapter, which only models that draw in raster order have.
     """
-    if recipe.faid is not None:
-        raise InputError(
-            f"the model draws in {model.order.name}, adapters exist for models in raster order; "
-            "draw without one"
-        )
+    check_masked(model, recipe)
     grid, retriever = model.grid, recipe.retriever
     device = device or model.device
     canvases = [begin(seed, grid.size, recipe.given) for seed in seeds]
     known = np.zeros((len(seeds), grid.size), bool)
     known[:, : canvases[0].decided] = True
-    greedy = recipe.sampling.greedy
-    streams = 1 if recipe.sampling.cfg == 1 else 2
     opened = model.open(prompt_streams(recipe, device))
     steps = 0 if known.all() else recipe.schedule.steps
     for step in range(steps):
-        tokens = np.stack([canvas.tokens for canvas in canvases])
-        logits = model.masked_logits(
-            opened,
-            torch.from_numpy(tokens).to(device).repeat(streams, 1),
-            torch.from_numpy(known).to(device).repeat(streams, 1),
-        )
-        guided = guide(logits, recipe.sampling.cfg).cpu()  # [B, N, vocab]
-        if not guided.isfinite().all():
-            raise InputError(not_numbers(model))
-        p_model = model_distribution(guided, recipe.sampling)
+        p_model = predict(model, opened, recipe, canvases, known, device)
         p = mixed(p_model, retriever, canvases, known)
         for i, canvas in enumerate(canvases):
-            noise = None if greedy else step_noise(canvas.seed, step, grid.size)
-            drawn = draw_unknown(canvas, p[i], known[i], noise)
-            canvas.p_model[~known[i]] = p_model[i].numpy()[~known[i], canvas.tokens[~known[i]]]
-            known[i] = stays(drawn, known[i], recipe.schedule, step, noise)
+            known[i] = fill(canvas, p_model[i], p[i], known[i], recipe, step)
         if progress is not None:
             done = int(known.sum(1).min()) if step + 1 < steps else grid.size
             progress(done, np.stack([canvas.tokens for canvas in canvases]))
@@ -82,6 +65,42 @@ def draw_masked(
     if retriever is not None:
         tracers = [partial(make_trace, grid, retriever, c, model.vocab, False) for c in canvases]
     return Drawing(tokens.view(-1, grid.height, grid.width), steps, tracers)
+
+
+def check_masked(model: MaskedBackbone, recipe: Recipe) -> None:
+    """Refuse what cannot be drawn; see `draw_masked`."""
+    if recipe.faid is not None:
+        raise InputError(
+            f"the model draws in {model.order.name}, adapters exist for models in raster order; "
+            "draw without one"
+        )
+
+
+def predict(
+    model: MaskedBackbone,
+    opened: Any,
+    recipe: Recipe,
+    canvases: Sequence[Canvas],
+    known: np.ndarray,
+    device: torch.device,
+) -> Tensor:
+    """p_model [B, N, vocab] on the CPU, given the known tokens of each picture.
+
+    Args:
+        opened: What the model keeps of the prompts.
+        known: Mask [B, N].
+
+    Raises:
+        InputError: The logits are not numbers.
+    """
+    streams = 1 if recipe.sampling.cfg == 1 else 2
+    tokens = torch.from_numpy(np.stack([canvas.tokens for canvas in canvases])).to(device)
+    stand = torch.from_numpy(known).to(device)
+    logits = model.masked_logits(opened, tokens.repeat(streams, 1), stand.repeat(streams, 1))
+    guided = guide(logits, recipe.sampling.cfg).cpu()
+    if not guided.isfinite().all():
+        raise InputError(not_numbers(model))
+    return model_distribution(guided, recipe.sampling)
 
 
 def mixed(
@@ -109,6 +128,22 @@ def mixed(
             proposed = retriever.distribution(proposal, p.shape[-1])
             p[i, position] = mix(p[i, position], proposed, retriever.weight(proposal))
     return p
+
+
+def fill(
+    canvas: Canvas, p_model: Tensor, p: Tensor, known: np.ndarray, recipe: Recipe, step: int
+) -> np.ndarray:
+    """Draw a picture's unknown tokens from p [N, vocab]; the mask [N] of those that stand now.
+
+    Args:
+        p_model: [N, vocab], for the trace.
+        known: Mask [N] of the tokens that stood before.
+    """
+    noise = None if recipe.sampling.greedy else step_noise(canvas.seed, step, canvas.size)
+    drawn = draw_unknown(canvas, p, known, noise)
+    unknown = np.flatnonzero(~known)
+    canvas.p_model[unknown] = p_model[unknown, canvas.tokens[unknown]].numpy()
+    return stays(drawn, known, recipe.schedule, step, noise)
 
 
 def draw_unknown(
