@@ -127,8 +127,8 @@ def read_model(
         prefix, _, kind = ours.rpartition(".")
         layer = model.get_submodule(prefix)
         if isinstance(layer, PackedLinear) and kind == "weight":
-            read = opened.weights.read(name)
-            state[ours], state[f"{prefix}.scale"] = pack(read, layer.weight.dtype)
+            storage = layer.weight.dtype
+            state[ours], state[f"{prefix}.scale"] = pack(opened.weights.read(name), storage)
         elif isinstance(layer, HostEmbedding):  # in the file's precision: its rows are cast
             state[ours] = opened.weights.read(name)
         else:

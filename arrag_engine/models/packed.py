@@ -15,7 +15,7 @@ from .ops import linear
 LARGEST = {torch.int8: 127.0, torch.float8_e4m3fn: 448.0}
 """The largest number that each storage holds."""
 SLICE = 2**24
-"""Weights of which a product makes a copy in its own precision at once."""
+"""Weights that are copied in another precision at once."""
 HEADROOM = 2.0**-8
 """Factor of the inputs of a product in float16: the stored numbers are up to 448, and sums of such
 products would leave its range."""
@@ -28,8 +28,13 @@ def pack(weight: Tensor, storage: torch.dtype) -> tuple[Tensor, Tensor]:
     Symmetric, one scale per output. Scales have bfloat16's precision, for a product that takes them
     so.
     """
-    weight = weight.float()
-    # 2**-8 is what rounding may take away; no number may exceed the largest.
+    parts = weight.split(max(1, SLICE // weight.shape[1]))  # a layer in float32 may be 180 MB
+    packed, scales = zip(*(_pack_rows(part.float(), storage) for part in parts), strict=True)
+    return torch.cat(packed), torch.cat(scales)
+
+
+def _pack_rows(weight: Tensor, storage: torch.dtype) -> tuple[Tensor, Tensor]:
+    # 2**-8 is what rounding may take away from a scale; no number may exceed the largest.
     scale = weight.abs().amax(dim=1) * (1 + 2**-8) / LARGEST[storage]
     scale = scale.bfloat16().float().masked_fill_(scale == 0, 1.0)
     scaled = weight / scale[:, None]
