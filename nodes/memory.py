@@ -14,10 +14,16 @@ import comfy.ops
 import torch
 from torch import Tensor, nn
 
-from ..arrag_engine.models import ops as engine_ops
-from ..arrag_engine.checkpoints import DTYPES, Checkpoint, load_checkpoint, resolve_dtype, resolve_storage
+from ..arrag_engine.checkpoints import (
+    DTYPES,
+    Checkpoint,
+    load_checkpoint,
+    resolve_dtype,
+    resolve_storage,
+)
 from ..arrag_engine.checkpoints.adapter import load_adapter
 from ..arrag_engine.faid import FaidAdapter
+from ..arrag_engine.models import ops as engine_ops
 from ..arrag_engine.models.janus.model import JanusPro
 from ..arrag_engine.models.packed import PackedLinear
 

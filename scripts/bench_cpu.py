@@ -2,10 +2,10 @@
 
     python scripts/bench_cpu.py [--dtypes fp32 int8 bf16] [--threads 1 2] [--busy 0 1] [--rounds 5]
 
-A step is a pass of `--width` tokens in two streams (guidance) behind 300 others, with random weights.
-All cases take turns, so that what else runs on the machine falls on all alike. Prints medians, and
-medians of the ratio to the first row of the same round; nothing is asserted. The checkpoint is that
-of `bench_1b.py`.
+A step is a pass of `--width` tokens in two streams (guidance) behind 300 others, with random
+weights. All cases take turns, so that what else runs on the machine falls on all alike. Prints
+medians, and medians of the ratio to the first row of the same round; nothing is asserted. The
+checkpoint is that of `bench_1b.py`.
 """
 
 from __future__ import annotations
@@ -111,8 +111,9 @@ def report(measured: dict[Case, list[float]], rounds: int) -> None:
     print(f"after {rounds} rounds; one step, batch 1, PyTorch {torch.__version__}:")
     for (busy, dtype, threads), steps in measured.items():
         ratio = statistics.median(a / b for a, b in zip(steps, first, strict=True))
+        median = statistics.median(steps)
         print(
-            f"  busy {busy}  {dtype:<5} threads {threads}  median {statistics.median(steps):7.1f} ms"
+            f"  busy {busy}  {dtype:<5} threads {threads}  median {median:7.1f} ms"
             f"  min {min(steps):7.1f}  max {max(steps):7.1f}  ratio {ratio:.2f}",
             flush=True,
         )

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
-from arrag_engine import session
+from arrag_engine import draw, load_model, session
 from arrag_engine.checkpoints import load_checkpoint
 from arrag_engine.checkpoints.adapter import load_adapter
 from arrag_engine.decode import Recipe, draw_pictures
@@ -58,6 +58,15 @@ def test_the_settings_reach_the_engine(run, tmp_path, model, index):
     pixels = np.asarray(Image.open(tmp_path / "a-1.png"))
     wanted = ((model.vq.decode(drawing.tokens[1:]) + 1) / 2 * 255).clamp(0, 255).byte()
     assert np.array_equal(pixels, wanted[0].permute(1, 2, 0).numpy())
+
+
+@pytest.mark.parametrize("dtype", ["int8", "fp8"])
+def test_a_stored_dtype_draws_what_the_engine_draws_with_it(run, tmp_path, model_file, dtype):
+    line = f"generate --model {{model}} --dtype {dtype} --device cpu --prompt red --seed 3"
+    assert run(f"{line} --out {{tmp}}/a.png")[0] == 0
+    wanted = load_model(str(model_file), dtype, "cpu")
+    drawn = draw(wanted, "red", [3]).images[0]
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "a.png")), np.asarray(drawn))
 
 
 def test_recommended_values_count_where_nothing_is_chosen(run, tmp_path):

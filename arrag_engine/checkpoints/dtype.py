@@ -13,8 +13,8 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
-    """What the decoder computes in. `auto`, int8 and fp8: bfloat16 where the device computes in it, else float16 on CUDA
-    and float32 on a CPU.
+    """What the decoder computes in. `auto`, int8 and fp8: bfloat16 where the device computes in it,
+    else float16 on CUDA and float32 on a CPU.
 
     On a CPU without bfloat16 instructions float32 is as fast (measured), at twice the memory.
 

@@ -2,19 +2,22 @@
 
 import weakref
 from dataclasses import replace
+from importlib.metadata import version
 from unittest.mock import Mock
 
 import pytest
 import torch
 import torch.nn.functional as F
-from importlib.metadata import version
 
 import run
+from arrag_engine import draw, load_model
 from arrag_engine.checkpoints import load_checkpoint, resolve_dtype, resolve_storage
+from arrag_engine.checkpoints.adapter import load_adapter
 from arrag_engine.checkpoints.loading import read_model
 from arrag_engine.checkpoints.opening import open_checkpoint
 from arrag_engine.decode import Recipe, draw_pictures
 from arrag_engine.errors import InputError
+from arrag_engine.faid import Faid
 from arrag_engine.grid import Grid
 from arrag_engine.models import packed
 from arrag_engine.models.janus.model import JanusConfig, JanusPro
@@ -23,7 +26,7 @@ from arrag_engine.models.llama import LlamaConfig
 from arrag_engine.models.ops import pack_linears
 from arrag_engine.models.packed import HostEmbedding, PackedLinear, has_int8_product, pack
 from arrag_engine.settings import Sampling
-from tests.tiny import BLANK, PROMPT, tiny_config, tiny_model, write_tiny
+from tests.tiny import BLANK, PROMPT, tiny_config, tiny_model, write_adapter, write_tiny
 
 INT8, FP8, FP32 = torch.int8, torch.float8_e4m3fn, torch.float32
 WIDE = tiny_config(hidden=64)  # wide enough for the private product in some layers, not in all
@@ -61,7 +64,8 @@ def layer(weight, storage, bias=None):
 def test_packed_weights_differ_by_half_a_step_at_most(storage):
     weight = torch.randn(40, 64) * torch.logspace(-6, 3, 40)[:, None]
     stored, scale = pack(weight, storage)
-    assert stored.dtype == storage and scale.dtype == FP32
+    assert stored.dtype == storage
+    assert scale.dtype == FP32
     error = (stored.float() * scale[:, None] - weight).abs()
     step = 1.0 if storage == INT8 else (stored.float().abs() / 8).clamp_min(2**-9)
     assert (error <= 0.501 * step * scale[:, None]).all()
@@ -138,7 +142,7 @@ def test_float16_does_not_overflow(storage):
     torch.testing.assert_close(found.float(), F.linear(x, weight), rtol=0.01, atol=0)
 
 
-@pytest.mark.parametrize("outs, ins", [(7, 13), (32, 48), (20, 64), (16, 64), (48, 192)])
+@pytest.mark.parametrize(("outs", "ins"), [(7, 13), (32, 48), (20, 64), (16, 64), (48, 192)])
 @storages
 def test_a_row_alone_equals_the_row_in_company_bit_for_bit(with_product, storage, outs, ins):
     made, weight = layer(torch.randn(outs, ins), storage)
@@ -174,7 +178,7 @@ def test_the_decoder_and_head_are_stored_so_and_nothing_else(wide_file, name):
 @pytest.mark.parametrize("name", ["int8", "fp8"])
 def test_pictures_are_those_of_the_unpacked_weights(wide_file, name, monkeypatch):
     monkeypatch.setattr(packed, "has_int8_product", lambda: False)  # it rounds inputs to bfloat16
-    model, plain = read_model(open_checkpoint(wide_file), FP32, storage=resolve_storage(name)), None
+    model = read_model(open_checkpoint(wide_file), FP32, storage=resolve_storage(name))
     plain = tiny_model(0, WIDE)
     for layer_name, module in model.named_modules():
         if isinstance(module, PackedLinear):
@@ -204,6 +208,33 @@ def test_the_fingerprint_is_that_of_the_file(wide_file):
     assert load(wide_file, "int8").fingerprint == load(wide_file, "fp32").fingerprint
 
 
+@pytest.mark.parametrize("name", ["int8", "fp8"])
+def test_an_adapter_works_on_top_in_the_compute_dtype(tmp_path, wide_file, name):
+    """Its low-rank changes and head are not packed, and act as on the unpacked weights."""
+    file = write_adapter(tmp_path / "a.safetensors", wide_file, scale=0.1)
+    base = load(wide_file, name)
+    adapter = load_adapter(file, base, base.model.dtype)
+    assert {p.dtype for p in adapter.parameters()} == {base.model.dtype}
+    recipe = Recipe(PROMPT, BLANK, Sampling(cfg=2))
+    plain = draw_pictures(base.model, recipe, [1]).tokens
+    changed = draw_pictures(base.model, replace(recipe, faid=Faid(adapter)), [1]).tokens
+    assert not torch.equal(changed, plain)
+
+
+@pytest.mark.parametrize("name", ["int8", "fp8"])
+def test_the_choice_reaches_the_public_api(wide_file, name):
+    model = load_model(str(wide_file), name, "cpu")
+    assert model.model.llama.layers[0].mlp.up_proj.weight.dtype == resolve_storage(name)
+    assert model.model.dtype == resolve_dtype("auto", torch.device("cpu"))
+    assert draw(model, "a red car").tokens.shape == (1, 6, 6)
+
+
+def test_auto_never_packs(wide_file):
+    assert resolve_storage("auto") is None
+    modules = load_model(str(wide_file), device="cpu").model.modules()
+    assert not any(isinstance(module, PackedLinear) for module in modules)
+
+
 def test_loading_holds_one_unpacked_weight_at_a_time(wide_file, monkeypatch):
     opened = open_checkpoint(wide_file)
     read, alive, most = opened.weights.read, weakref.WeakSet(), 0
@@ -224,7 +255,8 @@ def test_loading_holds_one_unpacked_weight_at_a_time(wide_file, monkeypatch):
 def test_the_text_embedding_stays_on_the_cpu_and_is_no_parameter():
     made = HostEmbedding(5, 3)
     made.load_state_dict({"weight": torch.arange(15.0).view(5, 3)})
-    assert not list(made.parameters()) and not made.state_dict()
+    assert not list(made.parameters())
+    assert not made.state_dict()
     made.to("meta")
     assert made.weight.device.type == "cpu"
     assert torch.equal(made(torch.tensor([[4, 0]])), made.weight[[4, 0]][None])
@@ -252,7 +284,7 @@ def test_memory_of_janus_pro_7b(storage):
 
 
 def test_a_pass_counts_the_copy_of_the_largest_weight():
-    one = JanusPro(replace(WIDE), storage=INT8)
+    one = JanusPro(WIDE, storage=INT8)
     plain = JanusPro(WIDE)
     largest = max(m.weight.numel() for m in one.modules() if isinstance(m, PackedLinear))
     assert one.drawing_bytes(2, 40, 1) - plain.drawing_bytes(2, 40, 1) == 4 * largest
