@@ -1,6 +1,7 @@
 """The command line: what it writes, what it says, how it ends."""
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,6 +13,7 @@ from PIL import Image
 from safetensors import safe_open
 
 from arrag_engine import draw, load_model, session
+from arrag_engine.__main__ import main
 from arrag_engine.checkpoints import load_checkpoint
 from arrag_engine.checkpoints.adapter import load_adapter
 from arrag_engine.decode import Recipe, draw_pictures
@@ -295,3 +297,14 @@ def test_the_shipped_model_and_index_draw(run, tmp_path):
 @pytest.mark.skipif(not shipped_names(MODELS), reason="no model is shipped")
 def test_what_is_shipped_stays_small():
     assert sum(p.stat().st_size for p in MODELS.parent.rglob("*") if p.is_file()) < 40e6
+
+
+@pytest.mark.parametrize(("chosen", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_wait_without_spinning_unless_told_otherwise(monkeypatch, chosen, expected):
+    monkeypatch.setenv("OMP_WAIT_POLICY", chosen or "")  # so that it is restored
+    if chosen is None:
+        monkeypatch.delenv("OMP_WAIT_POLICY")
+    monkeypatch.setattr(sys, "argv", ["arrag", "--help"])
+    with pytest.raises(SystemExit):
+        main()
+    assert os.environ["OMP_WAIT_POLICY"] == expected
