@@ -19,6 +19,9 @@ def main() -> int:
     if find_spec("torch") is None:
         sys.stderr.write(f"error: {NO_TORCH}\n")
         return 2
+    # Read when PyTorch loads its thread library. Waiting threads that spin take the core that the
+    # thread they wait for needs, as soon as another process computes too (docs/measurements.md).
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from .cli import main as run
 
     return run()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from . import decode, session, shipped
 from .build import BuildOptions, ReadSettings, build_from_images
 from .build import build_index as build_from_folder
-from .checkpoints import Checkpoint, load_checkpoint, resolve_dtype
+from .checkpoints import Checkpoint, load_checkpoint, resolve_dtype, resolve_storage
 from .checkpoints.adapter import load_adapter as read_adapter
 from .decode import Progress, Trace
 from .errors import InputError
@@ -63,7 +63,8 @@ def load_model(
 
     Args:
         name: A shipped name (pocket), a folder as downloaded, or a file.
-        dtype: Of the decoder: auto, bf16, fp16, fp32.
+        dtype: Of the decoder: auto, bf16, fp16, fp32; int8 or fp8 store its weights in half the
+            memory of 16 bits (see docs/models.md).
         device: auto, cpu, cuda, cuda:1, mps.
 
     Raises:
@@ -71,7 +72,8 @@ def load_model(
     """
     place = choose_device(device)
     path = shipped.resolve(name, shipped.MODELS)
-    checkpoint = load_checkpoint(path, resolve_dtype(dtype, place), progress=progress)
+    computed, stored = resolve_dtype(dtype, place), resolve_storage(dtype)
+    checkpoint = load_checkpoint(path, computed, progress=progress, storage=stored)
     settle(checkpoint.model, place)
     return checkpoint
 

@@ -19,8 +19,9 @@ from .bounds import (
     check_choice,
 )
 
-DTYPE_CHOICES = ("auto", "bf16", "fp16", "fp32")
-"""Of the decoder."""
+COMPUTE_DTYPES = ("bf16", "fp16", "fp32")
+DTYPE_CHOICES = ("auto", *COMPUTE_DTYPES, "int8", "fp8")
+"""Of the decoder; the last two are what its weights are stored in."""
 CROPS = ("center", "cover")
 """The middle of a picture as the reference takes it, or as many crops as it takes to see it all."""
 HARM = 5e-5

@@ -14,25 +14,33 @@ import comfy.model_management
 import comfy.model_patcher
 import comfy.ops
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from ..arrag_engine.checkpoints import Checkpoint, load_checkpoint, resolve_dtype
+from ..arrag_engine.checkpoints import (
+    DTYPES,
+    Checkpoint,
+    load_checkpoint,
+    resolve_dtype,
+    resolve_storage,
+)
 from ..arrag_engine.checkpoints.adapter import load_adapter
 from ..arrag_engine.decode import GraphRecorder, KeptPasses
 from ..arrag_engine.faid import FaidAdapter
 from ..arrag_engine.index import PatchIndex
 from ..arrag_engine.models import ops as engine_ops
 from ..arrag_engine.models.janus.model import JanusPro
+from ..arrag_engine.models.packed import PackedLinear
 from ..arrag_engine.retrieval import where_faster
 
 
 @contextmanager
 def plain_layers(module: nn.Module) -> Iterator[None]:
-    """Let ComfyUI's layers compute as PyTorch's own, whose weights already lie where they compute:
-    no question for an interrupt, no cast and no stream of its own gets into a recording."""
+    """Let ComfyUI's layers compute as the plain ones that they extend. Their weights lie where they
+    compute, and no question for an interrupt, no cast and no stream gets into a recording."""
     layers = [part for part in module.modules() if hasattr(part, "comfy_cast_weights")]
     for layer in layers:
-        own = next(kind for kind in type(layer).__mro__ if kind.__module__.startswith("torch.nn."))
+        casting = comfy.ops.CastWeightBiasOp
+        own = next(kind for kind in type(layer).__mro__ if not issubclass(kind, casting))
         layer.forward = MethodType(own.forward, layer)
     try:
         yield
@@ -83,6 +91,27 @@ def manage(module: nn.Module, kept: KeptPasses) -> comfy.model_patcher.ModelPatc
     )
     freeing(managed, kept)
     return managed
+
+
+class CastingPackedLinear(PackedLinear, comfy.ops.CastWeightBiasOp):
+    """Weights of 8 bits that may stay on the CPU; ComfyUI's casting brings them over as they are
+    stored."""
+
+    comfy_cast_weights = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, bias, stream = comfy.ops.cast_bias_weight(
+            self, x, dtype=self.weight.dtype, bias_dtype=x.dtype, offloadable=True
+        )
+        out = self.product(x, weight, bias)
+        comfy.ops.uncast_bias_weight(self, weight, bias, stream)
+        return out
+
+
+class CastingOps(comfy.ops.manual_cast):
+    """ComfyUI's layers, and the engine's for stored weights as one of them."""
+
+    PackedLinear = CastingPackedLinear
 
 
 class ManagedModel:
@@ -141,9 +170,8 @@ def load_managed(path: Path, dtype: str, progress: Callable[[int, int], None]) -
         InputError: The checkpoint cannot be used.
     """
     device = comfy.model_management.get_torch_device()
-    checkpoint = load_checkpoint(
-        path, choose_dtype(dtype, device), choose_ops(device), progress, device
-    )
+    computed, stored = choose_dtype(dtype, device), resolve_storage(dtype)
+    checkpoint = load_checkpoint(path, computed, choose_ops(device), progress, device, stored)
     if device.type == "cpu":
         engine_ops.pack_linears(checkpoint.model)
         if checkpoint.faid is not None:
@@ -168,13 +196,15 @@ def load_managed_adapter(
 
 def choose_ops(device: torch.device) -> Any:
     """The layers that models are built from."""
-    return engine_ops if device.type == "cpu" else comfy.ops.manual_cast
+    return engine_ops if device.type == "cpu" else CastingOps
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The decoder's dtype; for `auto` ComfyUI's own choice for its GPU."""
-    if name != "auto" or device.type == "cpu":
-        return resolve_dtype(name, device)
+    """What the decoder computes in. Where the name leaves that to the device, ComfyUI
+    chooses for its GPU."""
+    resolved = resolve_dtype(name, device)
+    if name in DTYPES or device.type == "cpu":
+        return resolved
     if comfy.model_management.should_use_bf16(device):
         return torch.bfloat16
     return torch.float16 if comfy.model_management.should_use_fp16(device) else torch.float32

@@ -1,6 +1,7 @@
 """The command line: what it writes, what it says, how it ends."""
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,7 +12,8 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
-from arrag_engine import session
+from arrag_engine import draw, load_model, session
+from arrag_engine.__main__ import main
 from arrag_engine.checkpoints import load_checkpoint
 from arrag_engine.checkpoints.adapter import load_adapter
 from arrag_engine.decode import Recipe, draw_pictures
@@ -58,6 +60,15 @@ def test_the_settings_reach_the_engine(run, tmp_path, model, index):
     pixels = np.asarray(Image.open(tmp_path / "a-1.png"))
     wanted = ((model.vq.decode(drawing.tokens[1:]) + 1) / 2 * 255).clamp(0, 255).byte()
     assert np.array_equal(pixels, wanted[0].permute(1, 2, 0).numpy())
+
+
+@pytest.mark.parametrize("dtype", ["int8", "fp8"])
+def test_a_stored_dtype_draws_what_the_engine_draws_with_it(run, tmp_path, model_file, dtype):
+    line = f"generate --model {{model}} --dtype {dtype} --device cpu --prompt red --seed 3"
+    assert run(f"{line} --out {{tmp}}/a.png")[0] == 0
+    wanted = load_model(str(model_file), dtype, "cpu")
+    drawn = draw(wanted, "red", [3]).images[0]
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "a.png")), np.asarray(drawn))
 
 
 def test_recommended_values_count_where_nothing_is_chosen(run, tmp_path):
@@ -295,3 +306,14 @@ def test_the_shipped_model_and_index_draw(run, tmp_path):
 @pytest.mark.skipif(not shipped_names(MODELS), reason="no model is shipped")
 def test_what_is_shipped_stays_small():
     assert sum(p.stat().st_size for p in MODELS.parent.rglob("*") if p.is_file()) < 40e6
+
+
+@pytest.mark.parametrize(("chosen", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_wait_without_spinning_unless_told_otherwise(monkeypatch, chosen, expected):
+    monkeypatch.setenv("OMP_WAIT_POLICY", chosen or "")  # so that it is restored
+    if chosen is None:
+        monkeypatch.delenv("OMP_WAIT_POLICY")
+    monkeypatch.setattr(sys, "argv", ["arrag", "--help"])
+    with pytest.raises(SystemExit):
+        main()
+    assert os.environ["OMP_WAIT_POLICY"] == expected

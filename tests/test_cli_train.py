@@ -202,6 +202,7 @@ def test_the_control_looks_nothing_up(run, pictures, tmp_path):
         (f"{FAID} {SMALL} {INDEX} --out {{tmp}}/none/a.safetensors", "there is no folder"),
         (f"{FAID} {SMALL} {INDEX} --out {{tmp}}/a.bin", "must end in .safetensors"),
         (f"{FAID} {SMALL} {INDEX} --dtype fp16", "training in fp16 loses small gradients"),
+        (f"{FAID} {SMALL} {INDEX} --dtype int8", "with --dtype int8 is not possible; choose bf16"),
         (f"{FAID} {SMALL} {INDEX} --work {{tmp}}/pictures/0.png", "cannot make"),
     ],
 )

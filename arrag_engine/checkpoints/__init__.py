@@ -6,7 +6,7 @@ file; `adapter` reads and writes FAiD adapters.
 
 from .config import describe_config
 from .convert import convert_checkpoint, write_checkpoint
-from .dtype import DTYPES, resolve_dtype
+from .dtype import DTYPES, resolve_dtype, resolve_storage
 from .fingerprint import read_fingerprint
 from .loading import Checkpoint, load_checkpoint, read_faid, read_model
 from .opening import Opened, open_checkpoint
@@ -27,5 +27,6 @@ __all__ = [
     "read_model",
     "read_tokenizer",
     "resolve_dtype",
+    "resolve_storage",
     "write_checkpoint",
 ]

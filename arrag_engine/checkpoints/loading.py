@@ -19,6 +19,7 @@ from ..models import ops as default_ops
 from ..models.janus.layouts import section
 from ..models.janus.model import JanusPro
 from ..models.janus.prompt import MAX_TOKENS, PromptEncoder
+from ..models.packed import HostEmbedding, PackedLinear, pack
 from ..settings import Sampling
 from .config import SAMPLING_NAMES
 from .fingerprint import read_fingerprint
@@ -83,6 +84,7 @@ def load_checkpoint(
     ops: Any = default_ops,
     progress: Callable[[int, int], None] | None = None,
     fold_on: torch.device | None = None,
+    storage: torch.dtype | None = None,
 ) -> Checkpoint:
     """Load a drawing model from a folder as downloaded or from one file.
 
@@ -91,12 +93,14 @@ def load_checkpoint(
         ops: Layers to build from.
         progress: Called with (tensors read, tensors in all), then with (blenders folded, in all).
         fold_on: The device that folds blenders that come with the weights.
+        storage: int8 or float8_e4m3fn: what the decoder's linear layers store their weights in,
+            where that is not `dtype`.
 
     Raises:
         InputError: As `open_checkpoint`.
     """
     opened = open_checkpoint(path)
-    model = read_model(opened, dtype, ops, progress)
+    model = read_model(opened, dtype, ops, progress, storage)
     return Checkpoint(
         model,
         Path(path),
@@ -112,20 +116,29 @@ def read_model(
     dtype: torch.dtype,
     ops: Any = default_ops,
     progress: Callable[[int, int], None] | None = None,
+    storage: torch.dtype | None = None,
 ) -> JanusPro:
     """The model of an opened checkpoint.
 
     Tensors are read and, where need be, converted one at a time. The understanding branch is never
     read.
     """
+    with torch.device("meta"):
+        model = JanusPro(opened.janus, ops, storage).eval()
     state: dict[str, Tensor] = {}
     for done, (name, ours) in enumerate(opened.names.items(), start=1):
-        wanted = torch.float32 if ours.startswith("vq.") else dtype
-        state[ours] = opened.weights.read(name, dtype=wanted)
+        prefix, _, kind = ours.rpartition(".")
+        layer = model.get_submodule(prefix)
+        if isinstance(layer, PackedLinear) and kind == "weight":
+            storage = layer.weight.dtype
+            state[ours], state[f"{prefix}.scale"] = pack(opened.weights.read(name), storage)
+        elif isinstance(layer, HostEmbedding):  # in the file's precision: its rows are cast
+            state[ours] = opened.weights.read(name)
+        else:
+            wanted = torch.float32 if ours.startswith("vq.") else dtype
+            state[ours] = opened.weights.read(name, dtype=wanted)
         if progress is not None:
             progress(done, len(opened.names))
-    with torch.device("meta"):
-        model = JanusPro(opened.janus, ops).eval()
     model.load_state_dict(state, assign=True)
     return model.requires_grad_(False)
 

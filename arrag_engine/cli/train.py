@@ -21,7 +21,7 @@ from ..files import atomic_write
 from ..index import PatchIndex, load_index
 from ..locks import locked
 from ..paths import check_output, check_work_folder, given_name
-from ..settings import DTYPE_CHOICES, HOPS, SEMANTICS
+from ..settings import COMPUTE_DTYPES, HOPS, SEMANTICS
 from ..train import TrainSettings
 from ..train.settings import INITS
 from .parser import number
@@ -95,7 +95,7 @@ def _faid_flags(parser: argparse.ArgumentParser) -> None:
     add("--work", required=True, type=Path, help="folder for checkpoints and log; to go on in, too")
     parser.set_defaults(resumes=True)
     add("--out", required=True, type=Path, help="adapter file to write (.safetensors)")
-    add("--out-dtype", choices=DTYPE_CHOICES[1:], default="fp16", help="dtype of the adapter file")
+    add("--out-dtype", choices=COMPUTE_DTYPES, default="fp16", help="dtype of the adapter file")
     add("--merged", type=Path, help="whole model to write, base and adapter in one (default: none)")
     for name, meaning in NUMBERS.items():
         flag, value = f"--{name.replace('_', '-')}", getattr(default, name)
@@ -253,9 +253,11 @@ def _load_base(a: argparse.Namespace) -> tuple[Checkpoint, Place]:
     import torch
 
     from ..api import choose_device
-    from ..checkpoints import load_checkpoint, resolve_dtype
+    from ..checkpoints import load_checkpoint, resolve_dtype, resolve_storage
     from ..train import Place
 
+    if resolve_storage(a.dtype) is not None:
+        raise InputError(f"training with --dtype {a.dtype} is not possible; choose bf16 or fp32")
     device = choose_device(a.device, "--device")
     if device.type == "cuda" and "LOCAL_RANK" in os.environ:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))

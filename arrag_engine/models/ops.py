@@ -47,32 +47,38 @@ def onednn_takes(dtype: torch.dtype) -> bool:
     return dtype == torch.float32
 
 
-class Linear(nn.Linear):
-    """`nn.Linear` whose result for a row does not depend on the rows beside it, on the CPU.
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`F.linear` whose result for a row does not depend on the rows beside it, on the CPU.
 
     There PyTorch gives float32 to a library that rounds a row differently when others come along,
     and a picture would depend on the batch and window it is drawn in. oneDNN does not, for two rows
     or more, and is faster for the handful of rows of a decoding step. Without oneDNN, each row is
     multiplied alone: the same guarantee, at the price of reading the weights once for each row.
     """
+    if not weight.is_mkldnn and not _must_be_row_exact(x, weight):
+        return F.linear(x, weight, bias)
+    rows = x.reshape(-1, x.shape[-1])
+    if weight.is_mkldnn or onednn_takes(x.dtype):
+        alone = len(rows) == 1
+        rows = F.pad(rows, (0, 0, 0, 1)) if alone else rows
+        out = _onednn_product(rows, weight, bias)
+        out = out[:1] if alone else out
+    else:
+        out = torch.cat([F.linear(row, weight, bias) for row in rows.split(1)])
+    return out.view(*x.shape[:-1], len(weight))
+
+
+def _must_be_row_exact(x: Tensor, weight: Tensor) -> bool:
+    fp32 = x.dtype == weight.dtype == torch.float32
+    # oneDNN's product has no gradient, and training needs no such exactness.
+    return x.device.type == "cpu" and fp32 and not torch.is_grad_enabled()
+
+
+class Linear(nn.Linear):
+    """`nn.Linear` that multiplies by `linear`."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.weight.is_mkldnn and not self._must_be_row_exact(x):
-            return super().forward(x)
-        rows = x.reshape(-1, x.shape[-1])
-        if self.weight.is_mkldnn or onednn_takes(x.dtype):
-            alone = len(rows) == 1
-            rows = F.pad(rows, (0, 0, 0, 1)) if alone else rows
-            out = _onednn_product(rows, self.weight, self.bias)
-            out = out[:1] if alone else out
-        else:
-            out = torch.cat([super(Linear, self).forward(row) for row in rows.split(1)])
-        return out.view(*x.shape[:-1], self.out_features)
-
-    def _must_be_row_exact(self, x: Tensor) -> bool:
-        fp32 = x.dtype == self.weight.dtype == torch.float32
-        # oneDNN's product has no gradient, and training needs no such exactness.
-        return x.device.type == "cpu" and fp32 and not torch.is_grad_enabled()
+        return linear(x, self.weight, self.bias)
 
 
 def pack_linears(model: nn.Module) -> None:

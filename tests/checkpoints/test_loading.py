@@ -256,8 +256,8 @@ def test_a_dtype_is_named_or_chosen_by_the_device():
     cpu = torch.device("cpu")
     assert resolve_dtype("fp16", cpu) == torch.float16
     assert resolve_dtype("auto", cpu) in (torch.float32, torch.bfloat16)
-    with pytest.raises(InputError, match="dtype is 'int8'; choose one of auto, bf16"):
-        resolve_dtype("int8", cpu)
+    with pytest.raises(InputError, match="dtype is 'int4'; choose one of auto, bf16"):
+        resolve_dtype("int4", cpu)
 
 
 @pytest.mark.parametrize("write", WRITERS)

@@ -15,6 +15,7 @@ from ...grid import RASTER, Grid
 from .. import ops as default_ops
 from ..llama import KVCache, LayerHook, Llama, LlamaConfig
 from ..ops import rowwise
+from ..packed import PackedLinear, packed_ops
 from .vq import VQConfig, VQModel
 
 
@@ -100,13 +101,23 @@ class JanusPro(nn.Module):
 
     order = RASTER
 
-    def __init__(self, config: JanusConfig, ops: Any = default_ops) -> None:
+    def __init__(
+        self, config: JanusConfig, ops: Any = default_ops, storage: torch.dtype | None = None
+    ) -> None:
+        """An empty model.
+
+        Args:
+            ops: Layers to build from.
+            storage: What the linear layers of decoder and head store their weights in (see
+                `packed.py`), where it is not what they compute in.
+        """
         super().__init__()
         self.config = config
-        self.llama = Llama(config.llama, ops)
+        decoder_ops = ops if storage is None else packed_ops(ops, storage)
+        self.llama = Llama(config.llama, decoder_ops)
         self.gen_embed = ops.Embedding(config.vq.codebook_size, config.aligner_widths[0])
         self.gen_aligner = GenAligner(config, ops)
-        self.gen_head = GenHead(config, ops)
+        self.gen_head = GenHead(config, decoder_ops)
         self.vq = VQModel(config.vq, ops)
 
     @property
@@ -145,7 +156,7 @@ class JanusPro(nn.Module):
 
     def embed_text(self, ids: Tensor) -> Tensor:
         """Embeddings [..., hidden] of text ids [...]."""
-        return self.llama.embed_tokens(ids)
+        return self.llama.embed_tokens(ids).to(self.dtype)
 
     def embed_codes(self, codes: Tensor) -> Tensor:
         """Embeddings [..., hidden] of image codes [...]: `gen_aligner(gen_embed[code])`."""
@@ -190,10 +201,13 @@ class JanusPro(nn.Module):
         """About the memory that drawing takes besides the weights.
 
         Keys and values of `rows` sequences of `capacity` positions, what a pass makes of its
-        float32 logits, the noise that is held ahead of need, and a picture's way through the VQ.
+        float32 logits, the noise that is held ahead of need, the largest copy of packed weights,
+        and a picture's way through the VQ.
         """
         c = self.config.llama
         cache = 2 * c.num_layers * rows * c.num_kv_heads * capacity * c.head_dim
         places = LOGIT_COPIES * min(window, self.config.grid.size) + NOISE_AHEAD
         logits = rows * places * self.config.vq.codebook_size
-        return cache * self.dtype.itemsize + 4 * logits + self.picture_bytes()
+        packed = (layer for layer in self.modules() if isinstance(layer, PackedLinear))
+        copied = max((layer.copied for layer in packed), default=0)
+        return (cache + copied) * self.dtype.itemsize + 4 * logits + self.picture_bytes()
