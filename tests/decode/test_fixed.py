@@ -1,5 +1,6 @@
 """Passes of fixed shape: the picture of the loop that a CPU runs, token for token."""
 
+import gc
 from dataclasses import replace
 
 import numpy as np
@@ -206,3 +207,19 @@ def test_capacities_are_rounded_so_that_prompts_share_a_pass(small):
         for n in (2, 9, 45)
     }
     assert [shape.capacity for shape in shapes] == [64]
+
+
+def test_memory_does_not_grow_over_200_pictures():
+    model = tiny_model(3, replace(tiny_config(), grid=Grid(2, 3)))
+    recipe, kept = recipe_of(model, options=RETRIEVALS["much"]), KeptPasses()
+
+    def held():
+        gc.collect()
+        tensors = [one for one in gc.get_objects() if isinstance(one, torch.Tensor)]
+        return len(tensors), sum(one.numel() for one in tensors)
+
+    for seed in range(200):
+        draw_pictures(model, recipe, [seed], 3, kept=kept)
+        if seed == 2:
+            before = held()
+    assert held() == before
