@@ -138,9 +138,9 @@ def plan(
     if layer is not None:
         if codebook is None:
             codebook = checkpoint.model.vq.codebook(checkpoint.model.device)
-        retriever, said = _retriever(checkpoint, prompt, layer, advised, faid, codebook, place)
+        retriever, said = _retriever(checkpoint, prompt, layer, advised, faid, codebook)
         notes += said
-    recipe = Recipe(prompt.ids, prompt.unconditional, chosen, retriever, faid)
+    recipe = Recipe(prompt.ids, prompt.unconditional, chosen, retriever, faid, place=place)
     return Plan(prompt, recipe, tuple(notes))
 
 
@@ -211,7 +211,6 @@ def _retriever(
     advised: Recommended,
     faid: Faid | None,
     codebook: np.ndarray,
-    place: Callable[[PatchIndex], PatchIndex] | None,
 ) -> tuple[Retriever | None, list[str]]:
     """(how patches are retrieved, what to say of it); None where nothing is to be retrieved."""
     grid = checkpoint.model.grid
@@ -228,8 +227,7 @@ def _retriever(
     options = replace(base, **layer.chosen())
     notes += [*said, _retrieval_note(index.spec, options, layer, advised)]
     notes += _weight_hint(layer, prompt, options, advised)
-    found = index if place is None else place(index)
-    return make_retriever(found, grid, codebook, options, bool(prompt.unknown)), notes
+    return make_retriever(index, grid, codebook, options, bool(prompt.unknown)), notes
 
 
 def select(layer: Layer, prompt: Prompt, has_unknown: bool) -> tuple[PatchIndex | None, list[str]]:

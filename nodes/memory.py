@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from types import MethodType
 from typing import Any
@@ -49,24 +50,27 @@ def plain_layers(module: nn.Module) -> Iterator[None]:
             del layer.forward
 
 
-def freeing(patcher: comfy.model_patcher.ModelPatcher, kept: KeptPasses) -> None:
-    """Drop what drawings left before this patcher moves weights.
+@cache
+def watched(kind: type) -> type:
+    """A kind of patcher that drops what drawings left on the GPU when it moves weights."""
 
-    ComfyUI's dynamic memory moves weights whenever it likes and calls nothing, so passes are not
-    recorded there.
-    """
-    if "Dynamic" in type(patcher).__name__:
-        kept.recorder = None
-    for name in ("detach", "partially_unload"):
-        setattr(patcher, name, _clearing(getattr(patcher, name), kept))
+    class Watched(kind):
+        kept: KeptPasses | None = None
 
+        def detach(self, unpatch_all: bool = True) -> Any:
+            if unpatch_all:  # else the weights stay: a loaded model is detached from itself
+                self._drop()
+            return super().detach(unpatch_all)
 
-def _clearing(move: Callable[..., Any], kept: KeptPasses) -> Callable[..., Any]:
-    def clear_and_move(*args: Any, **kwargs: Any) -> Any:
-        kept.clear()
-        return move(*args, **kwargs)
+        def partially_unload(self, *args: Any, **kwargs: Any) -> Any:
+            self._drop()
+            return super().partially_unload(*args, **kwargs)
 
-    return clear_and_move
+        def _drop(self) -> None:
+            if self.kept is not None:
+                self.kept.clear()
+
+    return Watched
 
 
 class Holder(nn.Module):
@@ -78,19 +82,22 @@ class Holder(nn.Module):
 
 
 def manage(module: nn.Module, kept: KeptPasses) -> comfy.model_patcher.ModelPatcher:
-    """Leave it to ComfyUI where a module's weights lie; `kept` goes when they are moved.
+    """Leave it to ComfyUI where a module's weights lie; `kept` is cleared when they are moved.
 
     ComfyUI 0.16 and newer rebind CoreModelPatcher at their start, so it is looked up at every call.
+    Their dynamic memory moves weights whenever it likes and calls nothing: no pass is recorded.
     """
     patchers = comfy.model_patcher
-    patcher = getattr(patchers, "CoreModelPatcher", patchers.ModelPatcher)
-    managed = patcher(
+    kind = getattr(patchers, "CoreModelPatcher", patchers.ModelPatcher)
+    if "Dynamic" in kind.__name__:
+        kept.recorder = None
+    patcher = watched(kind)(
         Holder(module),
         load_device=comfy.model_management.get_torch_device(),
         offload_device=comfy.model_management.unet_offload_device(),
     )
-    freeing(managed, kept)
-    return managed
+    patcher.kept = kept
+    return patcher
 
 
 class CastingPackedLinear(PackedLinear, comfy.ops.CastWeightBiasOp):

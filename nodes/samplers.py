@@ -6,6 +6,7 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from comfy_api.latest import io
 from server import PromptServer
 
@@ -21,7 +22,7 @@ from ..arrag_engine.bounds import (
     WINDOW,
     picture_seeds,
 )
-from ..arrag_engine.decode import WIDTH, Drawing
+from ..arrag_engine.decode import Drawing, pass_width
 from ..arrag_engine.errors import printable
 from ..arrag_engine.faid import Faid
 from ..arrag_engine.session import Layer, SamplingChoice
@@ -205,8 +206,7 @@ def draw(
     unused = [OTHER_SAMPLER] if faid is None and checkpoint.faid is not None else []
     notes = show_notes(node_id, [*planned.notes, *unused])
     length = len(planned.prompt.ids) + managed.model.grid.size
-    working = managed.model.drawing_bytes(2 * settings.batch, length, settings.window or WIDTH)
-    device = managed.to_device(working, with_adapter=faid is not None)
+    device = managed.to_device(working_bytes(managed, length, settings), faid is not None)
     preview = Preview(managed.model, device, settings.preview_every)
     drawing = session.draw(
         checkpoint,
@@ -222,6 +222,15 @@ def draw(
         notes = show_notes(node_id, [*notes.splitlines(), *drawing.notes])
     tokens = TokenGrids(drawing.tokens, managed.codebook)
     return decode_pixels(managed, tokens), tokens, drawing, notes
+
+
+def working_bytes(managed: ManagedModel, length: int, settings: DrawingSettings) -> int:
+    """Memory that a drawing needs besides the weights, for sequences of `length` tokens."""
+    model = managed.model
+    alone = settings.exact_batch and model.dtype != torch.float32
+    window = settings.window or session.device_window(managed.device)
+    width = window if managed.device.type == "cpu" else pass_width(model, window)
+    return model.drawing_bytes(2 if alone else 2 * settings.batch, length, width)
 
 
 def show_notes(node_id: str | None, notes: list[str]) -> str:

@@ -1,7 +1,7 @@
 """Decoding: from a model and a recipe to token grids."""
 
 from .draw import draw_one_by_one, draw_pictures
-from .fixed import WIDTH, KeptPasses
+from .fixed import WIDTH, KeptPasses, pass_width
 from .graphs import GraphRecorder
 from .recipe import Drawing, Progress, Recipe
 from .trace import Trace
@@ -16,4 +16,5 @@ __all__ = [
     "Trace",
     "draw_one_by_one",
     "draw_pictures",
+    "pass_width",
 ]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -124,8 +123,6 @@ class NoiseSlab:
         self.make = make or maker(device)
         self.gumbel = torch.zeros(rows, self.places, vocab, device=device)
         """[rows, places, vocab] float32."""
-        self.uniform = np.zeros((rows, self.places))
-        """[rows, places] float64, on the host."""
         self.rows = torch.arange(rows, device=device)[:, None]
         self.begin([0] * rows)
 
@@ -161,7 +158,6 @@ class NoiseSlab:
         """Make the noise of (row, position)s, a bounded number at a time."""
         row, position = torch.tensor(pairs).T
         place, seed = position % self.places, torch.tensor(self.seeds)[row]
-        self.uniform[row, place] = uniforms(philox(seed, position, 1))[:, 0]
         for part in torch.stack((row, place, seed, position)).split(self.at_once, dim=1):
             row, place, seed, position = part.to(self.gumbel.device)
             self.gumbel[row, place] = self.make(seed, position, self.vocab)
@@ -169,10 +165,6 @@ class NoiseSlab:
     def at(self, positions: Tensor) -> Tensor:
         """Gumbel noise [rows, P, vocab] of positions [rows, P] int64 that are held."""
         return self.gumbel[self.rows, positions % self.places]
-
-    def uniform_at(self, row: int, position: int) -> float:
-        """Chooses the component of the mixture at a position that is held."""
-        return float(self.uniform[row, position % self.places])
 
 
 def within(inner: range, outer: range) -> bool:

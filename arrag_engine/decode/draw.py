@@ -58,7 +58,8 @@ def draw_one_by_one(
     device: torch.device | None = None,
     kept: KeptPasses | None = None,
 ) -> Drawing:
-    """`draw_pictures`, each picture by itself: in 16 bit a pass over several rounds differently.
+    """`draw_pictures`, one picture after the other: in 16 bit, a pass over several pictures would
+    round differently than the pass over one.
 
     Progress counts the positions of all pictures together, divided by their number.
     """
@@ -68,7 +69,8 @@ def draw_one_by_one(
     def report(decided: int, current: np.ndarray) -> None:
         tokens[len(parts)] = current[0]
         if progress is not None:
-            progress((len(parts) * model.grid.size + decided) // len(seeds), tokens)
+            done = (len(parts) * model.grid.size + decided) // len(seeds)
+            progress(done, tokens.copy())
 
     for seed in seeds:
         parts.append(draw_pictures(model, recipe, [seed], window, report, device, kept))

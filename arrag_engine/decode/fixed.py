@@ -1,9 +1,10 @@
 """A pass of fixed shape: what a GPU repeats without waiting for Python.
 
 Every pass covers `width` positions of each picture, reads the whole key/value cache behind a mask,
-and draws its tokens on the device; the host sends a few numbers and reads two for each position.
-The first token comes from the prompt's own pass. Positions that stand already, or that retrieval
-alone draws, are given; their keys and values are written like all others.
+and draws its tokens on the device. The host sends a few numbers and reads, for each position, a
+token and its probability. The first token comes from the prompt's own pass. Where a token is
+decided already, or drawn by retrieval alone, the host sends it; its keys and values are written
+like all others.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..faid import Blending, FaidAdapter
-from ..models.base import RasterBackbone
+from ..models.base import Backbone, RasterBackbone
 from ..sampling import guide, model_distribution, shape_distribution
 from .canvas import Canvas
 from .choice import Chooser, Draft
-from .device_noise import NoiseSlab
+from .device_noise import PLACES, NoiseSlab
 from .graphs import GraphRecorder, Recording
 from .packet import Packet
 from .passes import Chosen, fill_candidates, not_numbers, prompt_streams
@@ -43,6 +44,7 @@ class Shape:
     streams: int
     width: int
     capacity: int
+    dtype: torch.dtype
     device: torch.device
     greedy: bool
     """Tokens are taken without noise."""
@@ -58,12 +60,17 @@ class Shape:
     """Whether the adapter works at strength 1, so that the model's own head is not asked."""
 
 
+def pass_width(model: Backbone, window: int) -> int:
+    """Positions of a pass of fixed shape."""
+    width = window if model.dtype == torch.float32 else WIDTH
+    return max(1, min(width, model.grid.size - 1))
+
+
 def shape_of(
     model: RasterBackbone, recipe: Recipe, batch: int, window: int, device: torch.device
 ) -> Shape:
     """The shape of the passes of a drawing."""
     sampling, retriever, faid = recipe.sampling, recipe.retriever, recipe.adapter
-    width = window if model.dtype == torch.float32 else WIDTH
     proposals = 0
     if sampling.greedy and retriever is not None and retriever.largest_weight > 0:
         proposals = min(retriever.options.neighbours, model.vocab)
@@ -71,8 +78,9 @@ def shape_of(
     return Shape(
         batch,
         1 if sampling.cfg == 1 else 2,
-        max(1, min(width, model.grid.size - 1)),
+        pass_width(model, window),
         -(-length // STEP) * STEP,
+        model.dtype,
         device,
         sampling.greedy,
         0 < sampling.top_k < model.vocab,
@@ -116,7 +124,8 @@ class FixedPass:
         self.places = torch.arange(width, device=device)
         self.noise = None
         if not shape.greedy:
-            self.noise = NoiseSlab(batch, model.grid.size, model.vocab, device)
+            places = max(PLACES, width)
+            self.noise = NoiseSlab(batch, model.grid.size, model.vocab, device, places)
         if (faid := recipe.adapter) is not None:
             strength = None if shape.whole else self.numbers.device["strength"]
             self.adapter = faid.adapter
@@ -124,6 +133,8 @@ class FixedPass:
         self.drawn = torch.zeros(2, batch, width, dtype=torch.int32, device=device)
         """What a pass leaves: the tokens, and the bits of their probabilities under the model."""
         self.recording: Recording | None = None
+        self.failed = False
+        """Whether a recording failed, which would fail again."""
 
     @property
     def captured(self) -> bool:
@@ -131,27 +142,31 @@ class FixedPass:
         return self.recording is not None
 
     def _modules(self) -> list[nn.Module]:
-        """Whose weights a pass reads: the picture tokenizer's are none of them."""
+        """The modules whose weights a pass reads: all but the picture tokenizer."""
         parts = self.model.children() if isinstance(self.model, nn.Module) else []
         adapter = [] if self.adapter is None else [self.adapter]
         return [part for part in parts if part is not self.model.vq] + adapter
 
     def record(self, recorder: GraphRecorder) -> str | None:
-        """Have a recording where there can be one; why there is none, if that is unexpected.
+        """Record the pass if possible. Returns a note if recording failed, else None.
 
-        It writes to the buffers: before `begin`.
+        It overwrites the buffers: call it before `begin`.
         """
         if self.recording is not None and not self.recording.holds():
             self.recording = None
         modules = self._modules()
-        if self.recording is not None or not recorder.can(modules, self.shape.device):
+        done = self.failed or self.recording is not None
+        if done or not recorder.can(modules, self.shape.device):
             return None
         try:
             with ExitStack() as stack:
                 for module in modules:
                     stack.enter_context(recorder.plain(module))
                 replay = recorder.record(self.compute, self.shape.device)
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:
+            self.failed = True
             reason = str(error).partition("\n")[0]
             return f"The pass could not be recorded as a CUDA graph, so drawing is slower: {reason}"
         self.recording = Recording(replay, modules)
@@ -224,7 +239,8 @@ class FixedPass:
         self.drawn[1] = p.view(torch.int32)
 
     def _scores(self, p_model: Tensor, positions: Tensor) -> Tensor:
-        """What the token is the largest of [B, width, vocab]: log p + noise, or the mixture."""
+        """Scores [B, width, vocab], of which the token has the largest: log p + noise, or the
+        mixture."""
         if self.noise is not None:
             return p_model.log() + self.noise.at(positions)
         if not self.shape.proposals:
@@ -236,8 +252,11 @@ class FixedPass:
 
 
 class KeptPasses:
-    """Passes of former drawings, for the next ones of the same shape. They belong to whoever
-    manages the model: it drops them when the weights go."""
+    """Passes that former drawings left, for the next ones of the same shape. Whoever manages the
+    model's memory owns this object and clears it when the weights are moved.
+
+    A pass serves one drawing at a time: a drawing takes it out and gives it back.
+    """
 
     MOST = 2
 
@@ -258,9 +277,25 @@ class KeptPasses:
                 break
         else:
             self._kept = self._kept[-self.MOST + 1 :]  # before memory is taken for another
-            one = FixedPass(model, recipe, shape)
+            one = self._make(model, recipe, shape)
         self._kept.append(one)
         return one
+
+    def _make(self, model: RasterBackbone, recipe: Recipe, shape: Shape) -> FixedPass:
+        try:
+            return FixedPass(model, recipe, shape)
+        except torch.OutOfMemoryError:
+            self._kept.clear()
+            return FixedPass(model, recipe, shape)
+
+    def take(self, model: RasterBackbone, recipe: Recipe, shape: Shape) -> FixedPass:
+        """As `find`, for one drawing alone, which has to give it back."""
+        one = self.find(model, recipe, shape)
+        self._kept.remove(one)
+        return one
+
+    def give_back(self, one: FixedPass) -> None:
+        self._kept = [*self._kept, one][-self.MOST :]
 
     def clear(self) -> None:
         """Free all buffers."""
@@ -274,13 +309,21 @@ class FixedPasses:
     """The passes of one drawing; see `passes.Passes`."""
 
     def __init__(
-        self, one: FixedPass, chooser: Chooser, first: Tensor, note: str | None = None
+        self,
+        kept: KeptPasses,
+        one: FixedPass,
+        chooser: Chooser,
+        first: Tensor,
+        note: str | None = None,
     ) -> None:
-        self.one, self.chooser = one, chooser
+        self.kept, self.one, self.chooser = kept, one, chooser
         self.first = first
         """p_model [vocab] of position 0."""
         self.notes = () if note is None else (note,)
         self.count = 0
+
+    def close(self) -> None:
+        self.kept.give_back(self.one)
 
     def reach(self, canvas: Canvas, window: int) -> int:
         if canvas.cached == 0:
@@ -359,7 +402,7 @@ def open_fixed(
     """
     shape = shape_of(model, recipe, len(canvases), window, device)
     kept = KeptPasses(GraphRecorder()) if kept is None else kept
-    one = kept.find(model, recipe, shape)
+    one = kept.take(model, recipe, shape)
     note = None if kept.recorder is None else one.record(kept.recorder)
     first = one.begin(recipe, [canvas.seed for canvas in canvases])
-    return FixedPasses(one, chooser, first, note)
+    return FixedPasses(kept, one, chooser, first, note)

@@ -17,8 +17,8 @@ WARM_UPS = 2
 """Runs before the recording, in which libraries choose and load their kernels."""
 
 Plain = Callable[[nn.Module], AbstractContextManager[None]]
-"""Makes the layers of a module compute without anything around it, for as long as it is entered: a
-recording must not ask for interrupts or move weights."""
+"""While entered, the layers of a module do nothing but compute: a recording must not ask for
+interrupts or move weights."""
 
 
 class Replay(Protocol):
@@ -32,6 +32,8 @@ class GraphRecorder:
 
     def __init__(self, plain: Plain = lambda module: nullcontext()) -> None:
         self.plain = plain
+        self._aside: dict[torch.device, torch.cuda.Stream] = {}
+        """One stream each, kept: libraries hold memory for every stream that they have met."""
 
     def can(self, modules: Sequence[nn.Module], device: torch.device) -> bool:
         """Whether these modules can be recorded: all weights lie on the GPU."""
@@ -45,7 +47,9 @@ class GraphRecorder:
         Raises:
             RuntimeError: Something in it cannot be recorded.
         """
-        aside = torch.cuda.Stream(device)
+        if device not in self._aside:
+            self._aside[device] = torch.cuda.Stream(device)
+        aside = self._aside[device]
         aside.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(aside):
             for _ in range(WARM_UPS):

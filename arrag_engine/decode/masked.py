@@ -50,11 +50,12 @@ def draw_masked(
     canvases = [begin(seed, grid.size, recipe.given) for seed in seeds]
     known = np.zeros((len(seeds), grid.size), bool)
     known[:, : canvases[0].decided] = True
+    searched = recipe.searched()
     opened = model.open(prompt_streams(recipe, device))
     steps = 0 if known.all() else recipe.schedule.steps
     for step in range(steps):
         p_model = predict(model, opened, recipe, canvases, known, device)
-        p = mixed(p_model, retriever, canvases, known)
+        p = mixed(p_model, searched, canvases, known)
         for i, canvas in enumerate(canvases):
             known[i] = fill(canvas, p_model[i], p[i], known[i], recipe, step)
         if progress is not None:

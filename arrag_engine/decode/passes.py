@@ -47,6 +47,10 @@ class Passes(Protocol):
         """The position that the next pass ends before."""
         ...
 
+    def close(self) -> None:
+        """End the drawing, finished or not."""
+        ...
+
     def run(self, canvases: Sequence[Canvas], drafts: Sequence[Sequence[Draft]]) -> list[Chosen]:
         """One pass over each picture's positions cached .. decided + drafts - 1.
 
@@ -95,6 +99,9 @@ class ExactPasses:
             hook = None if self.blending is None else self.blending.prompt
             self.model.prefill(x[:, :-1], self.cache, batch, hook)
         return x[0, -1]
+
+    def close(self) -> None:
+        pass  # nothing outlives the drawing
 
     def reach(self, canvas: Canvas, window: int) -> int:
         return min(canvas.decided + window, canvas.size)

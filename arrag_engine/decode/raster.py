@@ -45,17 +45,47 @@ def draw_raster(
     """
     grid, vocab = model.grid, model.vocab
     device = device or model.device
-    if recipe.retriever is not None:
-        wanted = 0 if recipe.adapter is None else recipe.adapter.wanted
-        recipe = replace(recipe, retriever=replace(recipe.retriever, candidates=wanted))
+    recipe = prepared(recipe)
     check_raster(model, recipe, window)
-    chooser = Chooser(recipe.sampling, recipe.retriever, vocab, grid.width, rule)
+    chooser = Chooser(recipe.sampling, recipe.searched(), vocab, grid.width, rule)
     canvases = [begin(seed, grid.size, recipe.given) for seed in seeds]
     passes: Passes
     if device.type == "cpu" and kept is None:
         passes = ExactPasses(model, recipe, len(seeds), device, chooser)
     else:
         passes = open_fixed(model, recipe, canvases, window, device, chooser, kept)
+    try:
+        fill(canvases, chooser, passes, window, recipe.adapter is not None, progress)
+    finally:
+        passes.close()
+    tokens = torch.from_numpy(np.stack([canvas.tokens for canvas in canvases]))
+    tracers = []
+    if (retriever := recipe.retriever) is not None:
+        tracers = [partial(make_trace, grid, retriever, canvas, vocab) for canvas in canvases]
+    return Drawing(tokens.view(-1, grid.height, grid.width), passes.count, tracers, passes.notes)
+
+
+def prepared(recipe: Recipe) -> Recipe:
+    """The recipe, whose retriever finds what the adapter receives too."""
+    if recipe.retriever is None:
+        return recipe
+    wanted = 0 if recipe.adapter is None else recipe.adapter.wanted
+    return replace(recipe, retriever=replace(recipe.retriever, candidates=wanted))
+
+
+def fill(
+    canvases: Sequence[Canvas],
+    chooser: Chooser,
+    passes: Passes,
+    window: int,
+    adapted: bool,
+    progress: Progress | None,
+) -> None:
+    """Draw all pictures to their ends: look up, pass, choose, accept.
+
+    Args:
+        adapted: Whether an adapter receives what is found at every position of a pass.
+    """
 
     def report() -> None:
         if progress is not None:
@@ -65,22 +95,16 @@ def draw_raster(
         draw_retrieved(canvases, chooser, report)
         ends = [passes.reach(canvas, window) for canvas in canvases]
         drafts = draft_windows(canvases, chooser, ends, window > 1)
-        if recipe.adapter is not None:
+        if adapted:
             chooser.look_up(
                 (canvas, position)
                 for canvas, end in zip(canvases, ends, strict=True)
                 for position in range(canvas.cached, end)
             )
-        for canvas, mine, chosen in zip(
-            canvases, drafts, passes.run(canvases, drafts), strict=True
-        ):
-            accept(canvas, mine, chosen)
+        chosen = passes.run(canvases, drafts)
+        for canvas, mine, its in zip(canvases, drafts, chosen, strict=True):
+            accept(canvas, mine, its)
         report()
-    tokens = torch.from_numpy(np.stack([canvas.tokens for canvas in canvases]))
-    tracers = []
-    if (retriever := recipe.retriever) is not None:
-        tracers = [partial(make_trace, grid, retriever, canvas, vocab) for canvas in canvases]
-    return Drawing(tokens.view(-1, grid.height, grid.width), passes.count, tracers, passes.notes)
 
 
 def check_raster(model: RasterBackbone, recipe: Recipe, window: int) -> None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from ..faid import Faid
-from ..retrieval import Retriever
+from ..retrieval import PatchSource, Retriever
 from ..settings import Sampling, Schedule
 from .trace import Trace
 
@@ -36,6 +37,15 @@ class Recipe:
     """The first tokens [n] of the pictures, which stay."""
     schedule: Schedule = field(default_factory=Schedule)
     """Of a model that draws in any order."""
+    place: Callable[[Any], PatchSource] | None = None
+    """Where the retriever's source is searched while drawing, for example on a GPU; it finds the
+    same there. Nothing of that place outlives the drawing."""
+
+    def searched(self) -> Retriever | None:
+        """The retriever, at its place."""
+        if self.retriever is None or self.place is None:
+            return self.retriever
+        return replace(self.retriever, source=self.place(self.retriever.source))
 
     @property
     def adapter(self) -> Faid | None:

@@ -22,7 +22,7 @@ from ..index.keys import CHUNK, Keys
 
 FLOAT32 = 2.0**-24
 """Relative rounding error of one float32 operation."""
-PRODUCT = {"cuda": 2.0**-11}
+PRODUCT = {"cuda": 2.0**-10}
 """Relative error of a factor of a product on a device: PyTorch may have been told to round factors
 to TF32 on CUDA, to bfloat16 elsewhere. Both are assumed, so that no setting changes a hit."""
 COARSEST = 2.0**-8

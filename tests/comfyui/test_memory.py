@@ -26,7 +26,7 @@ sys.modules["pack"] = pack
 nodes = types.ModuleType("pack.nodes")
 nodes.__path__ = [{str(ROOT / "nodes")!r}]
 sys.modules["pack.nodes"] = nodes
-from pack.nodes.memory import freeing, manage, plain_layers
+from pack.nodes.memory import manage, plain_layers
 from pack.arrag_engine.decode import GraphRecorder, KeptPasses
 
 def kept_passes():
@@ -66,6 +66,13 @@ for move in ("detach", "partially_unload"):
     assert len(kept) == 1 and kept.recorder is not None
     patcher.detach() if move == "detach" else patcher.partially_unload(torch.device("cpu"), 10)
     assert len(kept) == 0, move
+kept = kept_passes()
+patcher = manage(module, kept)
+for _ in range(3):  # a model that is loaded already is detached from itself, and stays
+    comfy.model_management.load_models_gpu([patcher], memory_required=100)
+assert len(kept) == 1
+comfy.model_management.unload_all_models()
+assert len(kept) == 0
 """
 
 DYNAMIC = """

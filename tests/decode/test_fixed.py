@@ -215,7 +215,7 @@ def test_memory_does_not_grow_over_200_pictures():
 
     def held():
         gc.collect()
-        tensors = [one for one in gc.get_objects() if isinstance(one, torch.Tensor)]
+        tensors = [one for one in gc.get_objects() if issubclass(type(one), torch.Tensor)]
         return len(tensors), sum(one.numel() for one in tensors)
 
     for seed in range(200):
@@ -223,3 +223,32 @@ def test_memory_does_not_grow_over_200_pictures():
         if seed == 2:
             before = held()
     assert held() == before
+
+
+def test_a_pass_serves_one_drawing_at_a_time(small):
+    """A callback that draws with the same model changes nothing of the drawing around it."""
+    kept, recipe = KeptPasses(), recipe_of(small)
+    wanted = draw_pictures(small, recipe, [7]).tokens
+
+    def nested(decided, tokens):
+        if decided == 9:
+            draw_pictures(small, recipe, [8], kept=kept)
+
+    found = draw_pictures(small, recipe, [7], progress=nested, kept=kept).tokens
+    assert torch.equal(found, wanted)
+    assert len(kept) == 2
+
+
+def test_a_model_in_another_precision_has_passes_of_its_own(small):
+    model, kept = tiny_model(3, small.config), KeptPasses()
+    draw_pictures(model, recipe_of(model), [7], 16, kept=kept)
+    for part in (model.llama, model.gen_embed, model.gen_aligner, model.gen_head):
+        part.to(torch.bfloat16)
+    drawn = draw_pictures(model, recipe_of(model), [7], 16, kept=kept)
+    assert len(kept) == 2
+    assert drawn.tokens.shape == (1, 4, 5)
+
+
+def test_a_wide_window_has_its_noise():
+    model = tiny_model(3, replace(tiny_config(), grid=Grid(9, 10)))
+    assert_same(*both(model, recipe_of(model), [7], window=80))

@@ -130,6 +130,16 @@ def test_a_recording_that_fails_is_told_and_the_picture_is_drawn(small):
         "permitted when stream is capturing",
     )
     assert wanted.notes == ()
+    assert draw_pictures(small, recipe_of(), [7], kept=kept).notes == ()  # it is not tried again
+
+
+def test_running_out_of_memory_is_not_taken_for_a_failed_recording(small):
+    class Full(StandIn):
+        def record(self, compute, device):
+            raise torch.OutOfMemoryError("full")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        draw_pictures(small, recipe_of(), [7], kept=KeptPasses(Full()))
 
 
 def test_where_weights_lie_elsewhere_nothing_is_recorded(small):

@@ -24,6 +24,7 @@ from arrag_engine.retrieval import (
     on_device,
     where_faster,
 )
+from arrag_engine.retrieval.device_search import DeviceSearcher
 from arrag_engine.session import Layer
 from arrag_engine.settings import RetrievalOptions
 from tests.tiny import tiny_index, tiny_source
@@ -357,12 +358,20 @@ def test_small_indexes_and_those_of_a_cpu_stay_where_they_are(model, monkeypatch
     assert where_faster(index, gpu, 10) is index
 
 
-def test_a_plan_searches_where_it_is_told(model_file):
+def test_a_plan_searches_where_it_is_told(model_file, monkeypatch):
     loaded = load_checkpoint(model_file, torch.float32)
     layer = Layer(tiny_index(loaded.model), only="", weight=0.5)
     plain = session.plan(loaded, "red", layer=layer)
     placed = session.plan(loaded, "red", layer=layer, place=lambda i: device_index(i, "cpu"))
-    assert plain.recipe.retriever.source.searcher.kind == "flat"
-    assert placed.recipe.retriever.source.searcher.kind == "device"
-    drawn = [session.draw(loaded, p, [7]).tokens for p in (plain, placed)]
-    assert torch.equal(*drawn)
+    searches = []
+    search = DeviceSearcher.search
+    monkeypatch.setattr(
+        DeviceSearcher, "search", lambda self, q, k: searches.append(k) or search(self, q, k)
+    )
+    wanted, found = (session.draw(loaded, p, [7]) for p in (plain, placed))
+    assert torch.equal(wanted.tokens, found.tokens)
+    drawing = len(searches)
+    assert drawing > 0
+    for one, other in zip(wanted.traces, found.traces, strict=True):
+        assert np.array_equal(one.hits.positions, other.hits.positions)
+    assert len(searches) == drawing  # a trace holds nothing of the device
