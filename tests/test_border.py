@@ -31,6 +31,9 @@ def pack(monkeypatch, tmp_path):
     api = sys.modules["comfy_api.latest"]
     api.io.ComfyNode = type("ComfyNode", (), {"execute": classmethod(lambda cls: None)})  # pyright: ignore
     api.ComfyExtension = object  # pyright: ignore
+    layers = sys.modules["comfy"].ops  # pyright: ignore
+    for name in ("CastWeightBiasOp", "manual_cast"):  # what the pack's own layers extend
+        setattr(layers, name, type(name, (), {}))
     sys.modules["folder_paths"].models_dir = str(tmp_path)  # pyright: ignore
     before = set(sys.modules)
     spec = importlib.util.spec_from_file_location(

@@ -244,7 +244,7 @@ def test_a_bad_prompt_is_one_sentence(model_file, tmp_path, capsys, prompt, mess
     "line",
     [
         *("", "paint", "generate", "build --images x", "verify"),
-        *(f"{DRAW} --{flag}" for flag in ("seed x", "dtype int8", "decoding none", "weight much")),
+        *(f"{DRAW} --{flag}" for flag in ("seed x", "dtype int4", "decoding none", "weight much")),
     ],
 )
 def test_a_command_that_cannot_be_parsed_ends_with_2(run, tmp_path, line):
