@@ -101,7 +101,7 @@ BATCH = Bound("batch", 1, MAX_BATCH, whole=True)
 """Memory grows with it: the key/value cache of a model of 1 B parameters has 0.2 GB a picture."""
 WINDOW = Bound("window", 0, 4096, whole=True)
 """Tokens per pass; 0 = the device's."""
-WIDTH = replace(WINDOW, low=1)
+PASS_WINDOW = replace(WINDOW, low=1)
 """Tokens per pass, as the loop takes them."""
 STEPS = Bound("steps", 1, 1000, whole=True)
 PREVIEW_EVERY = Bound("preview_every", 0, 256, whole=True)

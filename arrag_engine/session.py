@@ -19,7 +19,7 @@ from .errors import InputError
 from .faid import Faid
 from .grid import BORDERS, NEIGHBORHOODS
 from .index import KEY_SPACES, KeySpec, PatchIndex
-from .models.base import Loaded, Prompt
+from .models.base import Backbone, Loaded, Prompt
 from .recommended import Recommended, recommended
 from .retrieval import Retriever, calibrated_options, make_retriever
 from .settings import (
@@ -151,6 +151,12 @@ def device_window(device: torch.device) -> int:
     return 1 if device.type == "cpu" else WIDTH
 
 
+def one_by_one(model: Backbone, exact_batch: bool) -> bool:
+    """Whether the pictures of a batch are drawn one after the other. In float32 a picture is the
+    one drawn alone anyway."""
+    return exact_batch and model.dtype != torch.float32
+
+
 def draw(
     checkpoint: Loaded,
     planned: Plan,
@@ -178,8 +184,7 @@ def draw(
     device = device or model.device
     window = window or device_window(device)
     kept = None if device.type == "cpu" else kept
-    each = exact_batch and len(seeds) > 1 and model.dtype != torch.float32
-    run = draw_one_by_one if each else draw_pictures
+    run = draw_one_by_one if one_by_one(model, exact_batch) else draw_pictures
     with few_threads(model.parameters(), device):
         return run(model, planned.recipe, seeds, window, progress, device, kept)
 

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from types import MethodType
 from typing import Any
 
 import comfy.model_management
 import comfy.model_patcher
-import comfy.ops
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..arrag_engine.checkpoints import (
     DTYPES,
@@ -30,24 +27,8 @@ from ..arrag_engine.faid import FaidAdapter
 from ..arrag_engine.index import PatchIndex
 from ..arrag_engine.models import ops as engine_ops
 from ..arrag_engine.models.janus.model import JanusPro
-from ..arrag_engine.models.packed import PackedLinear
 from ..arrag_engine.retrieval import where_faster
-
-
-@contextmanager
-def plain_layers(module: nn.Module) -> Iterator[None]:
-    """Let ComfyUI's layers compute as the plain ones that they extend. Their weights lie where they
-    compute, and no question for an interrupt, no cast and no stream gets into a recording."""
-    layers = [part for part in module.modules() if hasattr(part, "comfy_cast_weights")]
-    for layer in layers:
-        casting = comfy.ops.CastWeightBiasOp
-        own = next(kind for kind in type(layer).__mro__ if not issubclass(kind, casting))
-        layer.forward = MethodType(own.forward, layer)
-    try:
-        yield
-    finally:
-        for layer in layers:
-            del layer.forward
+from .layers import CastingOps, plain_layers
 
 
 @cache
@@ -98,27 +79,6 @@ def manage(module: nn.Module, kept: KeptPasses) -> comfy.model_patcher.ModelPatc
     )
     patcher.kept = kept
     return patcher
-
-
-class CastingPackedLinear(PackedLinear, comfy.ops.CastWeightBiasOp):
-    """Weights of 8 bits that may stay on the CPU; ComfyUI's casting brings them over as they are
-    stored."""
-
-    comfy_cast_weights = True
-
-    def forward(self, x: Tensor) -> Tensor:
-        weight, bias, stream = comfy.ops.cast_bias_weight(
-            self, x, dtype=self.weight.dtype, bias_dtype=x.dtype, offloadable=True
-        )
-        out = self.product(x, weight, bias)
-        comfy.ops.uncast_bias_weight(self, weight, bias, stream)
-        return out
-
-
-class CastingOps(comfy.ops.manual_cast):
-    """ComfyUI's layers, and the engine's for stored weights as one of them."""
-
-    PackedLinear = CastingPackedLinear
 
 
 class ManagedModel:

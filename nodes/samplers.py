@@ -6,7 +6,6 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from comfy_api.latest import io
 from server import PromptServer
 
@@ -227,10 +226,10 @@ def draw(
 def working_bytes(managed: ManagedModel, length: int, settings: DrawingSettings) -> int:
     """Memory that a drawing needs besides the weights, for sequences of `length` tokens."""
     model = managed.model
-    alone = settings.exact_batch and model.dtype != torch.float32
+    batch = 1 if session.one_by_one(model, settings.exact_batch) else settings.batch
     window = settings.window or session.device_window(managed.device)
     width = window if managed.device.type == "cpu" else pass_width(model, window)
-    return model.drawing_bytes(2 if alone else 2 * settings.batch, length, width)
+    return model.drawing_bytes(2 * batch, length, width)
 
 
 def show_notes(node_id: str | None, notes: list[str]) -> str:

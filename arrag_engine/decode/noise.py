@@ -40,8 +40,12 @@ def _uniforms(seed: int, position: int, count: int) -> np.ndarray:
     """Uniforms [count] float64 of counter-based Philox bits, exact, so never 0 or 1."""
     # Arrays, not integers, which numpy takes 12 us longer to read.
     key, counter = np.array([seed % SEEDS, 0], WORD), np.array([0, 0, 0, position], WORD)
-    raw = np.random.Philox(key=key, counter=counter).random_raw(count)
-    return ((raw >> WORD(12)) + 0.5) * 2.0**-52
+    return to_uniform(np.random.Philox(key=key, counter=counter).random_raw(count))
+
+
+def to_uniform(words: np.ndarray) -> np.ndarray:
+    """float64 in (0, 1) of random words [n] uint64, exact."""
+    return ((words >> WORD(12)) + 0.5) * 2.0**-52
 
 
 def draw(probs: Tensor, noise: Noise | None) -> int:

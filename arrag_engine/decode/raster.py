@@ -16,7 +16,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from ..bounds import WIDTH
+from ..bounds import PASS_WINDOW
 from ..errors import InputError
 from ..models.base import RasterBackbone
 from .canvas import Canvas, begin
@@ -115,7 +115,7 @@ def check_raster(model: RasterBackbone, recipe: Recipe, window: int) -> None:
             whose queries need tokens that are drawn later.
     """
     size, limit = model.grid.size, model.max_positions
-    WIDTH.check(window)
+    PASS_WINDOW.check(window)
     if len(recipe.prompt) + size > limit:
         raise InputError(
             f"the prompt has {len(recipe.prompt)} tokens and the picture {size}, the model takes "

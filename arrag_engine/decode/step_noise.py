@@ -8,11 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .noise import SEEDS
-
-SUM_UNITS = 2**40
-"""Probabilities are added up in whole parts of this many: such sums do not depend on their order,
-so every device draws the same token."""
+from ..sampling import to_mass
+from .noise import SEEDS, to_uniform
 
 
 @dataclass(frozen=True)
@@ -28,13 +25,16 @@ class StepNoise:
 def step_noise(seed: int, step: int, size: int) -> StepNoise:
     """Noise of one step; its counters lie apart from those of `Noise`."""
     generator = np.random.Philox(key=seed % SEEDS, counter=(step + 1) << 128)
-    uniforms = ((generator.random_raw(2 * size) >> np.uint64(12)) + 0.5) * 2.0**-52
+    uniforms = to_uniform(generator.random_raw(2 * size))
     return StepNoise(uniforms[0::2], uniforms[1::2])
 
 
 def draw_by_sum(p: Tensor, uniforms: np.ndarray) -> np.ndarray:
-    """Tokens [N] drawn from p [N, vocab]: how many entries of the running sum are at most u."""
-    sums = (p.double() * SUM_UNITS).round().long().cumsum(dim=-1)
+    """Tokens [N] drawn from p [N, vocab]: how many entries of the running sum are at most u.
+
+    Sums of whole masses do not depend on their order, so every device draws the same token.
+    """
+    sums = to_mass(p).cumsum(dim=-1)
     limits = torch.from_numpy(uniforms) * sums[:, -1].double()
     drawn = (sums.double() <= limits[:, None]).sum(dim=-1)
     return drawn.clamp(max=p.shape[-1] - 1).numpy()

@@ -12,8 +12,6 @@ from .device_search import DeviceSearcher
 
 SHARE = 0.25
 """Of the free memory, what an index may take."""
-
-
 SMALL = 100_000
 """Patches up to which the CPU answers a query in a millisecond or two. Not measured with a GPU."""
 

@@ -26,7 +26,8 @@ sys.modules["pack"] = pack
 nodes = types.ModuleType("pack.nodes")
 nodes.__path__ = [{str(ROOT / "nodes")!r}]
 sys.modules["pack.nodes"] = nodes
-from pack.nodes.memory import manage, plain_layers
+from pack.nodes.layers import plain_layers
+from pack.nodes.memory import manage
 from pack.arrag_engine.decode import GraphRecorder, KeptPasses
 
 def kept_passes():

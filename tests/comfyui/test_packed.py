@@ -24,14 +24,15 @@ for name, folder in (("pack", root), ("pack.nodes", root + "/nodes")):
     sys.modules[name].__path__ = [folder]
 import torch
 memory = importlib.import_module("pack.nodes.memory")
+layers = importlib.import_module("pack.nodes.layers")
 checkpoints = importlib.import_module("pack.arrag_engine.checkpoints")
 cpu = torch.device("cpu")
 for name in ("int8", "fp8"):
     how = {"storage": checkpoints.resolve_storage(name)}
     plain = checkpoints.load_checkpoint(Path(file), torch.float32, **how).model
-    model = checkpoints.load_checkpoint(Path(file), torch.float32, memory.CastingOps, **how).model
+    model = checkpoints.load_checkpoint(Path(file), torch.float32, layers.CastingOps, **how).model
     layer = model.llama.layers[0].mlp.up_proj
-    assert isinstance(layer, memory.CastingPackedLinear), type(layer)
+    assert isinstance(layer, layers.CastingPackedLinear), type(layer)
     x = torch.randn(2, 3, model.hidden_size)
     patcher = memory.manage(model, memory.KeptPasses())
     sizes = [p.numel() * p.element_size() for p in model.parameters()]
