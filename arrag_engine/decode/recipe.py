@@ -27,7 +27,8 @@ class Recipe:
     prompt: Sequence[int]
     """Text ids [T]; the last one opens the picture."""
     unconditional: Sequence[int]
-    """Ids [T] of the stream that guidance leads away from."""
+    """Ids of the stream that guidance leads away from, of any length. The last one is the
+    prompt's."""
     sampling: Sampling
     retriever: Retriever | None = None
     faid: Faid | None = None
@@ -40,6 +41,16 @@ class Recipe:
     place: Callable[[Any], PatchSource] | None = None
     """Where the retriever's source is searched while drawing, for example on a GPU; it finds the
     same there. Nothing of that place outlives the drawing."""
+
+    @property
+    def streams(self) -> tuple[Sequence[int], ...]:
+        """Ids of the prompts that run: conditional and, with guidance, unconditional."""
+        return (self.prompt,) if self.sampling.cfg == 1 else (self.prompt, self.unconditional)
+
+    @property
+    def longest(self) -> int:
+        """Ids of the longest prompt that runs."""
+        return max(map(len, self.streams))
 
     def searched(self) -> Retriever | None:
         """The retriever, at its place."""
