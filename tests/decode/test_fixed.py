@@ -14,7 +14,7 @@ from arrag_engine.errors import InputError
 from arrag_engine.faid import Faid
 from arrag_engine.grid import Grid
 from arrag_engine.index import KeySpec
-from arrag_engine.retrieval import make_retriever
+from arrag_engine.retrieval import layers_of, make_retriever
 from arrag_engine.settings import RetrievalOptions, Sampling
 from tests.decode.test_raster_faid import full_adapter
 from tests.tiny import BLANK, PROMPT, tiny_config, tiny_index, tiny_model
@@ -52,7 +52,7 @@ def recipe_of(model, sampling=SAMPLINGS["plain"], options=None, faid=None, given
     if options is not None:
         codebook = model.vq.codebook(CPU)
         retriever = make_retriever(tiny_index(model, spec=spec), model.grid, codebook, options)
-    return Recipe(PROMPT, BLANK, sampling, retriever, faid, given)
+    return Recipe(PROMPT, BLANK, sampling, layers_of(retriever), faid, given)
 
 
 def both(model, recipe, seeds=(7, 8), window=1, kept=None):
@@ -94,16 +94,16 @@ def test_what_blenders_remember_is_the_same(small, adapter, semantics, spec):
     assert_same(*both(small, recipe, window=6))
 
 
-@pytest.mark.parametrize("length", [1, 2, 5, 70])
+@pytest.mark.parametrize("length", [1, 4, 70])
 @pytest.mark.parametrize("window", [1, 4])
-@pytest.mark.parametrize("strength", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("strength", [0.0, 0.5])
 def test_a_negative_prompt_has_starts_of_its_own(small, adapter, length, window, strength):
     """One of 70 ids needs a larger cache than the prompt of 5."""
     faid = Faid(adapter, strength, candidates=3) if strength else None
     recipe = recipe_of(small, options=RETRIEVALS["a little"], faid=faid)
     ids = [*np.arange(length - 1) % 36, PROMPT[-1]]
     recipe = replace(recipe, unconditional=[int(i) for i in ids])
-    assert_same(*both(small, recipe, (7, 8, 9), window))
+    assert_same(*both(small, recipe, window=window))
 
 
 def test_one_pass_serves_negative_prompts_of_several_lengths(small):

@@ -11,7 +11,7 @@ from arrag_engine.decode.reference import draw_reference
 from arrag_engine.faid import Faid
 from arrag_engine.grid import Grid
 from arrag_engine.index import KeySpec
-from arrag_engine.retrieval import make_retriever
+from arrag_engine.retrieval import layers_of, make_retriever
 from arrag_engine.settings import RetrievalOptions, Sampling
 from tests import slow
 from tests.decode.test_raster_faid import full_adapter
@@ -28,7 +28,6 @@ RETRIEVALS = {
 
 
 NEGATIVES = {
-    "short": [1, 4],
     "as long": [1, 8, 9, 10, 4],
     "long": [1, *range(5, 37), 4],
     "one id": [4],
@@ -47,7 +46,7 @@ def recipe_of(model, sampling, options, strength=0.0, spec=None, given=None):
         retriever = make_retriever(index, model.config.grid, model.vq.codebook(CPU), options)
     if strength:
         faid = Faid(full_adapter(model), strength, candidates=3)
-    return Recipe(PROMPT, BLANK, sampling, retriever, faid, given)
+    return Recipe(PROMPT, BLANK, sampling, layers_of(retriever), faid, given)
 
 
 @pytest.mark.parametrize("sampling", [PLAIN, Sampling(1.0, 0.8, 20, 0.9), Sampling(3.0, 0)])
@@ -69,9 +68,9 @@ def test_a_negative_prompt_of_any_length_makes_the_reference_picture(
 ):
     """In any window and batch."""
     recipe = replace(recipe_of(small, PLAIN, options, strength), unconditional=negative)
-    wanted = [draw_reference(small, recipe, seed).tolist() for seed in (7, 8, 9)]
-    for window in (1, 3, 20):
-        found = draw_pictures(small, recipe, [7, 8, 9], window).tokens.flatten(1)
+    wanted = [draw_reference(small, recipe, seed).tolist() for seed in (7, 8)]
+    for window in (1, 6):
+        found = draw_pictures(small, recipe, [7, 8], window).tokens.flatten(1)
         assert found.tolist() == wanted
         alone = draw_pictures(small, recipe, [8], window).tokens.flatten()
         assert alone.tolist() == wanted[1]
