@@ -110,6 +110,7 @@ def draw(
     window: int = 0,
     progress: Progress | None = None,
     exact_batch: bool = False,
+    negative: str = "",
 ) -> Drawing:
     """Draw a picture for each seed. What is not chosen takes its recommended value.
 
@@ -119,13 +120,15 @@ def draw(
         window: Tokens computed per pass; the pictures stay the same. 0 = the device's.
         exact_batch: In 16 bit, each picture of several is the one drawn alone; it takes longer.
         progress: Called with (positions decided, tokens [B, N] so far).
+        negative: What guidance leads away from, in words; without effect at guidance 1.
 
     Raises:
-        InputError: The prompt, a value or a layer cannot be used.
+        InputError: A prompt, a value or a layer cannot be used.
     """
     faid = Faid(adapter) if isinstance(adapter, FaidAdapter) else adapter
     clock = [time.perf_counter()]
-    planned = session.plan(model, prompt, sampling, layers, faid, place=searched_on(model))
+    place = searched_on(model)
+    planned = session.plan(model, prompt, sampling, layers, faid, place=place, negative=negative)
     clock.append(time.perf_counter())
     grids = session.draw(
         model, planned, seeds, window, progress, kept=model.passes, exact_batch=exact_batch

@@ -129,6 +129,29 @@ def test_the_report_tells_settings_timings_and_retrieval_facts(run, tmp_path):
     assert inner["layers"][0]["nearest"]["source"].endswith(".png")
 
 
+def test_a_negative_prompt_reaches_the_engine(run, tmp_path, model_file):
+    line = DRAW + " --seed 3 --json {tmp}/a.json --negative"
+    code, _, err = run(line + " purple")
+    assert code == 0
+    assert err.splitlines()[0] == "The model does not know, of the negative prompt: purple."
+    report = json.loads((tmp_path / "a.json").read_text())
+    assert report["settings"]["negative"] == "purple"
+    loaded = load_checkpoint(model_file, torch.float32)
+    planned = session.plan(loaded, "red", negative="purple")
+    drawn_here = session.draw(loaded, planned, [3]).tokens.flatten().tolist()
+    assert report["images"][0]["tokens"] == drawn_here
+    run(DRAW + " --seed 3 --json {tmp}/b.json --negative=")
+    report = json.loads((tmp_path / "b.json").read_text())
+    assert "negative" not in report["settings"]
+    assert report["images"][0]["tokens"] != drawn_here
+
+
+def test_a_negative_prompt_without_effect_is_named(run):
+    code, _, err = run(DRAW + " --negative apples --cfg 1")
+    assert code == 0
+    assert "The negative prompt has no effect: guidance (cfg) is 1." in err.splitlines()
+
+
 def test_unknown_words_are_a_warning_and_in_the_report(run, tmp_path):
     line = "generate --model {model} --prompt purple --out {tmp}/a.png --json {tmp}/a.json"
     code, _, err = run(line)

@@ -51,6 +51,12 @@ def add_commands(command: Command) -> None:
     add_model_flags(parser)
     add = parser.add_argument
     add("--prompt", required=True, help="what to draw")
+    add(
+        "--negative",
+        default="",
+        metavar="TEXT",
+        help="what guidance leads away from; without effect at --cfg 1 (default: nothing)",
+    )
     add("--out", required=True, type=Path, help="PNG to write; a batch adds -0, -1, …")
     add_retrieval_flags(parser)
     add(
@@ -123,7 +129,7 @@ def generate(a: argparse.Namespace) -> int:
 
     faid = _faid(checkpoint, a) if decoding == "faid" else None
     place = searched_on(checkpoint)
-    planned = plan(checkpoint, a.prompt, sampling, layers, faid, place=place)
+    planned = plan(checkpoint, a.prompt, sampling, layers, faid, place=place, negative=a.negative)
     for note in planned.notes:
         print(note, file=sys.stderr)
     loaded = time.perf_counter()
@@ -171,6 +177,8 @@ def _settings(
         "dtype": str(checkpoint.model.dtype).removeprefix("torch."),
         **asdict(recipe.sampling),
     }
+    if a.negative.strip():
+        settings["negative"] = a.negative
     if recipe.faid is not None:
         settings |= {name: getattr(a, name) for name in ("adapter", "strength", "semantics")}
         settings["candidates"] = recipe.faid.received
@@ -200,6 +208,8 @@ def _checked_settings(a: argparse.Namespace) -> tuple[SamplingChoice, str]:
     if a.json:
         check_output(a.json, ".json")
     check_prompt(a.prompt)
+    if a.negative.strip():
+        check_prompt(a.negative, "negative prompt")
     check_inputs(a)
     return SamplingChoice(a.cfg, a.temperature, a.top_k, a.top_p), decoding
 
