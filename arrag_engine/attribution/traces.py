@@ -22,15 +22,12 @@ def trace_credits(trace: Trace) -> Credits:
 
 
 def _chances(trace: Trace) -> np.ndarray:
-    """See `owed_shares`: of the hits that proposed the drawn token."""
-    proposed = trace.hits.found() & (trace.hits.codes == trace.tokens[:, None])  # [N, K]
-    distances = np.where(proposed, trace.hits.distances, np.inf)
-    nearest = distances.min(axis=1, initial=np.inf)[:, None]
+    """See `owed_shares`; of the hits that proposed the drawn token [N, K]."""
+    proposed = trace.hits.found() & (trace.hits.codes == trace.tokens[:, None])
     if trace.options.duplicates == "first":
-        chances = proposed & (np.cumsum(proposed, axis=1) == 1)
+        chances = (proposed & (np.cumsum(proposed, axis=1) == 1)).astype(float)
     else:
-        with np.errstate(invalid="ignore"):
-            chances = np.where(
-                proposed, np.exp((nearest - distances) / trace.options.temperature), 0
-            )
+        distances = np.where(proposed, trace.hits.distances, np.inf)
+        nearest = np.where(proposed.any(axis=1), distances.min(axis=1), 0)[:, None]
+        chances = np.exp((nearest - distances) / trace.options.temperature)
     return chances / np.maximum(chances.sum(axis=1, keepdims=True), np.finfo(float).tiny)

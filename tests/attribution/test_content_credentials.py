@@ -82,9 +82,8 @@ def action_of(manifest):
 def test_a_manifest_is_read_back(c2pa, own):
     manifest, failures, state = read(c2pa, signed(CREDITS, own))
     assert (failures, state) == (["signingCredential.untrusted"], "Valid")
-    assert {**manifest["claim_generator_info"][0], **GENERATOR} == manifest["claim_generator_info"][
-        0
-    ]
+    [generator] = manifest["claim_generator_info"]
+    assert generator.items() >= GENERATOR.items()
     action = action_of(manifest)
     assert (action["action"], action["digitalSourceType"]) == ("c2pa.created", COMPOSED)
     assert len(action["parameters"]["ingredients"]) == 2
@@ -159,7 +158,7 @@ def test_the_own_chain_is_made_once_and_its_key_is_private(c2pa, tmp_path):
 
 def test_a_folder_that_cannot_be_written_is_one_sentence(c2pa, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot write .*own"):
+    with pytest.raises(InputError, match=r"cannot write .*own"):
         own_identity(tmp_path / "file" / "own")
 
 
@@ -184,18 +183,8 @@ class Issuer:
         from cryptography.hazmat.primitives import hashes
 
         now = datetime.now(timezone.utc)
-        uses = dict.fromkeys(
-            [
-                "content_commitment",
-                "key_encipherment",
-                "data_encipherment",
-                "key_agreement",
-                "crl_sign",
-                "encipher_only",
-                "decipher_only",
-            ],
-            False,
-        )
+        unused = "content_commitment key_encipherment data_encipherment key_agreement crl_sign"
+        uses = dict.fromkeys([*unused.split(), "encipher_only", "decipher_only"], False)
         build = x509.CertificateBuilder(self.name(issuer), self.name(name), key.public_key())
         build = build.serial_number(x509.random_serial_number())
         build = build.not_valid_before(now + timedelta(days=start))
@@ -302,13 +291,13 @@ def test_a_certificate_that_does_not_fit_is_one_sentence(issuer, tmp_path, how):
 def test_what_only_the_library_refuses_is_one_sentence_too(issuer, tmp_path):
     key = issuer.ec.generate_private_key(issuer.ec.SECP256R1())
     issuer.write(tmp_path, key, [issuer.issue(key, issuer.key, "s", ca=True, purpose=EMAIL)])
-    with pytest.raises(InputError, match="the C2PA library refuses the certificate in .*; use"):
+    with pytest.raises(InputError, match=r"the C2PA library refuses the certificate in .*; use"):
         check_identity(read_identity(tmp_path))
 
 
 def test_without_the_packages_one_sentence_names_the_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "c2pa", None)  # importing it fails
-    with pytest.raises(InputError, match="python -m pip install c2pa-python cryptography$"):
+    with pytest.raises(InputError, match=r"python -m pip install c2pa-python cryptography$"):
         check_packages()
 
 
