@@ -15,10 +15,14 @@ from arrag_engine.attribution import (
     trace_credits,
 )
 from arrag_engine.attribution.credits import ALL_TEXTS, LONGEST_TEXT
+from arrag_engine.decode import Recipe, draw_pictures
 from arrag_engine.errors import UNPRINTABLE
+from arrag_engine.faid import Faid
 from arrag_engine.index import Hits, Source, SourceTable
+from arrag_engine.settings import Sampling
 from tests.attribution.strangers import NAMES
 from tests.decode.test_raster import drawn, retriever_for
+from tests.tiny import BLANK, PROMPT, tiny_adapter
 
 
 def source(name, licence="CC0", origin="", sha256=""):
@@ -89,6 +93,16 @@ def test_without_retrieval_the_model_drew_all(model):
     drawing = drawn(model, seeds=(1, 2))
     assert drawing_credits(drawing) == [Credits(), Credits()]
     assert "100.0 %  the model" in Credits().as_text()
+
+
+def test_sources_that_only_an_adapter_received_are_counted_without_a_share(model, index):
+    retriever = retriever_for(model, index, weight=0.0, neighbours=10)
+    faid = Faid(tiny_adapter(model))
+    recipe = Recipe(PROMPT, BLANK, Sampling(cfg=3.0), retriever, faid)
+    [credits] = drawing_credits(draw_pictures(model, recipe, [7]))
+    assert (credits.sources, credits.model) == ((), 1)
+    assert credits.looked_up == len(index.sources)
+    assert "5 more sources were looked up; no token is owed to them." in credits.as_text()
 
 
 def test_rows_with_the_same_facts_are_one_source_in_all_layers():
