@@ -24,6 +24,7 @@ LAYERS = [
     {"attribution"},
     {"checkpoints", "captions"},
     {"recommended"},
+    {"layers"},
     {"session"},
     {"build", "shipped"},
     {"train"},
