@@ -1,6 +1,6 @@
 """Who a picture owes what: credits from traces, their text, Content Credentials."""
 
-from .credits import CHUNK, Credit, Credits, Owed, make_credits, owed_shares
+from .credits import CHUNK, Credit, Credits, Owed, make_credits
 from .traces import drawing_credits, trace_credits
 
 __all__ = [
@@ -10,6 +10,5 @@ __all__ = [
     "Owed",
     "drawing_credits",
     "make_credits",
-    "owed_shares",
     "trace_credits",
 ]

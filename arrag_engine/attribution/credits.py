@@ -6,10 +6,8 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, replace
 
-import numpy as np
-
 from ..errors import printable
-from ..index import Hits, Source, SourceTable
+from ..index import Source, SourceTable
 
 CHUNK = "arrag_credits"
 """Keyword of the PNG text chunk."""
@@ -45,7 +43,7 @@ class Credits:
     kept: float = 0.0
     """Share of the tokens that were given, not drawn."""
     unlisted: float = 0.0
-    """Owed to patches farther away than the candidates that the trace has."""
+    """Owed to patches where no candidate that the trace has proposed the token."""
     looked_up: int = 0
     """Sources that were found near some position, whether or not a token is owed to them."""
 
@@ -81,29 +79,6 @@ class Owed:
     unlisted: float = 0.0
     looked_up: Sequence[int] = ()
     """Numbers of all sources that were found."""
-
-
-def owed_shares(
-    responsibility: np.ndarray, hits: Hits, tokens: np.ndarray, chances: np.ndarray
-) -> tuple[dict[int, float], float]:
-    """(share of the picture by source number, share owed to patches that `hits` lacks).
-
-    The responsibility of a position is shared out over the candidates that proposed its token, in
-    proportion to the probability that each gave to it.
-
-    Args:
-        responsibility: [N].
-        hits: [N, K].
-        tokens: [N] as drawn.
-        chances: [N, K] probability that each hit gave to its code, divided by that of all patches
-            found for the position: the proposers of a token add up to 1 unless some are missing.
-    """
-    proposed = np.where(hits.found() & (hits.codes == tokens[:, None]), chances, 0.0)  # [N, K]
-    owed = responsibility[:, None] * proposed / len(tokens)
-    numbers, inverse = np.unique(hits.sources, return_inverse=True)
-    sums = np.bincount(inverse.ravel(), owed.ravel(), len(numbers))
-    shares = {int(n): float(s) for n, s in zip(numbers, sums, strict=True) if s > 0}
-    return shares, max(0.0, float(responsibility.sum() / len(tokens) - owed.sum()))
 
 
 def make_credits(layers: Iterable[Owed], kept: float = 0.0) -> Credits:

@@ -5,7 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from ..decode import Drawing, Trace
-from .credits import Credits, Owed, make_credits, owed_shares
+from ..decode.canvas import MODEL
+from .credits import Credits, Owed, make_credits
+
+ROUNDING = 1e-9
+"""What sums of shares differ by."""
 
 
 def drawing_credits(drawing: Drawing) -> list[Credits]:
@@ -16,18 +20,13 @@ def drawing_credits(drawing: Drawing) -> list[Credits]:
 
 def trace_credits(trace: Trace) -> Credits:
     """The credits of one picture."""
-    shares, unlisted = owed_shares(trace.responsibility, trace.hits, trace.tokens, _chances(trace))
-    found = np.unique(trace.hits.sources[trace.hits.found()]).tolist()
-    return make_credits([Owed(trace.source.sources, shares, unlisted, found)])
+    kept = float(np.mean(trace.component < MODEL))
+    return make_credits([_owed(trace, j) for j in range(len(trace.layers))], kept)
 
 
-def _chances(trace: Trace) -> np.ndarray:
-    """See `owed_shares`; of the hits that proposed the drawn token [N, K]."""
-    proposed = trace.hits.found() & (trace.hits.codes == trace.tokens[:, None])
-    if trace.options.duplicates == "first":
-        chances = (proposed & (np.cumsum(proposed, axis=1) == 1)).astype(float)
-    else:
-        distances = np.where(proposed, trace.hits.distances, np.inf)
-        nearest = np.where(proposed.any(axis=1), distances.min(axis=1), 0)[:, None]
-        chances = np.exp((nearest - distances) / trace.options.temperature)
-    return chances / np.maximum(chances.sum(axis=1, keepdims=True), np.finfo(float).tiny)
+def _owed(trace: Trace, layer: int) -> Owed:
+    one, shares = trace.layers[layer], trace.source_shares(layer)
+    unlisted = float(trace.responsibilities[layer].mean() - shares.sum())
+    owed = {int(number): float(shares[number]) for number in np.flatnonzero(shares)}
+    found = np.unique(one.hits.sources[one.hits.found()]).tolist()
+    return Owed(one.source.sources, owed, unlisted if unlisted > ROUNDING else 0.0, found)
