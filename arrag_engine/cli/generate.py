@@ -8,36 +8,30 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from .. import shipped
 from ..bounds import (
     BATCH,
     CANDIDATES,
     CFG,
-    NEIGHBOURS,
-    RETRIEVAL_TEMPERATURE,
-    RETRIEVAL_TOP_P,
     SEED,
     STRENGTH,
     TEMPERATURE,
     TOP_K,
     TOP_P,
-    WEIGHT,
     WINDOW,
     picture_seeds,
 )
 from ..errors import InputError
 from ..files import atomic_write
-from ..index import load_index
 from ..models.janus.prompt import check_prompt
 from ..paths import check_output, given_name
-from ..settings import AS_BUILT, DUPLICATES, PROMPT, RECOMMENDED, SEMANTICS, SamplingChoice
+from ..settings import SEMANTICS, SamplingChoice
+from .layers import add_retrieval_flags, check_layer_flags, chosen_layers
 from .parser import number
 from .progress import follow, progress_bar
 from .shared import (
     Command,
-    add_key_flags,
     add_model_flags,
     check_adapter,
     check_inputs,
@@ -48,7 +42,7 @@ if TYPE_CHECKING:
     from ..checkpoints import Checkpoint
     from ..decode import Drawing
     from ..faid import Faid, FaidAdapter
-    from ..layers import Layer
+    from ..retrieval import Retriever
     from ..session import Plan
 
 
@@ -58,19 +52,7 @@ def add_commands(command: Command) -> None:
     add = parser.add_argument
     add("--prompt", required=True, help="what to draw")
     add("--out", required=True, type=Path, help="PNG to write; a batch adds -0, -1, …")
-    add(
-        "--index",
-        check=given_name,
-        help="index to look patches up in: path or shipped name, such as pocket (default: none)",
-    )
-    add(
-        "--only",
-        default=PROMPT,
-        metavar="PATTERN",
-        help="pictures of the index to use: {prompt} = those about the prompt's rare words (the "
-        "default), '' = all, otherwise those whose caption, name or source matches",
-    )
-    add_key_flags(parser)
+    add_retrieval_flags(parser)
     add(
         "--decoding",
         choices=("plain", "daid", "faid"),
@@ -86,32 +68,6 @@ def add_commands(command: Command) -> None:
     )
     add("--top-k", **number(TOP_K), default=0, help="most probable tokens to keep; 0 = all")
     add("--top-p", **number(TOP_P), help="1 = all tokens (default: the model's own)")
-    add(
-        "--weight",
-        type=weight_of,
-        check=WEIGHT.check,
-        help="retrieval weight λ, or auto: as calibrated (default: recommended for the model)",
-    )
-    add(
-        "--retrieval-temperature",
-        **number(RETRIEVAL_TEMPERATURE),
-        help="τ: a lower one prefers nearer patches (default: recommended for the model)",
-    )
-    add(
-        "--neighbours",
-        **number(NEIGHBOURS),
-        help="K patches per query (default: recommended for the model)",
-    )
-    add(
-        "--duplicates",
-        choices=DUPLICATES,
-        help="neighbours with one code: the first counts, or the sum (default: recommended)",
-    )
-    add(
-        "--retrieval-top-p",
-        **number(RETRIEVAL_TOP_P),
-        help="top-p of the proposals (default: recommended)",
-    )
     add(
         "--adapter",
         check=given_name,
@@ -161,15 +117,11 @@ def add_commands(command: Command) -> None:
     )
 
 
-def weight_of(text: str) -> float | Literal["auto"]:
-    return "auto" if text == "auto" else float(text)
-
-
 def generate(a: argparse.Namespace) -> int:
     """Draw pictures for a prompt and save them as PNG."""
     sampling, decoding = _checked_settings(a)
     started = time.perf_counter()
-    layers = [_layer(a)] if a.index is not None and decoding != "plain" else []
+    layers = chosen_layers(a) if decoding != "plain" else []
     check_adapter(a.adapter)
     checkpoint = load_model(a)
     from ..api import searched_on
@@ -228,18 +180,24 @@ def _settings(
     if recipe.faid is not None:
         settings |= {name: getattr(a, name) for name in ("adapter", "strength", "semantics")}
         settings["candidates"] = recipe.faid.received
-    for retriever in recipe.layers:
-        settings |= {"index": a.index, "only": a.only}
-        settings |= {f"keys_{k}": v for k, v in asdict(retriever.source.spec).items()}
-        settings |= {f"retrieval_{k}": v for k, v in asdict(retriever.options).items()}
+    if len(recipe.layers) == 1 and a.index is not None:
+        settings |= {"index": a.index, "only": a.only, **_layer_settings(recipe.layers[0])}
+    elif recipe.layers:
+        settings["layers"] = [_layer_settings(one) for one in recipe.layers]
     return settings
+
+
+def _layer_settings(layer: Retriever) -> dict[str, Any]:
+    keys = {f"keys_{k}": v for k, v in asdict(layer.source.spec).items()}
+    return keys | {f"retrieval_{k}": v for k, v in asdict(layer.options).items()}
 
 
 def _checked_settings(a: argparse.Namespace) -> tuple[SamplingChoice, str]:
     """(sampling, decoding) of `generate`, refused before anything is loaded."""
-    decoding = a.decoding or ("faid" if a.adapter else "daid" if a.index else "plain")
-    if decoding == "daid" and a.index is None:
+    decoding = a.decoding or ("faid" if a.adapter else "daid" if a.index or a.layers else "plain")
+    if decoding == "daid" and a.index is None and a.layers is None:
         raise InputError("--decoding daid needs --index; pass an index, such as 'pocket'")
+    check_layer_flags(a)
     if a.adapter is not None and decoding != "faid":
         raise InputError(
             f"--decoding {decoding} does not use --adapter; choose faid, or omit --adapter"
@@ -252,30 +210,6 @@ def _checked_settings(a: argparse.Namespace) -> tuple[SamplingChoice, str]:
     check_prompt(a.prompt)
     check_inputs(a)
     return SamplingChoice(a.cfg, a.temperature, a.top_k, a.top_p), decoding
-
-
-def _chosen_options(a: argparse.Namespace) -> dict[str, Any]:
-    """The retrieval options that are not left to the recommendation."""
-    options = {
-        "weight": a.weight,
-        "temperature": a.retrieval_temperature,
-        "neighbours": a.neighbours,
-        "duplicates": a.duplicates,
-        "top_p": a.retrieval_top_p,
-    }
-    return {name: value for name, value in options.items() if value is not None}
-
-
-def _layer(a: argparse.Namespace) -> Layer:
-    from ..layers import KeyChoice, Layer
-
-    index = load_index(shipped.resolve(a.index, shipped.INDEXES))
-    # Recommended keys belong to the recommended weight. With a weight, 0.1 used the keys as built.
-    base = RECOMMENDED if a.weight is None else AS_BUILT
-    keys = KeyChoice(
-        a.neighborhood or base, a.borders or base, a.key_space or base, a.position_weight
-    )
-    return Layer(index, a.only, keys, **_chosen_options(a))
 
 
 def _faid(checkpoint: Checkpoint, a: argparse.Namespace) -> Faid:
