@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from . import decode, session, shipped
+from .attribution import Credits, drawing_credits
 from .build import BuildOptions, ReadSettings, build_from_images
 from .build import build_index as build_from_folder
 from .checkpoints import Checkpoint, load_checkpoint, resolve_dtype, resolve_storage
@@ -55,6 +56,11 @@ class Drawing:
         """What drew each token and what was retrieved for it, one per picture. They are made at
         first use, for they cost look-ups."""
         return self.grids.traces
+
+    @property
+    def credits(self) -> list[Credits]:
+        """What each picture owes to the model and to each source; made from the traces."""
+        return drawing_credits(self.grids)
 
 
 def load_model(

@@ -40,6 +40,33 @@ def test_a_picture_is_written_and_named(run, tmp_path):
     assert (facts["prompt"], facts["seed"], facts["decoding"]) == ("red", 0, "plain")
 
 
+@pytest.mark.parametrize("suffix", ["txt", "json"])
+def test_credits_are_written_beside_and_into_each_picture(run, tmp_path, suffix):
+    line = DRAW + " --index {files}/index.safetensors --only= --weight 0.8 --batch 2"
+    assert run(f"{line} --credits {{tmp}}/c.{suffix}")[0] == 0
+    for i in range(2):
+        with Image.open(tmp_path / f"a-{i}.png") as image:
+            credits = json.loads(image.text["arrag_credits"])
+            assert image.text["arrag"]
+        beside = (tmp_path / f"c-{i}.{suffix}").read_text(encoding="utf-8")
+        shares = [source["share"] for source in credits["sources"]]
+        assert sum(shares) + credits["model"] + credits["unlisted"] == pytest.approx(1)
+        if suffix == "json":
+            assert json.loads(beside) == credits
+        else:
+            first = credits["sources"][0]
+            assert f"{100 * first['share']:5.1f} %  {first['name']}, licence CC0" in beside
+
+
+def test_credits_without_retrieval_name_the_model_and_no_flag_writes_none(run, tmp_path):
+    assert run(DRAW + " --credits {tmp}/c.txt")[0] == 0
+    assert "100.0 %  the model" in (tmp_path / "c.txt").read_text()
+    assert run(DRAW)[0] == 0
+    assert "arrag_credits" not in Image.open(tmp_path / "a.png").text
+    code, _, err = run(DRAW + " --credits {tmp}/c.xml")
+    assert (code, "c.xml must end in .json" in err) == (2, True)
+
+
 def test_the_settings_reach_the_engine(run, tmp_path, model, index):
     """Drawn with the engine directly, the same settings give the same tokens."""
     line = DRAW + " --json {tmp}/a.json --index {files}/index.safetensors --seed 11 --batch 2"

@@ -111,6 +111,12 @@ def add_commands(command: Command) -> None:
         help="in 16 bit, draw the pictures of a batch one after the other, each as drawn alone",
     )
     add(
+        "--credits",
+        type=Path,
+        help="file to write each source's share of the picture to, .txt or .json; the PNG has them "
+        "too then; a batch adds -0, -1, … (default: none)",
+    )
+    add(
         "--json",
         type=Path,
         help="report to write: settings, timings, retrieval facts (default: none)",
@@ -150,7 +156,7 @@ def generate(a: argparse.Namespace) -> int:
         print(note, file=sys.stderr)
     drawn = time.perf_counter()
     settings = _settings(a, checkpoint, planned, decoding)
-    files = _save_pictures(checkpoint, drawing, a.out, settings)
+    files = _save_pictures(checkpoint, drawing, a.out, settings, a.credits)
     if a.json:
         timings = {
             "load_s": round(loaded - started, 3),
@@ -207,6 +213,8 @@ def _checked_settings(a: argparse.Namespace) -> tuple[SamplingChoice, str]:
     check_output(a.out, ".png")
     if a.json:
         check_output(a.json, ".json")
+    if a.credits:
+        check_output(a.credits, ".txt" if a.credits.suffix.lower() == ".txt" else ".json")
     check_prompt(a.prompt)
     if a.negative.strip():
         check_prompt(a.negative, "negative prompt")
@@ -237,23 +245,42 @@ def load_adapter_flag(checkpoint: Checkpoint, name: str | None) -> FaidAdapter:
 
 
 def _save_pictures(
-    checkpoint: Checkpoint, drawing: Drawing, out: Path, settings: dict[str, Any]
+    checkpoint: Checkpoint,
+    drawing: Drawing,
+    out: Path,
+    settings: dict[str, Any],
+    credits: Path | None,
 ) -> list[Path]:
-    """Decode one picture after the other and save it with its settings inside."""
+    """Decode one picture after the other and save it with its settings and credits inside."""
     from ..api import decode_picture
     from ..images import save_png
 
     batch = len(drawing.tokens)
-    files = [out] if batch == 1 else [_numbered(out, i) for i in range(batch)]
+    files = _numbered(out, batch)
+    texts = [{} for _ in files] if credits is None else _save_credits(drawing, credits)
     for i, (file, codes) in enumerate(zip(files, drawing.tokens, strict=True)):
         facts = json.dumps(settings | {"seed": settings["seed"] + i}, ensure_ascii=False)
-        save_png(decode_picture(checkpoint, codes), file, {"arrag": facts})
+        save_png(decode_picture(checkpoint, codes), file, {"arrag": facts, **texts[i]})
     print(*files, sep="\n")  # when all are saved: the reader of a pipe may stop
     return files
 
 
-def _numbered(path: Path, number: int) -> Path:
-    return path.with_stem(f"{path.stem}-{number}")
+def _save_credits(drawing: Drawing, out: Path) -> list[dict[str, str]]:
+    """Write the credits of each picture; returns them as text fields of the pictures."""
+    from ..attribution import CHUNK, drawing_credits
+
+    owed = drawing_credits(drawing)
+    for path, credits in zip(_numbered(out, len(owed)), owed, strict=True):
+        text = credits.as_text() if path.suffix.lower() == ".txt" else credits.as_json()
+        with atomic_write(path) as temporary:
+            temporary.write_text(f"{text}\n", encoding="utf-8")
+    return [{CHUNK: credits.as_json()} for credits in owed]
+
+
+def _numbered(path: Path, batch: int) -> list[Path]:
+    """The files of a batch."""
+    stems = [path.stem] if batch == 1 else [f"{path.stem}-{i}" for i in range(batch)]
+    return [path.with_stem(stem) for stem in stems]
 
 
 def _write_report(

@@ -26,6 +26,8 @@ WIRES = [
     ("ARRAG_VQDecode", "tokens"),
     ("ARRAG_LoadAdapter", "model"),
     ("ARRAG_BuildIndex", "images"),
+    ("ARRAG_SaveWithAttribution", "image"),
+    ("ARRAG_SaveWithAttribution", "trace"),
 ]
 
 
