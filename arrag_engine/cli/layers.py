@@ -65,13 +65,13 @@ def add_retrieval_flags(parser: argparse.ArgumentParser) -> None:
         "--include",
         action="append",
         metavar="PATTERN",
-        help="use only pictures that match; =name for one picture; may be repeated",
+        help="use only pictures that match; =name for one picture; may be repeated (default: all)",
     )
     add(
         "--exclude",
         action="append",
         metavar="PATTERN",
-        help="leave out pictures that match; =name for one picture; may be repeated",
+        help="leave out pictures that match, in the same way (default: none)",
     )
     add_key_flags(parser)
     add(
