@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from torch import Tensor
 
-from ..retrieval import Asked, Proposal, Retriever, mix
+from ..retrieval import Proposal, Retriever, mix
 from ..settings import Sampling
 from .canvas import Canvas
 from .noise import Noise, draw
@@ -32,8 +32,15 @@ class Draft:
     noise: Noise | None
     from_retrieval: bool = False
     """Whether retrieval alone draws this position: then the guess is right if those before are."""
+    kept: bool = False
+    """Whether the token stood before: then it is right whatever those before are."""
     proposal: Proposal | None = None
     """Mixed with the model's distribution where tokens are taken without noise."""
+
+    @property
+    def settled(self) -> bool:
+        """Whether the token is known without the model."""
+        return self.from_retrieval or self.kept
 
 
 @dataclass(frozen=True)
@@ -66,7 +73,7 @@ class Chooser:
     def _matters(self, canvas: Canvas, position: int, guess: bool) -> bool:
         """Whether what is found for a position can change its token, or its first guess."""
         retriever = self.retriever
-        if retriever is None:
+        if retriever is None or canvas.kept[position] or not self._informed(canvas, position):
             return False
         if guess and self.rule == "retrieved" and position >= canvas.guessed:
             return retriever.looks_up(position)
@@ -83,10 +90,12 @@ class Chooser:
         stale = [
             (canvas, position)
             for canvas, position in places
-            if retriever.looks_up(position) and not self._holds(canvas, position)
+            if retriever.looks_up(position)
+            and self._informed(canvas, position)
+            and not self._holds(canvas, position)
         ]
         if stale:
-            asked = [Asked(canvas.tokens, np.array([position])) for canvas, position in stale]
+            asked = [canvas.ask(position) for canvas, position in stale]
             for (canvas, position), proposal in zip(stale, retriever.propose(asked), strict=True):
                 canvas.proposals[position] = proposal
 
@@ -105,6 +114,8 @@ class Chooser:
             guess: Whether to make a first guess where there is none yet. A sequential pass uses
                 none.
         """
+        if canvas.kept[position]:
+            return Draft(int(canvas.tokens[position]), None, kept=True)
         noise = self.noise(canvas, position)
         token = self.retrieved(canvas, position, proposal)
         if token is not None:
@@ -116,7 +127,7 @@ class Chooser:
 
     def choose(self, draft: Draft, p_model: Tensor) -> int:
         """The token at a position with p_model [vocab], if everything before it was right."""
-        if draft.from_retrieval:
+        if draft.settled:
             return draft.token
         if draft.proposal is not None:
             proposed = self._retriever.distribution(draft.proposal, self.vocab)
@@ -142,8 +153,12 @@ class Chooser:
         """Whether the position is looked up as the tokens are now."""
         proposal = canvas.proposals.get(position)
         return proposal is not None and self._retriever.still_holds(
-            proposal, canvas.tokens, position
+            proposal, canvas.ask(position)
         )
+
+    def _informed(self, canvas: Canvas, position: int) -> bool:
+        """Whether the query of an active position knows anything. Without kept tokens it does."""
+        return not canvas.edited or self._retriever.query.knows(canvas.ask(position))
 
     def _guess(
         self, canvas: Canvas, position: int, proposal: Proposal | None, noise: Noise | None

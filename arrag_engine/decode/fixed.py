@@ -371,7 +371,7 @@ class FixedPasses:
         if self.one.shape.proposals:
             self.one.shares.host["weight"][row] = 0
         for place, draft in enumerate(drafts, canvas.decided - first):
-            if draft.from_retrieval:
+            if draft.settled:
                 given[place] = draft.token
             elif draft.proposal is not None:
                 self._mix(row, place, draft)

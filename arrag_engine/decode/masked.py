@@ -21,7 +21,7 @@ from ..models.base import MaskedBackbone
 from ..retrieval import Asked, Retriever, mix
 from ..sampling import guide, model_distribution
 from ..settings import Schedule
-from .canvas import Canvas, begin
+from .canvas import Canvas, begin_all
 from .passes import not_numbers, prompt_streams
 from .recipe import Drawing, Progress, Recipe
 from .step_noise import StepNoise, draw_by_sum, step_noise
@@ -42,14 +42,14 @@ def draw_masked(
     """Draw one picture per seed; see `draw_pictures`.
 
     Raises:
-        InputError: An adapter, which only models that draw in raster order have.
+        InputError: An adapter, which only models that draw in raster order have, or tokens to keep
+            that do not fit.
     """
-    check_masked(model, recipe)
+    check_masked(model, recipe, len(seeds))
     grid, retriever = model.grid, recipe.retriever
     device = device or model.device
-    canvases = [begin(seed, grid.size, recipe.given) for seed in seeds]
-    known = np.zeros((len(seeds), grid.size), bool)
-    known[:, : canvases[0].decided] = True
+    canvases = begin_all(seeds, grid.size, recipe.kept)
+    known = np.stack([canvas.kept for canvas in canvases])
     searched = recipe.searched()
     opened = model.open(prompt_streams(recipe, device))
     steps = 0 if known.all() else recipe.schedule.steps
@@ -68,13 +68,15 @@ def draw_masked(
     return Drawing(tokens.view(-1, grid.height, grid.width), steps, tracers)
 
 
-def check_masked(model: MaskedBackbone, recipe: Recipe) -> None:
+def check_masked(model: MaskedBackbone, recipe: Recipe, pictures: int) -> None:
     """Refuse what cannot be drawn; see `draw_masked`."""
     if recipe.faid is not None:
         raise InputError(
             f"the model draws in {model.order.name}, adapters exist for models in raster order; "
             "draw without one"
         )
+    if recipe.kept is not None:
+        recipe.kept.check_fits(model.grid.size, model.vocab, pictures)
 
 
 def predict(
@@ -140,6 +142,8 @@ def fill(
         p_model: [N, vocab], for the trace.
         known: Mask [N] of the tokens that stood before.
     """
+    if known.all():  # kept, in a batch with others that are drawn
+        return known
     noise = None if recipe.sampling.greedy else step_noise(canvas.seed, step, canvas.size)
     drawn = draw_unknown(canvas, p, known, noise)
     unknown = np.flatnonzero(~known)

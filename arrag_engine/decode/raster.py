@@ -19,7 +19,7 @@ import torch
 from ..bounds import PASS_WINDOW
 from ..errors import InputError
 from ..models.base import RasterBackbone
-from .canvas import Canvas, begin
+from .canvas import Canvas, begin_all
 from .choice import Chooser, Draft, DraftRule
 from .fixed import KeptPasses, open_fixed
 from .passes import Chosen, ExactPasses, Passes
@@ -46,9 +46,9 @@ def draw_raster(
     grid, vocab = model.grid, model.vocab
     device = device or model.device
     recipe = prepared(recipe)
-    check_raster(model, recipe, window)
+    check_raster(model, recipe, window, len(seeds))
     chooser = Chooser(recipe.sampling, recipe.searched(), vocab, grid.width, rule)
-    canvases = [begin(seed, grid.size, recipe.given) for seed in seeds]
+    canvases = begin_all(seeds, grid.size, recipe.kept)
     passes: Passes
     if device.type == "cpu" and kept is None:
         passes = ExactPasses(model, recipe, len(seeds), device, chooser)
@@ -107,12 +107,13 @@ def fill(
         report()
 
 
-def check_raster(model: RasterBackbone, recipe: Recipe, window: int) -> None:
+def check_raster(model: RasterBackbone, recipe: Recipe, window: int, pictures: int) -> None:
     """Refuse what cannot be drawn.
 
     Raises:
-        InputError: A window out of range, a prompt that leaves no room for the picture, an index
-            whose queries need tokens that are drawn later.
+        InputError: A window out of range, a prompt that leaves no room for the picture, tokens to
+            keep that do not fit, an index whose queries need tokens that are drawn later, where
+            none of these is kept.
     """
     size, limit = model.grid.size, model.max_positions
     PASS_WINDOW.check(window)
@@ -121,7 +122,11 @@ def check_raster(model: RasterBackbone, recipe: Recipe, window: int) -> None:
             f"the prompt has {len(recipe.prompt)} tokens and the picture {size}, the model takes "
             f"{limit} together; shorten the prompt"
         )
-    retriever = recipe.retriever
+    retriever, kept = recipe.retriever, recipe.kept
+    if kept is not None:
+        kept.check_fits(size, model.vocab, pictures)
+        if kept.mask.any():
+            return
     if retriever is not None and any(map(retriever.looks_up, range(size))):
         retriever.check_serves(model.order)
 
@@ -175,16 +180,19 @@ def accept(canvas: Canvas, drafts: Sequence[Draft], chosen: Chosen) -> None:
     """Take over what a pass chose for the positions from `cached` on.
 
     A token is final while every guess before it was right; the first wrong guess is replaced by
-    the right token, and what follows becomes the next guess.
+    the right token, and what follows becomes the next guess. Kept tokens are always right, but what
+    a pass made of them stands on the guesses before.
     """
     first, start = canvas.cached, canvas.decided
+    canvas.cached = first + len(chosen.tokens)
     right_so_far = True
     for position, draft in enumerate(drafts, start):
         token = int(chosen.tokens[position - first])
-        if right_so_far:
+        if right_so_far and not canvas.kept[position]:
             canvas.decide(token, draft.from_retrieval)
-        right_so_far &= token == draft.token
+        if right_so_far and token != draft.token:
+            canvas.cached, right_so_far = position + 1, False
         canvas.tokens[position] = token
-    canvas.cached = min(canvas.decided, first + len(chosen.tokens))
-    canvas.p_model[first : canvas.cached] = chosen.p_model[: canvas.cached - first]
+    span = slice(first, canvas.cached)
+    canvas.p_model[span] = np.where(canvas.kept[span], 0, chosen.p_model[: canvas.cached - first])
     canvas.noise = {p: noise for p, noise in canvas.noise.items() if p >= canvas.decided}

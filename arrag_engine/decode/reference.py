@@ -13,10 +13,11 @@ from torch import Tensor
 from ..models.base import RasterBackbone
 from ..retrieval import Asked, Retriever, mix
 from ..sampling import guide, model_distribution
+from .kept import Kept
 from .noise import Noise, draw
 from .passes import prompt_streams
 from .recipe import Recipe
-from .reference_faid import adapter_hook
+from .reference_faid import adapter_hook, standing
 
 
 @torch.inference_mode()
@@ -26,13 +27,13 @@ def draw_reference(model: RasterBackbone, recipe: Recipe, seed: int) -> np.ndarr
     p = (1 - λ) p_model + λ p_retrieval: from the second component where u < λ, else from the first.
     """
     size, vocab = model.grid.size, model.vocab
-    sampling, given = recipe.sampling, [] if recipe.given is None else recipe.given
-    tokens = np.zeros(size, np.int64)
-    tokens[: len(given)] = given
-    for position in range(len(given), size):
+    sampling, kept = recipe.sampling, recipe.kept or Kept.first(np.empty(0), size)
+    tokens, stays = kept.tokens[0].copy(), kept.mask[0]
+    for position in np.flatnonzero(~stays).tolist():
         logits = next_logits(model, recipe, tokens, position)
         p = model_distribution(guide(logits, sampling.cfg)[0], sampling)
-        weight, proposed = retrieve(recipe.retriever, tokens, position, vocab)
+        asked = Asked(tokens, np.array([position]), standing(stays, position))
+        weight, proposed = retrieve(recipe.retriever, asked, vocab)
         noise = None if sampling.greedy else Noise(seed, position, vocab)
         if noise is None:
             p = mix(p, proposed, weight)
@@ -51,11 +52,10 @@ def next_logits(model: RasterBackbone, recipe: Recipe, tokens: np.ndarray, posit
     return model.logits(x, hook=hook)[:, ids.shape[1] - 1 + position]
 
 
-def retrieve(
-    retriever: Retriever | None, tokens: np.ndarray, position: int, vocab: int
-) -> tuple[float, Tensor]:
-    """(λ, p_retrieval [vocab]) at a position; λ is 0 where nothing is retrieved."""
-    if retriever is None or not retriever.mixes(position):
+def retrieve(retriever: Retriever | None, asked: Asked, vocab: int) -> tuple[float, Tensor]:
+    """(λ, p_retrieval [vocab]) at the position asked for; λ is 0 where nothing is retrieved."""
+    [position] = asked.positions
+    if retriever is None or not retriever.mixes(position) or not retriever.query.knows(asked):
         return 0.0, torch.zeros(vocab)
-    [proposal] = retriever.propose([Asked(tokens, np.array([position]))])
+    [proposal] = retriever.propose([asked])
     return retriever.weight(proposal), retriever.distribution(proposal, vocab)

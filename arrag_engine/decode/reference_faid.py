@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..faid import FaidHook, whole_picture
 from ..models.base import RasterBackbone
-from ..retrieval import Retriever
+from ..retrieval import Asked, Retriever
 from .recipe import Recipe
 
 
@@ -28,8 +28,10 @@ def adapter_hook(
         return None
     codes, active = np.full((size, faid.received), -1), np.zeros(size, bool)
     if recipe.retriever is not None and faid.adapter.config.blender_layers:
-        active = recipe.retriever.active
-        look_up(recipe.retriever, tokens, np.flatnonzero(active[: position + 1]), codes)
+        stays = np.zeros(size, bool) if recipe.kept is None else recipe.kept.mask[0]
+        for place in np.flatnonzero(recipe.retriever.active[: position + 1]):
+            asked = Asked(tokens, np.array([place]), standing(stays, place))
+            active[place] = look_up(recipe.retriever, asked, codes[place])
     hook = whole_picture(
         model,
         faid.adapter,
@@ -42,10 +44,15 @@ def adapter_hook(
     return replace(hook, strength=faid.strength)
 
 
-def look_up(
-    retriever: Retriever, tokens: np.ndarray, positions: np.ndarray, codes: np.ndarray
-) -> None:
-    """Fill codes [N, K] at active positions [P]."""
-    if len(positions):
-        found = retriever.lookup(tokens, positions, codes.shape[1]).codes
-        codes[positions, : found.shape[1]] = found
+def standing(stays: np.ndarray, position: int) -> np.ndarray:
+    """Mask [N] of the tokens that stand when one is drawn: those before it, and the kept ones."""
+    return stays | (np.arange(len(stays)) < position)
+
+
+def look_up(retriever: Retriever, asked: Asked, codes: np.ndarray) -> bool:
+    """Fill codes [K] of the position asked for; whether it has a query."""
+    if not retriever.query.knows(asked):
+        return False
+    found = retriever.source.lookup(retriever.query.queries(*asked), len(codes)).codes[0]
+    codes[: len(found)] = found
+    return True

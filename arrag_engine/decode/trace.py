@@ -8,7 +8,7 @@ import numpy as np
 
 from ..grid import Grid
 from ..index import Hits
-from ..retrieval import Asked, PatchSource, Proposal, Retriever
+from ..retrieval import PatchSource, Proposal, Retriever
 from ..settings import RetrievalOptions
 from .canvas import Canvas
 
@@ -111,14 +111,18 @@ def make_trace(
 
 
 def _proposals(retriever: Retriever, canvas: Canvas) -> dict[int, Proposal]:
-    """The proposals of all active positions, as the finished tokens make them."""
-    tokens, known = canvas.tokens, canvas.proposals
-    active = [p for p in range(canvas.size) if retriever.looks_up(p)]
+    """The proposals of all active positions that were drawn, as the finished tokens make them."""
+    known = canvas.proposals
+    asked = {p: canvas.ask(p) for p in np.flatnonzero(~canvas.kept) if retriever.looks_up(p)}
+    if canvas.edited:
+        asked = {p: one for p, one in asked.items() if retriever.query.knows(one)}
     missing = [
-        p for p in active if p not in known or not retriever.still_holds(known[p], tokens, p)
+        p
+        for p, one in asked.items()
+        if p not in known or not retriever.still_holds(known[p], one)
     ]
-    found = {p: known[p] for p in active if p in known}
+    found = {p: known[p] for p in asked if p in known}
     if missing:
-        asked = Asked(tokens, np.array(missing))
-        found |= dict(zip(missing, retriever.propose([asked]), strict=True))
+        proposals = retriever.propose([asked[p] for p in missing])
+        found |= dict(zip(missing, proposals, strict=True))
     return found

@@ -26,7 +26,9 @@ class QueryMaker:
     """Makes queries from the tokens of pictures.
 
     A neighbour that is not known yet counts as one outside the picture does: as zeros. A model that
-    draws in raster order knows all neighbours of a causal neighbourhood.
+    draws in raster order knows all neighbours of a causal neighbourhood. The rows of keys have unit
+    length, so what is not known adds the same to the distance of every patch that has a neighbour
+    there: nearest patches and shares stay.
 
     Args:
         spec: How the keys of the index are made.
@@ -53,6 +55,11 @@ class QueryMaker:
         tokens that stand."""
         inside = self.neighbors >= 0
         return self.active & (known[self._inside] & inside).any(axis=1)
+
+    def knows(self, asked: Asked) -> bool:
+        """Whether any neighbour of the one position asked for stands."""
+        neighbors = self.neighbors[asked.positions[0]]
+        return bool((self._known(neighbors, asked.known) >= 0).any())
 
     def surroundings(
         self, tokens: np.ndarray, position: int, known: np.ndarray | None = None

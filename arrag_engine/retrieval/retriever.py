@@ -89,9 +89,11 @@ class Retriever:
         ]
         return [Proposal(tokens, hits.query(i)) for i, tokens in enumerate(around)]
 
-    def still_holds(self, proposal: Proposal, tokens: np.ndarray, position: int) -> bool:
-        """Whether the tokens make the query that the proposal answers."""
-        return proposal.surroundings == self.query.surroundings(tokens, position)
+    def still_holds(self, proposal: Proposal, asked: Asked) -> bool:
+        """Whether the one position asked for has the query that the proposal answers."""
+        return proposal.surroundings == self.query.surroundings(
+            asked.tokens, asked.positions[0], asked.known
+        )
 
     def distribution(self, proposal: Proposal, vocab: int) -> Tensor:
         """p_retrieval [vocab]."""
