@@ -4,8 +4,8 @@ import importlib.util
 import json
 from dataclasses import replace
 
-import pytest
 import numpy as np
+import pytest
 import torch
 
 from arrag_engine.decode import Kept, KeptPasses, Recipe

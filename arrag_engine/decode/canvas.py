@@ -8,9 +8,14 @@ from functools import cached_property
 
 import numpy as np
 
-from ..retrieval import Asked, Proposal
+from ..retrieval import Asked, Proposals
 from .kept import Kept
 from .noise import SEEDS, Noise
+
+MODEL = -1
+"""The component of a token that the model drew; a layer's is its number."""
+STOOD = -2
+"""The component of a kept token, which nothing drew."""
 
 
 @dataclass
@@ -24,13 +29,14 @@ class Canvas:
     """Mask [N] of the tokens that stood before the drawing began."""
     p_model: np.ndarray
     """[N] probability of each drawn token under the model; 0 of kept ones."""
-    from_retrieval: np.ndarray
-    """[N] whether the token was drawn from the retrieved patches alone."""
+    component: np.ndarray
+    """[N] what drew the token: a layer alone (its number), `MODEL`, which also stands for the
+    mixture where tokens are taken without noise, or `STOOD`."""
     decided: int = 0
     guessed: int = 0
     cached: int = 0
     """Positions whose input is in the key/value cache."""
-    proposals: dict[int, Proposal] = field(default_factory=dict)
+    proposals: dict[int, Proposals] = field(default_factory=dict)
     """The last look-up of each position."""
     noise: dict[int, Noise] = field(default_factory=dict)
     """Of undecided positions, cached: generating it is expensive."""
@@ -56,20 +62,21 @@ class Canvas:
         """Whether any token is kept."""
         return bool(self.kept.any())
 
-    def ask(self, position: int) -> Asked:
-        """What is asked for a position in raster order: kept tokens stand wherever they are, all
-        others before their turn do not."""
+    def asked(self, position: int) -> Asked:
+        """What a query for one position is made of, in raster order: the tokens before it, and kept
+        ones wherever they are. Position 0 has none: it belongs to the prompt's pass, which all
+        pictures share."""
         known = None
         if self.edited:
-            known = self.kept.copy()
+            known = self.kept & (position > 0)
             known[:position] = True
         return Asked(self.tokens, np.array([position]), known)
 
-    def decide(self, token: int, from_retrieval: bool) -> None:
+    def decide(self, token: int, component: int) -> None:
         """Make a token final at the first undecided position, and with it the kept ones after
         it."""
         self.tokens[self.decided] = token
-        self.from_retrieval[self.decided] = from_retrieval
+        self.component[self.decided] = component
         self.decided += 1
         self.stand()
 
@@ -89,13 +96,11 @@ def begin(seed: int, size: int, kept: Kept | None = None) -> Canvas:
     tokens, mask = np.zeros(size, np.int64), np.zeros(size, bool)
     if kept is not None:
         tokens[...], mask[...] = kept.tokens[0], kept.mask[0]
-    canvas = Canvas(seed % SEEDS, tokens, mask, np.zeros(size), np.zeros(size, bool))
+    canvas = Canvas(seed % SEEDS, tokens, mask, np.zeros(size), np.where(mask, STOOD, MODEL))
     canvas.stand()
     return canvas
 
 
 def begin_all(seeds: Sequence[int], size: int, kept: Kept | None = None) -> list[Canvas]:
     """A picture for each seed."""
-    return [
-        begin(seed, size, None if kept is None else kept.of(i)) for i, seed in enumerate(seeds)
-    ]
+    return [begin(seed, size, None if kept is None else kept.of(i)) for i, seed in enumerate(seeds)]

@@ -27,13 +27,13 @@ class Kept:
         tokens, mask = self.tokens, self.mask
         if tokens.ndim != 2 or mask.ndim != 2 or tokens.shape[1] != mask.shape[1]:
             raise InputError(
-                f"tokens of shape {list(tokens.shape)} and a mask of shape {list(mask.shape)}; both "
-                "need a row for each picture, or one for all, and a column for each position"
+                f"tokens of shape {list(tokens.shape)} and a mask of shape {list(mask.shape)}; "
+                "give both a row for each picture, or one for all, and a column for each position"
             )
         if tokens.dtype.kind not in "iu" or mask.dtype != bool:
             raise InputError(
-                f"tokens of type {tokens.dtype} and a mask of type {mask.dtype}; give whole numbers "
-                "and true or false"
+                f"tokens of type {tokens.dtype} and a mask of type {mask.dtype}; give whole "
+                "numbers, and true or false"
             )
         if len({len(tokens), len(mask)} - {1}) > 1:
             raise InputError(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..models.base import RasterBackbone
-from ..retrieval import Asked, Retriever, mix
+from ..retrieval import Asked, Layers, mix
 from ..sampling import guide, model_distribution
 from .kept import Kept
 from .noise import Noise, draw
@@ -24,21 +24,20 @@ from .reference_faid import adapter_hook, standing
 def draw_reference(model: RasterBackbone, recipe: Recipe, seed: int) -> np.ndarray:
     """Tokens [N] of the picture of a seed.
 
-    p = (1 - λ) p_model + λ p_retrieval: from the second component where u < λ, else from the first.
+    p = (1 - Σ λ_j) p_model + Σ λ_j p_j: from layer j where u lies in [λ_1 + … + λ_(j-1),
+    λ_1 + … + λ_j), else from the model.
     """
     size, vocab = model.grid.size, model.vocab
-    sampling, kept = recipe.sampling, recipe.kept or Kept.first(np.empty(0), size)
+    sampling, layers = recipe.sampling, recipe.retrieval()
+    kept = recipe.kept or Kept.first(np.empty(0), size)
     tokens, stays = kept.tokens[0].copy(), kept.mask[0]
     for position in np.flatnonzero(~stays).tolist():
         logits = next_logits(model, recipe, tokens, position)
         p = model_distribution(guide(logits, sampling.cfg)[0], sampling)
-        asked = Asked(tokens, np.array([position]), standing(stays, position))
-        weight, proposed = retrieve(recipe.retriever, asked, vocab)
         noise = None if sampling.greedy else Noise(seed, position, vocab)
-        if noise is None:
-            p = mix(p, proposed, weight)
-        elif noise.uniform < weight:
-            p = proposed
+        if layers.mixes(position):
+            asked = Asked(tokens, np.array([position]), standing(stays, position))
+            p = with_retrieval(p, layers, asked, noise)
         tokens[position] = draw(p, noise)
     return tokens
 
@@ -52,10 +51,16 @@ def next_logits(model: RasterBackbone, recipe: Recipe, tokens: np.ndarray, posit
     return model.logits(x, hook=hook)[:, ids.shape[1] - 1 + position]
 
 
-def retrieve(retriever: Retriever | None, asked: Asked, vocab: int) -> tuple[float, Tensor]:
-    """(λ, p_retrieval [vocab]) at the position asked for; λ is 0 where nothing is retrieved."""
-    [position] = asked.positions
-    if retriever is None or not retriever.mixes(position) or not retriever.query.knows(asked):
-        return 0.0, torch.zeros(vocab)
-    [proposal] = retriever.propose([asked])
-    return retriever.weight(proposal), retriever.distribution(proposal, vocab)
+def with_retrieval(p_model: Tensor, layers: Layers, asked: Asked, noise: Noise | None) -> Tensor:
+    """The distribution [vocab] of the component that the noise chooses at the one position asked
+    for; without noise, p itself."""
+    [found], [position] = layers.propose([asked]), asked.positions
+    if noise is None:
+        weight, proposed = layers.mixture(found, position, len(p_model))
+        return mix(p_model, proposed, weight)
+    upper = 0.0
+    for j, weight in enumerate(layers.weights(found, position)):
+        if upper <= noise.uniform < upper + weight:
+            return layers.distribution(found, j, len(p_model))
+        upper += weight
+    return p_model

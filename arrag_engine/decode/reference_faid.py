@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..faid import FaidHook, whole_picture
 from ..models.base import RasterBackbone
-from ..retrieval import Asked, Retriever
+from ..retrieval import Asked, Layers, nearest_codes
 from .recipe import Recipe
 
 
@@ -27,11 +27,12 @@ def adapter_hook(
     if faid is None or faid.strength == 0:
         return None
     codes, active = np.full((size, faid.received), -1), np.zeros(size, bool)
-    if recipe.retriever is not None and faid.adapter.config.blender_layers:
+    layers = recipe.retrieval()
+    if layers and faid.adapter.config.blender_layers:
         stays = np.zeros(size, bool) if recipe.kept is None else recipe.kept.mask[0]
-        for place in np.flatnonzero(recipe.retriever.active[: position + 1]):
+        for place in np.flatnonzero(layers.active[: position + 1]):
             asked = Asked(tokens, np.array([place]), standing(stays, place))
-            active[place] = look_up(recipe.retriever, asked, codes[place])
+            active[place] = look_up(layers, asked, codes[place])
     hook = whole_picture(
         model,
         faid.adapter,
@@ -45,14 +46,14 @@ def adapter_hook(
 
 
 def standing(stays: np.ndarray, position: int) -> np.ndarray:
-    """Mask [N] of the tokens that stand when one is drawn: those before it, and the kept ones."""
-    return stays | (np.arange(len(stays)) < position)
+    """Mask [N] of the tokens that a query may look at: those before it, and kept ones; none for
+    position 0."""
+    return (stays | (np.arange(len(stays)) < position)) & (position > 0)
 
 
-def look_up(retriever: Retriever, asked: Asked, codes: np.ndarray) -> bool:
-    """Fill codes [K] of the position asked for; whether it has a query."""
-    if not retriever.query.knows(asked):
-        return False
-    found = retriever.source.lookup(retriever.query.queries(*asked), len(codes)).codes[0]
-    codes[: len(found)] = found
-    return True
+def look_up(layers: Layers, asked: Asked, codes: np.ndarray) -> bool:
+    """Fill codes [K] of the one position asked for; whether a layer works there."""
+    [found] = layers.propose([asked])
+    nearest = nearest_codes(found, len(codes))
+    codes[: len(nearest)] = nearest
+    return any(one is not None for one in found)

@@ -19,7 +19,15 @@ class Asked(NamedTuple):
     positions: np.ndarray
     """[P], active ones."""
     known: np.ndarray | None = None
-    """Mask [N] of the tokens that stand; all that the positions ask for when absent."""
+    """Mask [N] of the tokens that stand; those before each position when absent."""
+
+    def at(self, mask: np.ndarray) -> Asked:
+        """Some of the positions, for a mask [P]."""
+        return self._replace(positions=self.positions[mask])
+
+    def standing(self, position: int) -> np.ndarray:
+        """Mask [N] of the tokens that stand when a position is asked for."""
+        return np.arange(len(self.tokens)) < position if self.known is None else self.known
 
 
 class QueryMaker:
@@ -56,10 +64,12 @@ class QueryMaker:
         inside = self.neighbors >= 0
         return self.active & (known[self._inside] & inside).any(axis=1)
 
-    def knows(self, asked: Asked) -> bool:
-        """Whether any neighbour of the one position asked for stands."""
-        neighbors = self.neighbors[asked.positions[0]]
-        return bool((self._known(neighbors, asked.known) >= 0).any())
+    def knows(self, asked: Asked) -> np.ndarray:
+        """Mask [P] of the positions asked for of which a neighbour stands; active ones without
+        `known` have one."""
+        if asked.known is None:
+            return np.ones(len(asked.positions), bool)
+        return (self._known(self.neighbors[asked.positions], asked.known) >= 0).any(axis=1)
 
     def surroundings(
         self, tokens: np.ndarray, position: int, known: np.ndarray | None = None

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from arrag_engine.decode import Kept, KeptPasses, Recipe, draw_one_by_one, draw_pictures
-from arrag_engine.decode.canvas import begin
+from arrag_engine.decode.canvas import STOOD, begin
 from arrag_engine.decode.reference import draw_reference
 from arrag_engine.errors import InputError
 from arrag_engine.faid import Faid
 from arrag_engine.grid import Grid
 from arrag_engine.index import KeySpec
-from arrag_engine.retrieval import Asked, QueryMaker, make_retriever
+from arrag_engine.retrieval import Asked, Layers, QueryMaker, layers_of, make_retriever
 from arrag_engine.settings import RetrievalOptions, Sampling
 from tests.decode.test_raster_faid import full_adapter
 from tests.tiny import BLANK, PROMPT, tiny_config, tiny_index, tiny_model
@@ -60,7 +60,7 @@ def recipe_of(model, kept, sampling=PLAIN, weight=None, spec=RING, faid=None):
         options = RetrievalOptions(weight, 0.3, 9)
         index = tiny_index(model, spec=spec)
         retriever = make_retriever(index, model.grid, model.vq.codebook(CPU), options)
-    return Recipe(PROMPT, BLANK, sampling, retriever, faid, kept)
+    return Recipe(PROMPT, BLANK, sampling, layers_of(retriever), faid, kept)
 
 
 def assert_drawn_as_slowly(model, recipe, seeds=(7, 8)):
@@ -101,12 +101,19 @@ def test_keys_and_semantics_make_no_difference(small, adapter, semantics, spec):
 @pytest.mark.parametrize("weight", [None, 0.6])
 def test_each_picture_of_a_batch_keeps_its_own_tokens(small, weight):
     """One of them is whole already, and the others end at different positions."""
-    masks = np.concatenate([MASKS["the last rows"], MASKS["every third"], np.ones((1, SIZE), bool)])
-    for kept in (Kept(tokens_of(3), masks), Kept(tokens_of(), masks), Kept(tokens_of(3), masks[:1])):
-        recipe = recipe_of(small, kept, weight=weight)
-        assert_drawn_as_slowly(small, recipe, (7, 8, 9))
-        together = draw_pictures(small, recipe, (7, 8, 9)).tokens
-        assert torch.equal(draw_one_by_one(small, recipe, (7, 8, 9)).tokens, together)
+    whole = np.ones((1, SIZE), bool)
+    kept = Kept(tokens_of(3), np.concatenate([MASKS["the last rows"], MASKS["every third"], whole]))
+    recipe = recipe_of(small, kept, weight=weight)
+    assert_drawn_as_slowly(small, recipe, (7, 8, 9))
+    together = draw_pictures(small, recipe, (7, 8, 9)).tokens
+    assert torch.equal(draw_one_by_one(small, recipe, (7, 8, 9)).tokens, together)
+
+
+def test_one_row_serves_all_pictures():
+    kept = Kept(tokens_of(), np.concatenate([MASKS["the last rows"], MASKS["every third"]]))
+    assert kept.pictures == 2
+    assert np.array_equal(kept.of(1).tokens, tokens_of())
+    assert np.array_equal(kept.of(1).mask, MASKS["every third"])
 
 
 def test_what_is_masked_plays_no_part(small):
@@ -169,9 +176,10 @@ def test_a_trace_owes_no_kept_token_to_anything(small, adapter, passes):
     mask = kept.mask[0]
     assert not trace.weight[mask].any()
     assert not trace.p_model[mask].any()
-    assert not trace.from_retrieval[mask].any()
+    assert (trace.component[mask] == STOOD).all()
+    assert not trace.responsibility[mask].any()
     assert (trace.p_model[~mask] > 0).all()
-    assert (trace.weight[~mask] == 0.6).all()
+    assert (trace.weight[~mask][1:] == 0.6).all()
 
 
 def test_an_unknown_neighbour_moves_all_distances_alike(small):
@@ -189,25 +197,35 @@ def test_an_unknown_neighbour_moves_all_distances_alike(small):
     np.testing.assert_allclose(half.distances[0], wanted.distances[0][inside] + 4, atol=1e-5)
 
 
+def test_the_first_position_retrieves_nothing(small):
+    """It belongs to the prompt's pass, which all pictures of a batch share."""
+    kept = Kept(tokens_of(), ~mask_of([0, 6]))
+    [trace] = draw_pictures(small, recipe_of(small, kept, weight=1.0), [7]).traces
+    assert np.flatnonzero(trace.weight).tolist() == [6]
+
+
 def test_a_position_that_knows_nothing_retrieves_nothing(small):
-    kept = Kept(tokens_of(), mask_of([SIZE - 1]))
-    recipe = recipe_of(small, kept, weight=1.0)
-    [trace] = draw_pictures(small, recipe, [7]).traces
-    assert trace.weight[0] == 0
-    assert (trace.weight[1:-1] == 1).all()
-    asked = Asked(tokens_of()[0], np.array([0]), kept.mask[0])
-    assert not recipe.retriever.query.knows(asked)
+    """Another layer may know something there."""
+    spec = KeySpec("causal-8", "zero")
+    layers = [recipe_of(small, None, weight=0.5, spec=one).layers[0] for one in (RING, spec)]
+    asked = Asked(tokens_of()[0], np.array([6]), mask_of([5, 12, 18])[0])
+    [(one, other)] = Layers(tuple(layers)).propose([asked])
+    assert one is not None
+    assert other is not None
+    [(one, other)] = Layers(tuple(layers)).propose([asked._replace(known=mask_of([4, 18])[0])])
+    assert one is None
+    assert other is not None
 
 
 def test_a_proposal_holds_while_what_is_known_stays(small):
     recipe = recipe_of(small, Kept(tokens_of(), MASKS["all around"]), weight=1.0)
-    retriever, tokens = recipe.retriever, tokens_of()[0]
+    [retriever], tokens = recipe.layers, tokens_of()[0]
     few, more = MASKS["all around"][0].copy(), MASKS["all around"][0].copy()
     more[7] = True
     asked = [Asked(tokens, np.array([6]), known) for known in (few, more)]
     [proposal] = retriever.propose(asked[:1])
-    assert retriever.still_holds(proposal, asked[0])
-    assert not retriever.still_holds(proposal, asked[1])
+    assert retriever.still_holds(proposal, asked[0], 6)
+    assert not retriever.still_holds(proposal, asked[1], 6)
 
 
 def test_a_canvas_never_waits_at_a_kept_token():
@@ -220,10 +238,10 @@ def test_a_canvas_never_waits_at_a_kept_token():
 
 
 BAD = {
-    "one row": (np.zeros(SIZE, int), np.zeros(SIZE, bool), "need a row for each picture"),
+    "one row": (np.zeros(SIZE, int), np.zeros(SIZE, bool), "give both a row for each picture"),
     "lengths": (np.zeros((1, 4), int), np.zeros((1, 5), bool), r"shape \[1, 4\] and a mask"),
     "floats": (np.zeros((1, 4)), np.zeros((1, 4), bool), "type float64 and a mask of type bool"),
-    "no mask": (np.zeros((1, 4), int), np.zeros((1, 4), int), "give whole numbers and true"),
+    "no mask": (np.zeros((1, 4), int), np.zeros((1, 4), int), "give whole numbers, and true"),
     "batches": (np.zeros((2, 4), int), np.zeros((3, 4), bool), "of 2 pictures and the mask of 3"),
 }
 

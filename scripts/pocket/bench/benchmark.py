@@ -16,6 +16,7 @@ from arrag_engine.evaluate.benchmark import ADAPTED, Part, Progress
 from arrag_engine.evaluate.measures import copied_share, frechet_distance, moments
 from arrag_engine.evaluate.pictures import Pictures, decode_tokens, write_sheet
 from arrag_engine.faid import Faid
+from arrag_engine.retrieval import layers_of
 
 from . import DATA
 from .bits import likelihoods
@@ -67,7 +68,8 @@ class Bench:
         faid = self.faid if method in ADAPTED else None
         size, given = self.checkpoint.model.grid.size, task.given
         kept = None if given is None else Kept.first(given, size)
-        return Recipe(prompt.ids, prompt.unconditional, use.sampling, retriever, faid, kept)
+        layers = layers_of(retriever)
+        return Recipe(prompt.ids, prompt.unconditional, use.sampling, layers, faid, kept)
 
     def score(
         self, task: PocketTask, method: str, tokens: np.ndarray, pixels: np.ndarray
