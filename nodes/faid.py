@@ -23,6 +23,7 @@ from .samplers import (
     draw,
     drawing_inputs,
     drawing_outputs,
+    editing_inputs,
     notes_output,
 )
 from .types import CATEGORY, Model, Retrieval, Trace
@@ -113,6 +114,7 @@ class FAiDSampler(io.ComfyNode):
                     "it, the adapter receives no patches.",
                 ),
                 batch_input(),
+                *editing_inputs(),
             ],
             outputs=[
                 *drawing_outputs(),
