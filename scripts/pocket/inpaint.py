@@ -2,9 +2,9 @@
 
     python -m scripts.pocket.inpaint --out docs/measured/inpaint.json
 
-Each scene of the benchmark with a single thing loses it: the cells of the thing and those around
-them are masked, and another thing is drawn there, `--seeds` times. The detector says whether it is
-there. The seam is measured in bits a token under the model alone: of the kept tokens that touch the
+Scenes of the benchmark with two things lose the first: its cells and those around them are masked,
+and a thing of each split is drawn there, `--seeds` times. The detector says whether it is there.
+The seam is measured in bits a token under the model alone: of the kept tokens that touch the
 mask and come after it in raster order, which are the ones that a drawing in that order cannot see
 unless the keys of the index lie on all sides. `as it was` is the scene itself.
 """
@@ -23,6 +23,7 @@ import torch
 from arrag_engine import load_index, load_model
 from arrag_engine.checkpoints import Checkpoint
 from arrag_engine.decode import Kept, Recipe, draw_pictures
+from arrag_engine.evaluate.benchmark import evenly
 from arrag_engine.evaluate.pictures import decode_tokens
 from arrag_engine.grid import Grid, offset_table
 from arrag_engine.index import KeySpec
@@ -32,8 +33,7 @@ from arrag_engine.settings import Sampling
 
 from .bench import DATA
 from .bench.library import Library
-from .bench.prompts import Wanted
-from .bench.scenes import BenchScene, limited, read_scenes
+from .bench.scenes import BenchScene, read_scenes
 from .bench.scorer import Scorer, load_scorer
 from .bench.settings import CONCEPTS, GENERAL, Use
 from .bench.tasks import scene_tokens
@@ -60,11 +60,12 @@ WAYS: dict[str, dict[str, tuple[Use, str]]] = {
 class Task:
     """A thing to draw into a scene."""
 
-    scene: BenchScene
     tokens: np.ndarray
     """[N] of the scene."""
-    wanted: Wanted
+    wanted: str
+    """Name of the thing."""
     text: str
+    """The prompt."""
     mask: np.ndarray
     """[N] of what is drawn anew."""
     seam: np.ndarray
@@ -86,23 +87,27 @@ def seam_of(mask: np.ndarray, grid: Grid) -> np.ndarray:
 def make_tasks(
     scenes: Sequence[BenchScene], tokens: np.ndarray, grid: Grid, split: str, limit: int
 ) -> list[Task]:
-    """Each scene with a single thing gets the thing of another one."""
-    single = [
+    """Scenes of two things, of which the first gives way to a thing of the split."""
+    names = list(dict.fromkeys(scene.truth.include[0].name for scene in single(scenes, split)))
+    pairs = [
         (scene, mine)
         for scene, mine in zip(scenes, tokens, strict=True)
-        if scene.split == split and len(scene.boxes) == 1
+        if scene.split == "seen" and len(scene.boxes) == 2
     ]
     tasks = []
-    for i, (scene, mine) in enumerate(single):
-        rest = [other.truth for other, _ in single[i + 1 :] + single[:i]]
-        truth = next(t for t in rest if t.include[0].name != scene.truth.include[0].name)
-        mask = widened(scene.covers(grid.height, grid.width), grid)
-        seam = seam_of(mask, grid)
-        if not mask.all() and seam.any():
-            wanted = replace(truth.include[0], color=None, position=None)
-            tasks.append(Task(scene, mine, wanted, truth.text, mask, seam))
-    step = max(1, len(tasks) // limit)
-    return tasks[::step][:limit]
+    for number, (scene, mine) in enumerate(evenly(pairs, limit)):
+        there = {entry.name for entry in scene.truth.include}
+        name = next(n for n in names[number % len(names) :] + names if n not in there)
+        text = f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+        one = replace(scene, boxes=scene.boxes[:1]).covers(grid.height, grid.width)
+        mask = widened(one, grid)
+        tasks.append(Task(mine, name, text, mask, seam_of(mask, grid)))
+    return tasks
+
+
+def single(scenes: Sequence[BenchScene], split: str) -> list[BenchScene]:
+    """Scenes of a split with one thing."""
+    return [scene for scene in scenes if scene.split == split and len(scene.boxes) == 1]
 
 
 def measure(
@@ -121,14 +126,14 @@ def measure(
         prompt = checkpoint.prompt_encoder.encode(task.text)
         blank = use.blank and method != "plain"
         drawn_with = checkpoint.prompt_encoder.blank() if blank else prompt
-        layers = layers_of(library.retriever(use, method, task.wanted.name))
+        layers = layers_of(library.retriever(use, method, task.wanted))
         kept = Kept(task.tokens[None], ~task.mask[None])
         ids = drawn_with.ids, drawn_with.unconditional
         recipe = Recipe(*ids, use.sampling, layers, kept=kept)
         drawn = draw_pictures(checkpoint.model, recipe, seeds).tokens.flatten(1).numpy()
         found = scorer.detect(decode_tokens(checkpoint, drawn))
         for s, things in enumerate(found):
-            right[s, t] = any(thing.name == task.wanted.name for thing in things)
+            right[s, t] = any(thing.name == task.wanted for thing in things)
             seams[s, t] = seam_bits(checkpoint, drawn[s], task)
     return {"recognised": right.mean(axis=1).tolist(), "seam": seams.mean(axis=1).tolist()}
 
@@ -145,12 +150,12 @@ def seam_bits(checkpoint: Checkpoint, tokens: np.ndarray, task: Task) -> float:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--out", type=Path, required=True, help="report to write (.json)")
-    parser.add_argument("--limit", type=int, default=12, help="scenes of each split")
+    parser.add_argument("--limit", type=int, default=12, help="scenes")
     parser.add_argument("--seeds", type=int, default=4, help="pictures of each scene")
     a = parser.parse_args(arguments)
     checkpoint, index = load_model("pocket", "fp32", "cpu"), load_index("pocket")
     library, scorer = Library(checkpoint, index), load_scorer(DATA / "scorer.safetensors")
-    scenes, grid = limited(read_scenes(DATA), None), checkpoint.model.grid
+    scenes, grid = read_scenes(DATA), checkpoint.model.grid
     tokens, report = scene_tokens(checkpoint, scenes, DATA), {}
     for split, ways in WAYS.items():
         tasks = make_tasks(scenes, tokens, grid, split, a.limit)
