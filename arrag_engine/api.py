@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from . import decode, session, shipped
+from .attribution import Credits, drawing_credits
 from .build import BuildOptions, ReadSettings, build_from_images
 from .build import build_index as build_from_folder
 from .checkpoints import Checkpoint, load_checkpoint, resolve_dtype, resolve_storage
@@ -58,6 +59,11 @@ class Drawing:
         """What drew each token and what was retrieved for it, one per picture. They are made at
         first use, for they cost look-ups."""
         return self.grids.traces
+
+    @property
+    def credits(self) -> list[Credits]:
+        """What each picture owes to the model and to each source; made from the traces."""
+        return drawing_credits(self.grids)
 
 
 def load_model(
@@ -113,6 +119,7 @@ def draw(
     window: int = 0,
     progress: Progress | None = None,
     exact_batch: bool = False,
+    negative: str = "",
     kept: Kept | None = None,
     redraw: float = 1.0,
 ) -> Drawing:
@@ -124,19 +131,24 @@ def draw(
         window: Tokens computed per pass; the pictures stay the same. 0 = the device's.
         exact_batch: In 16 bit, each picture of several is the one drawn alone; it takes longer.
         progress: Called with (positions decided, tokens [B, N] so far).
+        negative: What guidance leads away from, in words; without effect at guidance 1.
         kept: The tokens of a picture to edit, or one for each seed, and which of them stay; see
             `keep`.
         redraw: Share of the other tokens that is drawn anew, the least probable under the model
             first; 1 = all.
 
     Raises:
-        InputError: The prompt, a value, a layer or what is kept cannot be used.
+        InputError: A prompt, a value, a layer or what is kept cannot be used.
     """
     faid = Faid(adapter) if isinstance(adapter, FaidAdapter) else adapter
     clock = [time.perf_counter()]
     place = searched_on(model)
     planned = session.plan(
-        model, prompt, sampling, layers, faid, place=place, kept=kept, redraw=redraw
+        *(model, prompt, sampling, layers, faid),
+        place=place,
+        negative=negative,
+        kept=kept,
+        redraw=redraw,
     )
     clock.append(time.perf_counter())
     grids = session.draw(

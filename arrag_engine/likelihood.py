@@ -35,12 +35,12 @@ def model_probabilities(
     """
     sampling, device = sampling or Sampling(cfg=1.0), device or model.device
     streams = [prompt] if sampling.cfg == 1 else [prompt, unconditional]
-    picture = model.embed_codes(torch.from_numpy(tokens[:-1].astype(np.int64)).to(device))
-    rows = [
-        torch.cat((model.embed_text(torch.tensor(ids, device=device)), picture)) for ids in streams
-    ]
-    logits = torch.cat([model.logits(row[None])[:, -len(tokens) :] for row in rows])
-    return model_distribution(guide(logits, sampling.cfg)[0].cpu(), sampling)
+    codes = torch.from_numpy(tokens[:-1].astype(np.int64)).to(device)
+    picture, logits = model.embed_codes(codes), []
+    for ids in streams:  # of any length each
+        text = model.embed_text(torch.tensor(ids, device=device))
+        logits.append(model.logits(torch.cat((text, picture))[None])[:, -len(tokens) :])
+    return model_distribution(guide(torch.cat(logits), sampling.cfg)[0].cpu(), sampling)
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,9 @@ from .retrieval import Retriever
 from .settings import Sampling, SamplingChoice
 from .threads import few_threads
 
+NEGATIVE = "negative prompt"
+"""What messages call it."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -54,6 +57,7 @@ def plan(
     faid: Faid | None = None,
     codebook: np.ndarray | None = None,
     place: Callable[[PatchIndex], PatchIndex] | None = None,
+    negative: str = "",
     kept: Kept | None = None,
     redraw: float = 1.0,
 ) -> Plan:
@@ -65,16 +69,18 @@ def plan(
         codebook: The model's unit rows [codes, dim]; computed when absent.
         place: Says where the part of the index that is used is searched; see
             `retrieval.where_faster`. It finds the same patches anywhere.
+        negative: What guidance leads away from, of any length; blank for nothing in particular.
         kept: The tokens of pictures to edit, and which of them stay.
         redraw: Share of the others that is drawn anew, the least probable under the model first.
 
     Raises:
-        InputError: The prompt, a value, the index or what is kept cannot be used.
+        InputError: A prompt, a value, the index or what is kept cannot be used.
     """
     prompt = checkpoint.prompt_encoder.encode(text)
     advised = recommended(checkpoint)
     chosen = (sampling or SamplingChoice()).over(advised.sampling)
-    notes = [*_unknown_note(prompt), _sampling_note(chosen, advised, sampling)]
+    unconditional, said = _unconditional(checkpoint, prompt, negative, chosen)
+    notes = [*_unknown_note(prompt), *said, _sampling_note(chosen, advised, sampling)]
     retrievers: Sequence[Retriever] = ()
     if layers:
         if codebook is None:
@@ -82,7 +88,7 @@ def plan(
         retrievers, said = make_retrievers(checkpoint, prompt, layers, advised, faid, codebook)
         notes += said
     notes += _editing_note(checkpoint.model, kept, redraw)
-    recipe = Recipe(prompt.ids, prompt.unconditional, chosen, retrievers, faid, kept, place=place)
+    recipe = Recipe(prompt.ids, unconditional, chosen, retrievers, faid, kept, place=place)
     return Plan(prompt, recipe, tuple(notes), redraw)
 
 
@@ -157,10 +163,22 @@ def _editing_note(model: Backbone, kept: Kept | None, redraw: float) -> list[str
     return [f"Editing: {count} of {model.grid.size} tokens are drawn anew{chosen}."]
 
 
-def _unknown_note(prompt: Prompt) -> list[str]:
+def _unknown_note(prompt: Prompt, which: str = "") -> list[str]:
     if not prompt.unknown:
         return []
-    return [f"The model does not know: {', '.join(prompt.unknown)}."]
+    return [f"The model does not know{which}: {', '.join(prompt.unknown)}."]
+
+
+def _unconditional(
+    checkpoint: Loaded, prompt: Prompt, negative: str, sampling: Sampling
+) -> tuple[list[int], list[str]]:
+    """(ids of the stream that guidance leads away from, what to say of the negative prompt)."""
+    if isinstance(negative, str) and not negative.strip():
+        return prompt.unconditional, []
+    encoded = checkpoint.prompt_encoder.encode(negative, NEGATIVE)
+    if sampling.cfg == 1:
+        return prompt.unconditional, ["The negative prompt has no effect: guidance (cfg) is 1."]
+    return encoded.ids, _unknown_note(encoded, f", of the {NEGATIVE}")
 
 
 def _sampling_note(used: Sampling, advised: Recommended, choice: SamplingChoice | None) -> str:

@@ -29,6 +29,7 @@ def test_the_documented_examples_run(tmp_path, monkeypatch, capsys):
     assert "Subject: 'flamingo'" in capsys.readouterr().out
     assert names["drawing"].tokens.shape == (1, 12, 12)
     assert names["drawing"].timings.keys() == {"plan", "draw", "decode"}
+    assert [c.licence for c in names["credits"].sources]
     assert names["alone"].traces[0].weight.max() == 0
     assert [source.caption for source in names["mine"].sources] == ["a flamingo"]
     kept = names["kept"]

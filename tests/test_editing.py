@@ -138,7 +138,9 @@ def test_a_share_keeps_the_most_probable_of_what_is_masked(model):
 def test_a_model_in_any_order_ranks_by_what_is_kept():
     toy = ToyMasked()
     rng = np.random.default_rng(1)
-    kept = Kept(rng.integers(0, toy.vocab, (1, TOY_GRID.size)), rng.random((1, TOY_GRID.size)) < 0.5)
+    kept = Kept(
+        rng.integers(0, toy.vocab, (1, TOY_GRID.size)), rng.random((1, TOY_GRID.size)) < 0.5
+    )
     recipe = Recipe([1, 3, 3], [29, 29, 29], Sampling(cfg=2.0), kept=kept)
     more = keep_probable(toy, recipe, 0.5).kept
     assert (~more.mask).sum() == -(-int((~kept.mask).sum()) // 2)

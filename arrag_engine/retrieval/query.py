@@ -69,7 +69,8 @@ class QueryMaker:
         `known` have one."""
         if asked.known is None:
             return np.ones(len(asked.positions), bool)
-        return (self._known(self.neighbors[asked.positions], asked.known) >= 0).any(axis=1)
+        known = self._known(self.neighbors[asked.positions], asked.known)
+        return np.asarray((known >= 0).any(axis=1))
 
     def surroundings(
         self, tokens: np.ndarray, position: int, known: np.ndarray | None = None

@@ -212,7 +212,7 @@ def test_a_position_that_knows_nothing_retrieves_nothing(small):
     [(one, other)] = Layers(tuple(layers)).propose([asked])
     assert one is not None
     assert other is not None
-    [(one, other)] = Layers(tuple(layers)).propose([asked._replace(known=mask_of([4, 18])[0])])
+    [(one, other)] = Layers(tuple(layers)).propose([asked._replace(known=mask_of([3, 18])[0])])
     assert one is None
     assert other is not None
 
