@@ -112,6 +112,8 @@ CFG = Bound("cfg", 0, 100)
 TEMPERATURE = Bound("temperature", MIN_TEMPERATURE, 100, also=(0,))
 TOP_K = Bound("top_k", 0, 1_000_000, whole=True)
 TOP_P = Bound("top_p", 0, 1, above=True)
+REDRAW = Bound("redraw", 0, 1)
+"""Share of the masked tokens that is drawn anew."""
 
 WEIGHT = Bound("retrieval weight", 0, 1, also=("auto",))
 RETRIEVAL_TEMPERATURE = Bound("retrieval temperature", MIN_TEMPERATURE, 1000)

@@ -22,7 +22,14 @@ class Preview:
     """The engine's progress callback: one tick per token, one picture per `every` rows and, at the
     end, the whole picture."""
 
-    def __init__(self, model: JanusPro, device: torch.device, every: int) -> None:
+    def __init__(
+        self, model: JanusPro, device: torch.device, every: int, whole: bool = False
+    ) -> None:
+        """
+        Args:
+            whole: Show all rows: those that are not drawn yet show the picture that is edited.
+        """
+        self.whole = whole
         self.model = model
         self.device = device
         self.every = 0 if switched_off() else every
@@ -35,7 +42,7 @@ class Preview:
         image = None
         if self.every and (self.shown + self.every <= rows or self.shown < rows == height):
             self.shown = rows
-            picture = self.picture(tokens, rows)
+            picture = self.picture(tokens, height if self.whole else rows)
             image = ("JPEG", picture, max(picture.size))
         self.bar.update_absolute(decided, preview=image)
 

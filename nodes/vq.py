@@ -24,6 +24,20 @@ def decode_pixels(managed: ManagedModel, tokens: TokenGrids) -> Tensor:
     return ((torch.cat(images).float() + 1) / 2).clamp(0, 1).permute(0, 2, 3, 1)
 
 
+def check_vq(managed: ManagedModel, tokens: TokenGrids) -> None:
+    """Refuse tokens that mean something else to a model.
+
+    Raises:
+        InputError: They were made with another VQ.
+    """
+    agreement = codebook_agreement(managed.codebook, tokens.codebook)
+    if not agreement.same:
+        raise InputError(
+            f"the tokens were made with another VQ ({agreement}); use them with the model that "
+            "made them"
+        )
+
+
 class VQEncode(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -38,18 +52,28 @@ class VQEncode(io.ComfyNode):
                 Model.Input("model", tooltip="The model whose VQ tokenizer encodes."),
                 io.Image.Input("image", tooltip="Pictures of any size."),
             ],
-            outputs=[Tokens.Output("TOKENS", display_name="tokens")],
+            outputs=[
+                Tokens.Output("TOKENS", display_name="tokens"),
+                io.Image.Output(
+                    "CROP",
+                    display_name="crop",
+                    tooltip="The picture that was encoded: resized and cropped. With it, "
+                    "ImageCompositeMasked brings the original pixels back outside a mask.",
+                ),
+            ],
         )
 
     @classmethod
     @checked
     def execute(cls, model: ManagedModel, image: Tensor) -> io.NodeOutput:
         device = model.to_device(model.model.picture_bytes())
-        codes = []
+        codes, crops = [], []
         for one in watched(image.unbind()):
-            fitted = fit(from_floats(one), *model.model.config.image_size)
-            codes.append(model.model.vq.encode(to_tensor([fitted]).to(device))[0].cpu())
-        return io.NodeOutput(TokenGrids(torch.cat(codes), model.codebook))
+            fitted = to_tensor([fit(from_floats(one), *model.model.config.image_size)])
+            codes.append(model.model.vq.encode(fitted.to(device))[0].cpu())
+            crops.append(fitted)
+        crop = ((torch.cat(crops) + 1) / 2).clamp(0, 1).permute(0, 2, 3, 1)
+        return io.NodeOutput(TokenGrids(torch.cat(codes), model.codebook), crop)
 
 
 class VQDecode(io.ComfyNode):
@@ -73,10 +97,5 @@ class VQDecode(io.ComfyNode):
     @classmethod
     @checked
     def execute(cls, model: ManagedModel, tokens: TokenGrids) -> io.NodeOutput:
-        agreement = codebook_agreement(model.codebook, tokens.codebook)
-        if not agreement.same:
-            raise InputError(
-                f"the tokens were made with another VQ ({agreement}); decode them with the model "
-                "that made them"
-            )
+        check_vq(model, tokens)
         return io.NodeOutput(decode_pixels(model, tokens))

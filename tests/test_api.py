@@ -32,6 +32,10 @@ def test_the_documented_examples_run(tmp_path, monkeypatch, capsys):
     assert [c.licence for c in names["credits"].sources]
     assert names["alone"].traces[0].weight.max() == 0
     assert [source.caption for source in names["mine"].sources] == ["a flamingo"]
+    kept = names["kept"]
+    assert kept.mask[0].tolist() == [True] * 72 + [False] * 72
+    assert (names["edited"].tokens.flatten(1).numpy()[:, :72] == kept.tokens[:, :72]).all()
+    assert (names["varied"].tokens.flatten().numpy() != kept.tokens[0]).sum() <= 44
 
 
 def test_it_draws_what_the_command_line_draws(tmp_path):

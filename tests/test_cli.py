@@ -370,3 +370,30 @@ def test_threads_wait_without_spinning_unless_told_otherwise(monkeypatch, chosen
     with pytest.raises(SystemExit):
         main()
     assert os.environ["OMP_WAIT_POLICY"] == expected
+
+
+def test_a_picture_is_edited(run, tmp_path):
+    """What the mask leaves black keeps its tokens; redraw changes a share of the rest."""
+    picture, mask = tmp_path / "picture.png", tmp_path / "mask.png"
+    noise = np.random.default_rng(0).integers(0, 255, (12, 12, 3), np.uint8)
+    Image.fromarray(noise).save(picture)
+    white = Image.new("L", (24, 24))
+    white.paste(255, (0, 16, 24, 24))  # the lower two of six rows
+    white.save(mask)
+    edit = f"{DRAW} --edit {picture} --json {{tmp}}/a.json"
+    drawn = {}
+    for name, flags in (("none", "--redraw 0"), ("low", f"--mask {mask}"), ("few", "--redraw 0.1")):
+        code, _, err = run(f"{edit} {flags}")
+        assert code == 0
+        assert "are drawn anew" in err
+        report = json.loads((tmp_path / "a.json").read_text())
+        assert report["settings"]["edit"] == str(picture)
+        drawn[name] = np.array(report["images"][0]["tokens"])
+    assert (drawn["low"] == drawn["none"])[:24].all()
+    assert (drawn["low"] != drawn["none"])[24:].any()
+    assert 0 < (drawn["few"] != drawn["none"]).sum() <= 4
+    white.paste(0, (0, 0, 24, 24))
+    white.save(mask)
+    code, _, err = run(f"{edit} --mask {mask}")
+    assert code == 2
+    assert "the mask is empty" in err

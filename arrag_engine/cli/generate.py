@@ -14,6 +14,7 @@ from ..bounds import (
     BATCH,
     CANDIDATES,
     CFG,
+    REDRAW,
     SEED,
     STRENGTH,
     TEMPERATURE,
@@ -39,6 +40,8 @@ from .shared import (
 )
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from ..checkpoints import Checkpoint
     from ..decode import Drawing
     from ..faid import Faid, FaidAdapter
@@ -111,6 +114,25 @@ def add_commands(command: Command) -> None:
         help="in 16 bit, draw the pictures of a batch one after the other, each as drawn alone",
     )
     add(
+        "--edit",
+        type=Path,
+        metavar="PICTURE",
+        help="picture to edit: what --mask leaves black stays (default: none)",
+    )
+    add(
+        "--mask",
+        type=Path,
+        metavar="PICTURE",
+        help="white = drawn anew, of any size (default: all of the picture)",
+    )
+    add(
+        "--redraw",
+        **number(REDRAW),
+        default=1.0,
+        help="share of the masked tokens to draw anew, the least probable under the model first; "
+        "1 = all",
+    )
+    add(
         "--credits",
         type=Path,
         help="file to write each source's share of the picture to, .txt or .json; the PNG has them "
@@ -126,16 +148,24 @@ def add_commands(command: Command) -> None:
 def generate(a: argparse.Namespace) -> int:
     """Draw pictures for a prompt and save them as PNG."""
     sampling, decoding = _checked_settings(a)
+    edited = _read_pictures(a)
     started = time.perf_counter()
     layers = chosen_layers(a) if decoding != "plain" else []
     check_adapter(a.adapter)
     checkpoint = load_model(a)
-    from ..api import searched_on
+    from ..api import keep, searched_on
     from ..session import draw, plan
 
     faid = _faid(checkpoint, a) if decoding == "faid" else None
     place = searched_on(checkpoint)
-    planned = plan(checkpoint, a.prompt, sampling, layers, faid, place=place, negative=a.negative)
+    kept = keep(checkpoint, *edited) if edited else None
+    planned = plan(
+        *(checkpoint, a.prompt, sampling, layers, faid),
+        place=place,
+        negative=a.negative,
+        kept=kept,
+        redraw=a.redraw,
+    )
     for note in planned.notes:
         print(note, file=sys.stderr)
     loaded = time.perf_counter()
@@ -188,6 +218,9 @@ def _settings(
     if recipe.faid is not None:
         settings |= {name: getattr(a, name) for name in ("adapter", "strength", "semantics")}
         settings["candidates"] = recipe.faid.received
+    if recipe.kept is not None:
+        settings |= {"edit": str(a.edit), "redraw": a.redraw}
+        settings["mask"] = None if a.mask is None else str(a.mask)
     if len(recipe.layers) == 1 and a.index is not None:
         settings |= {"index": a.index, "only": a.only, **_layer_settings(recipe.layers[0])}
     elif recipe.layers:
@@ -220,6 +253,25 @@ def _checked_settings(a: argparse.Namespace) -> tuple[SamplingChoice, str]:
         check_prompt(a.negative, "negative prompt")
     check_inputs(a)
     return SamplingChoice(a.cfg, a.temperature, a.top_k, a.top_p), decoding
+
+
+def _read_pictures(a: argparse.Namespace) -> list[Image.Image]:
+    """The picture to edit and its mask, as far as they are passed.
+
+    Raises:
+        InputError: One of them cannot be read.
+    """
+    from ..images import open_picture
+
+    pictures = []
+    for option, path in (("--edit", a.edit), ("--mask", a.mask)):
+        if path is None:
+            continue
+        try:
+            pictures.append(open_picture(path))
+        except InputError as error:
+            raise InputError(f"{option} {path}: {error}") from error
+    return pictures
 
 
 def _faid(checkpoint: Checkpoint, a: argparse.Namespace) -> Faid:

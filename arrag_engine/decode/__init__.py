@@ -3,6 +3,7 @@
 from .draw import draw_one_by_one, draw_pictures
 from .fixed import WIDTH, KeptPasses, pass_width
 from .graphs import GraphRecorder
+from .kept import Kept
 from .recipe import Drawing, Progress, Recipe
 from .trace import Trace
 
@@ -10,6 +11,7 @@ __all__ = [
     "WIDTH",
     "Drawing",
     "GraphRecorder",
+    "Kept",
     "KeptPasses",
     "Progress",
     "Recipe",

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..faid import Faid
 from ..retrieval import Layers, PatchSource, Retriever
 from ..settings import Sampling, Schedule
+from .kept import Kept
 from .trace import Trace
 
 Progress = Callable[[int, np.ndarray], None]
@@ -35,8 +36,8 @@ class Recipe:
     faid: Faid | None = None
     """An adapter, which receives what the layers find whatever their weights are. At strength 0 it
     is not used at all."""
-    given: np.ndarray | None = None
-    """The first tokens [n] of the pictures, which stay."""
+    kept: Kept | None = None
+    """Tokens that stand from the beginning."""
     schedule: Schedule = field(default_factory=Schedule)
     """Of a model that draws in any order."""
     place: Callable[[Any], PatchSource] | None = None

@@ -52,9 +52,9 @@ class Trace:
     tokens: np.ndarray
     """[N] codes drawn."""
     component: np.ndarray
-    """[N] what drew the token: a layer alone (its number), or `canvas.MODEL`."""
+    """[N] what drew the token: a layer alone (its number), `canvas.MODEL` or `canvas.STOOD`."""
     p_model: np.ndarray
-    """[N] probability of the drawn token under the model."""
+    """[N] probability of the drawn token under the model; 0 of a kept one."""
     layers: tuple[TraceLayer, ...]
     cost: Cost
 
@@ -180,9 +180,9 @@ def _trace_layer(
 
 
 def _all_proposals(layers: Layers, canvas: Canvas) -> dict[int, Proposals]:
-    """The proposals of all active positions, as the finished tokens make them."""
+    """The proposals of all active positions that were drawn, as the finished tokens make them."""
     known = canvas.proposals
-    active = [p for p in range(canvas.size) if layers.looks_up(p)]
+    active = [p for p in np.flatnonzero(~canvas.kept).tolist() if layers.looks_up(p)]
     missing = [
         p for p in active if p not in known or not layers.still_hold(known[p], canvas.asked(p), p)
     ]
