@@ -25,7 +25,7 @@ class Preview:
     def __init__(self, model: JanusPro, device: torch.device, every: int) -> None:
         self.model = model
         self.device = device
-        self.every = 0 if switched_off() else every
+        self.every = every
         self.shown = 0
         self.bar = comfy.utils.ProgressBar(model.config.grid.size)
 
@@ -53,11 +53,12 @@ class Preview:
         return tile(canvases)
 
 
-def switched_off() -> bool:
-    """Whether the person who started ComfyUI chose `--preview-method none`.
+def rows_between(every: int) -> int:
+    """Rows from one preview to the next, 0 = none, where `every` are asked for.
 
-    It is also 0.3.75's default, so it is no choice of the user.
+    There are none if the person who started ComfyUI chose `--preview-method none`. It is also
+    0.3.75's default, so without the flag it is no choice.
     """
     none = LatentPreviewMethod.NoPreviews
     given = any(word.startswith("--preview-method") for word in sys.argv)
-    return given and args.preview_method == none
+    return 0 if given and args.preview_method == none else every

@@ -301,8 +301,21 @@ class KeptPasses:
         """Free all buffers."""
         self._kept.clear()
 
+    def make_room(self, device: torch.device, needed: int) -> None:
+        """Free all buffers if the device has less memory left than is needed for other work."""
+        if self._kept and free_bytes(device) < needed:
+            self.clear()
+
     def __len__(self) -> int:
         return len(self._kept)
+
+
+def free_bytes(device: torch.device) -> float:
+    """Memory of a GPU that this process can take, with what its allocator holds unused."""
+    if device.type != "cuda":
+        return float("inf")
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + unused
 
 
 class FixedPasses:

@@ -27,7 +27,8 @@ nodes = types.ModuleType("pack.nodes")
 nodes.__path__ = [{str(ROOT / "nodes")!r}]
 sys.modules["pack.nodes"] = nodes
 from pack.nodes.layers import plain_layers
-from pack.nodes.memory import manage
+from pack.nodes.memory import ManagedModel, manage
+from pack.nodes.preview import rows_between
 from pack.arrag_engine.decode import GraphRecorder, KeptPasses
 
 def kept_passes():
@@ -86,6 +87,70 @@ manage(torch.nn.Linear(4, 3), kept)
 assert kept.recorder is None
 """
 
+PHASES = """
+import copy
+from pack.arrag_engine.checkpoints import Checkpoint
+from pack.arrag_engine.grid import Grid
+from pack.arrag_engine.models.janus.model import JanusConfig, JanusPro
+from pack.arrag_engine.models.janus.vq import VQConfig
+from pack.arrag_engine.models.llama import LlamaConfig
+
+model = JanusPro(JanusConfig(
+    LlamaConfig(64, 64, 64, 2, 2, 2), VQConfig(32, (1, 1), 1, 32, 64, 8), Grid(4, 4)
+))
+managed = ManagedModel(Checkpoint(model, None, {}, "", ""))
+decoder, vq = managed.patcher.model_size(), managed.vq_patcher.model_size()
+whole = sum(p.nbytes for p in model.parameters())
+assert decoder + vq == whole and min(decoder, vq) > 0
+management = comfy.model_management
+names = {id(managed.patcher): "decoder", id(managed.vq_patcher): "vq"}
+asked = []
+
+def load(patchers, memory_required):
+    asked.append((*(names[id(p)] for p in patchers), memory_required))
+
+management.load_models_gpu = load
+managed.device = torch.device("cuda")
+working, picture = 1000, model.picture_bytes()
+
+def free(amount):
+    management.get_free_memory = lambda device: amount
+    asked.clear()
+    managed.passes._kept.append(object())
+
+free(whole + working + picture)
+assert managed.to_draw(working, False, True)
+assert asked == [("decoder", "vq", working + picture)] and len(managed.passes) == 1
+free(whole + working + picture)
+assert not managed.to_draw(working, False, False)
+assert asked == [("decoder", working)]
+free(whole + working + picture - 1)
+assert not managed.to_draw(working, False, True), "no room for previews"
+assert asked == [("decoder", working)] and len(managed.passes) == 0
+
+free(0)
+managed.to_decode()
+assert asked == [("vq", picture)], "what encodes and decodes loads the VQ alone"
+model.model_loaded_weight_memory = 0
+managed.patcher.model.model_loaded_weight_memory = decoder
+free(vq + picture)
+managed.to_decode()
+assert asked == [("vq", "decoder", picture)] and len(managed.passes) >= 1
+free(vq + picture - 1)
+managed.to_decode()
+assert asked == [("vq", picture)] and len(managed.passes) == 0
+"""
+
+QUIET = """
+from comfy.cli_args import LatentPreviewMethod, args
+
+assert rows_between(2) == 2
+sys.argv.append("--preview-method")
+assert rows_between(2) == 0
+args.preview_method = LatentPreviewMethod.TAESD
+assert rows_between(2) == 2
+"""
+
 
 @pytest.mark.parametrize(
     "script",
@@ -93,6 +158,8 @@ assert kept.recorder is None
         pytest.param(PLAIN, id="recordings see plain layers"),
         pytest.param(FREED, id="moving weights frees what is kept"),
         pytest.param(DYNAMIC, id="dynamic memory is never recorded"),
+        pytest.param(PHASES, id="the device holds what a phase needs"),
+        pytest.param(QUIET, id="previews are switched off by ComfyUI's flag alone"),
     ],
 )
 def test_in_a_process_of_comfyui(comfyui, script):

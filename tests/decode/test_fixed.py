@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from arrag_engine.bounds import MAX_SEED
-from arrag_engine.decode import KeptPasses, Recipe, draw_pictures
+from arrag_engine.decode import KeptPasses, Recipe, draw_pictures, fixed
 from arrag_engine.decode.fixed import FixedPass, shape_of
 from arrag_engine.errors import InputError
 from arrag_engine.faid import Faid
@@ -252,3 +252,15 @@ def test_a_model_in_another_precision_has_passes_of_its_own(small):
 def test_a_wide_window_has_its_noise():
     model = tiny_model(3, replace(tiny_config(), grid=Grid(9, 10)))
     assert_same(*both(model, recipe_of(model), [7], window=80))
+
+
+def test_kept_passes_make_room_for_other_work(small, monkeypatch):
+    kept = KeptPasses()
+    both(small, recipe_of(small), kept=kept)
+    kept.make_room(CPU, 10**15)  # a CPU's memory is not counted
+    assert len(kept) == 1
+    monkeypatch.setattr(fixed, "free_bytes", lambda device: 1000)
+    kept.make_room(CPU, 1000)
+    assert len(kept) == 1
+    kept.make_room(CPU, 1001)
+    assert len(kept) == 0
