@@ -299,7 +299,8 @@ def test_the_vq_stays_on_the_cpu_beside_packed_weights(wide_file, device):
     plain.model.to(device)
     codes, vectors = plain.model.vq.encode(images)
     again, same = packed_model.model.vq.encode(images)
-    assert torch.equal(again, codes) and torch.equal(same, vectors)
+    assert torch.equal(again, codes)
+    assert torch.equal(same, vectors)
     pixels = packed_model.model.vq.decode(codes)
     assert torch.equal(pixels, plain.model.vq.decode(codes))
     assert pixels.device.type == device
