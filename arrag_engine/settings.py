@@ -30,6 +30,11 @@ but a picture has hundreds of tokens, and one that contradicts its caption can r
 Duplicates = Literal["first", "sum"]
 DUPLICATES: tuple[Duplicates, ...] = get_args(Duplicates)
 
+Curve = Literal["constant", "linear", "ease in", "ease out", "rows"]
+"""How a layer's weight runs from its start to its end: constant; growing from 0 to the whole
+weight; or one factor for each row of the picture."""
+CURVES: tuple[Curve, ...] = get_args(Curve)
+
 PROMPT = "{prompt}"
 """Stands for the prompt's words in a layer's `only`."""
 AS_BUILT, RECOMMENDED = "as built", "recommended"
