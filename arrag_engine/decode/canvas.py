@@ -42,6 +42,11 @@ class Canvas:
     def done(self) -> bool:
         return self.cached == self.size
 
+    @property
+    def so_far(self) -> np.ndarray:
+        """Tokens [N], -1 where they are not final."""
+        return np.where(np.arange(self.size) < self.decided, self.tokens, -1)
+
     def asked(self, position: int) -> Asked:
         """What a query for one position is made of."""
         return Asked(self.tokens, np.array([position]))

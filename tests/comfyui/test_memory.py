@@ -151,6 +151,61 @@ args.preview_method = LatentPreviewMethod.TAESD
 assert rows_between(2) == 2
 """
 
+SHOWN = """
+import numpy as np
+from types import SimpleNamespace
+from pack.nodes import preview
+
+shown, decoded = [], []
+
+class Bar:
+    def __init__(self, total):
+        self.total = total
+
+    def update_absolute(self, value, preview):
+        if preview is not None:
+            shown.append((value, np.asarray(preview[1])))
+
+def decode(codes):
+    assert (codes >= 0).all()
+    decoded.append(codes.shape[1])
+    values = codes.repeat_interleave(2, 1).repeat_interleave(2, 2)[:, None] / 127.5 - 1
+    return values.float().expand(-1, 3, -1, -1)
+
+comfy.utils.ProgressBar = Bar
+grid = SimpleNamespace(width=3, height=4, size=12)
+model = SimpleNamespace(
+    config=SimpleNamespace(grid=grid, image_size=(8, 6)), vq=SimpleNamespace(decode=decode)
+)
+undrawn = 0x30
+
+def rows_of(picture):
+    return (picture[::2, 0, 0] != undrawn).sum()
+
+def show(every, steps):
+    shown.clear(), decoded.clear()
+    one = preview.Preview(model, torch.device("cpu"), every)
+    for decided, filled in steps:
+        tokens = np.full((len(filled), 12), -1)
+        for row, count in zip(tokens, filled):
+            row[:count] = 200
+        one(decided, tokens)
+    return [[rows_of(part) for part in np.split(sheet[:8], len(steps[0][1]), axis=1)]
+            for _, sheet in shown]
+
+one_by_one = [((a + b) // 2, (a, b)) for a, b in
+              [*((n, 0) for n in range(1, 13)), *((12, n) for n in range(1, 13))]]
+assert show(2, one_by_one) == [[2, 0], [4, 0], [4, 2], [4, 4]]
+assert decoded == [2, 4, 2, 4], "a finished picture is decoded once"
+assert [value for value, _ in shown] == [3, 6, 9, 12]
+together = [(n, (n, n)) for n in range(1, 13)]
+assert show(2, together) == [[2, 2], [4, 4]]
+assert show(3, together) == [[3, 3], [4, 4]]
+assert show(256, together) == [[4, 4]]
+assert show(0, together) == []
+assert show(1, [(3, (3, 8)), (6, (6, 9)), (12, (12, 12))]) == [[1, 2], [2, 3], [4, 4]]
+"""
+
 
 @pytest.mark.parametrize(
     "script",
@@ -159,6 +214,7 @@ assert rows_between(2) == 2
         pytest.param(FREED, id="moving weights frees what is kept"),
         pytest.param(DYNAMIC, id="dynamic memory is never recorded"),
         pytest.param(PHASES, id="the device holds what a phase needs"),
+        pytest.param(SHOWN, id="each picture grows and finished ones stay"),
         pytest.param(QUIET, id="previews are switched off by ComfyUI's flag alone"),
     ],
 )
