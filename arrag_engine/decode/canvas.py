@@ -45,7 +45,9 @@ class Canvas:
     @property
     def so_far(self) -> np.ndarray:
         """Tokens [N], -1 where they are not final."""
-        return np.where(np.arange(self.size) < self.decided, self.tokens, -1)
+        tokens = self.tokens.copy()
+        tokens[self.decided :] = -1
+        return tokens
 
     def asked(self, position: int) -> Asked:
         """What a query for one position is made of."""

@@ -16,6 +16,9 @@ from torch import Tensor, nn
 WARM_UPS = 2
 """Runs before the recording, in which libraries choose and load their kernels."""
 
+NOWHERE = torch.empty(0)
+"""Lies where a weight lies that is not there."""
+
 Plain = Callable[[nn.Module], AbstractContextManager[None]]
 """While entered, the layers of a module do nothing but compute: a recording must not ask for
 interrupts or move weights."""
@@ -68,12 +71,17 @@ class Recording:
     def __init__(self, replay: Replay, modules: Sequence[nn.Module]) -> None:
         self._replay = replay
         tables = [part._parameters for module in modules for part in module.modules()]
-        self._places = [(table, name) for table in tables for name in table]
+        every = ((table, name) for table in tables for name in table)
+        self._places = [(table, name) for table, name in every if table[name] is not None]
         self._addresses = self._now()
 
     def _now(self) -> list[int]:
-        found = (table.get(name) for table, name in self._places)
-        return [address(weight) for weight in found]
+        # Asked before every pass: hundreds of calls, so without a Python function around each.
+        weights = [
+            NOWHERE if (weight := table.get(name)) is None else weight
+            for table, name in self._places
+        ]
+        return list(map(Tensor.data_ptr, weights))
 
     def holds(self) -> bool:
         """Whether all weights lie where they lay when the pass was recorded."""
@@ -81,8 +89,3 @@ class Recording:
 
     def replay(self) -> None:
         self._replay.replay()
-
-
-def address(weight: Tensor | None) -> int:
-    """Where a weight lies."""
-    return 0 if weight is None else weight.data_ptr()

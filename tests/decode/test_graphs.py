@@ -120,6 +120,12 @@ def test_a_weight_put_in_place_of_another_is_noticed(small):
     assert not recording.holds()
 
 
+def test_a_weight_taken_away_is_noticed(small):
+    recording = Recording(Repeat(None, None), [small])
+    small.gen_head.vision_head.bias = None
+    assert not recording.holds()
+
+
 def test_a_recording_that_fails_is_told_and_the_picture_is_drawn(small):
     kept = KeptPasses(StandIn(fails=True))
     wanted = draw_pictures(small, recipe_of(), [7])
