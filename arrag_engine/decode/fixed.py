@@ -168,7 +168,8 @@ class FixedPass:
             raise
         except RuntimeError as error:
             self.failed = True
-            reason = str(error).partition("\n")[0]
+            first = error.__context__ or error  # ending a failed recording fails too
+            reason = str(first).partition("\n")[0]
             return f"The pass could not be recorded as a CUDA graph, so drawing is slower: {reason}"
         self.recording = Recording(replay, modules)
         return None
