@@ -1,5 +1,6 @@
 """Passes that are kept beside ComfyUI's memory management, in a process with its modules."""
 
+import json
 import subprocess
 import sys
 
@@ -18,7 +19,8 @@ from scripts.launch_comfyui import declare_missing_operators
 operators = declare_missing_operators()
 import comfy.options
 comfy.options.enable_args_parsing()
-import comfy.model_management, comfy.model_patcher, comfy.ops
+import comfy.model_management, comfy.model_patcher, comfy.ops, comfy.utils
+from comfy.cli_args import LatentPreviewMethod, args
 
 pack = types.ModuleType("pack")
 pack.__path__ = [{str(ROOT)!r}]
@@ -142,8 +144,6 @@ assert asked == [("vq", picture)] and len(managed.passes) == 0
 """
 
 QUIET = """
-from comfy.cli_args import LatentPreviewMethod, args
-
 assert rows_between(2) == 2
 sys.argv.append("--preview-method")
 assert rows_between(2) == 0
@@ -206,25 +206,52 @@ assert show(0, together) == []
 assert show(1, [(3, (3, 8)), (6, (6, 9)), (12, (12, 12))]) == [[1, 2], [2, 3], [4, 4]]
 """
 
+SCRIPTS = {
+    "recordings see plain layers": PLAIN,
+    "moving weights frees what is kept": FREED,
+    "dynamic memory is never recorded": DYNAMIC,
+    "the device holds what a phase needs": PHASES,
+    "each picture grows and finished ones stay": SHOWN,
+    "previews are switched off by ComfyUI's flag alone": QUIET,
+}
 
-@pytest.mark.parametrize(
-    "script",
-    [
-        pytest.param(PLAIN, id="recordings see plain layers"),
-        pytest.param(FREED, id="moving weights frees what is kept"),
-        pytest.param(DYNAMIC, id="dynamic memory is never recorded"),
-        pytest.param(PHASES, id="the device holds what a phase needs"),
-        pytest.param(SHOWN, id="each picture grows and finished ones stay"),
-        pytest.param(QUIET, id="previews are switched off by ComfyUI's flag alone"),
-    ],
-)
-def test_in_a_process_of_comfyui(comfyui, script):
+ALL = """
+import json, traceback
+
+changed = (comfy.model_management, comfy.model_patcher, comfy.ops, comfy.utils)
+ended = {}
+for name, script in json.loads(sys.stdin.read()).items():
+    before = [dict(vars(module)) for module in changed]
+    words, preview_method = list(sys.argv), args.preview_method
+    try:
+        exec(compile(script, name, "exec"), dict(globals()))
+        ended[name] = "fine"
+    except BaseException:
+        ended[name] = traceback.format_exc()
+    for module, was in zip(changed, before):
+        vars(module).update(was)
+    sys.argv[:], args.preview_method = words, preview_method
+    comfy.model_management.unload_all_models()
+print(json.dumps(ended))
+"""
+
+
+@pytest.fixture(scope="module")
+def ended(comfyui):
+    """How each script ended. One process runs them all: it takes seconds to start."""
     done = subprocess.run(
-        [sys.executable, "-c", BEGIN + script],
+        [sys.executable, "-c", BEGIN + ALL],
         cwd=comfyui,
+        input=json.dumps(SCRIPTS),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_in_a_process_of_comfyui(ended, name):
+    assert ended[name] == "fine"
