@@ -48,14 +48,15 @@ class Preview:
     def picture(self, number: int, codes: np.ndarray) -> Image.Image:
         """A picture of the batch in its real size, as far as its codes [rows, width] reach. It is
         decoded again only if they have changed."""
-        last, canvas = self.drawn.get(number, (None, None))
-        if canvas is None or not np.array_equal(codes, last):
-            height, width = self.model.config.image_size
-            canvas = Image.new("RGB", (width, height), UNDRAWN)
-            if len(codes):
-                one = torch.from_numpy(codes)[None].to(self.device)
-                canvas.paste(Image.fromarray(to_uint8(self.model.vq.decode(one))[0].cpu().numpy()))
-            self.drawn[number] = codes, canvas
+        last = self.drawn.get(number)
+        if last is not None and np.array_equal(codes, last[0]):
+            return last[1]
+        height, width = self.model.config.image_size
+        canvas = Image.new("RGB", (width, height), UNDRAWN)
+        if len(codes):
+            one = torch.from_numpy(codes)[None].to(self.device)
+            canvas.paste(Image.fromarray(to_uint8(self.model.vq.decode(one))[0].cpu().numpy()))
+        self.drawn[number] = codes, canvas
         return canvas
 
 

@@ -7,6 +7,9 @@ the place in the source.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
 import numpy as np
 
 from ..grid import Grid, offset_table
@@ -81,3 +84,77 @@ class CopyRule:
                     seen.add(p)
                     edge.append((p, q))
         return len(seen)
+
+
+@dataclass(frozen=True, eq=False)
+class CopiedRegion:
+    """A copied region of a finished picture."""
+
+    source: int
+    down: int
+    right: int
+    """Displacement from the picture to the source, in tokens."""
+    positions: np.ndarray
+    """[P] of the picture."""
+
+
+def copied_regions(
+    grid: Grid, library: np.ndarray, tokens: np.ndarray, sources: Sequence[int], larger_than: int
+) -> list[CopiedRegion]:
+    """All copied regions of more than some tokens, of some sources, at every displacement.
+
+    Args:
+        library: Tokens [images, N] of all sources.
+        tokens: [N] of the picture.
+    """
+    regions: list[CopiedRegion] = []
+    numbers = np.unique(np.asarray(sources, dtype=np.int64))
+    there = library[numbers].reshape(-1, grid.height, grid.width)
+    here = tokens.reshape(grid.height, grid.width)
+    for down in range(1 - grid.height, grid.height):
+        for right in range(1 - grid.width, grid.width):
+            equal = _equal_at(here, there, down, right)
+            likely = np.flatnonzero(equal.sum(axis=(1, 2)) > larger_than)
+            for i, positions in _components(equal[likely], larger_than):
+                source = int(numbers[likely[i]])
+                regions.append(CopiedRegion(source, down, right, positions))
+    return regions
+
+
+def _equal_at(here: np.ndarray, there: np.ndarray, down: int, right: int) -> np.ndarray:
+    """Mask [S, H, W] of the positions whose tokens equal those of the sources [S, H, W] at a
+    displacement."""
+    height, width = here.shape
+    rows = slice(max(0, -down), min(height, height - down))
+    columns = slice(max(0, -right), min(width, width - right))
+    moved = there[:, rows.start + down : rows.stop + down, columns.start + right :]
+    equal = np.zeros(there.shape, bool)
+    equal[:, rows, columns] = moved[:, :, : columns.stop - columns.start] == here[rows, columns]
+    return equal
+
+
+def _components(masks: np.ndarray, larger_than: int) -> Iterator[tuple[int, np.ndarray]]:
+    """(number of the mask, positions) of each connected component of masks [S, H, W] that is larger
+    than a size."""
+    count, height, width = masks.shape
+    if count == 0:
+        return
+    # Every cell takes the largest number beside it, until each component has one number.
+    labels = np.where(masks, np.arange(1, height * width + 1).reshape(height, width), 0)
+    while True:
+        wide = np.pad(labels, ((0, 0), (1, 1), (1, 1)))
+        beside = (wide[:, :-2, 1:-1], wide[:, 2:, 1:-1], wide[:, 1:-1, :-2], wide[:, 1:-1, 2:])
+        spread = np.where(masks, np.maximum.reduce([labels, *beside]), 0)
+        if np.array_equal(spread, labels):
+            break
+        labels = spread
+    for i, flat in enumerate(labels.reshape(count, -1)):
+        sizes = np.bincount(flat)
+        for label in np.flatnonzero(sizes[1:] > larger_than) + 1:
+            yield i, np.flatnonzero(flat == label)
+
+
+def over_copying_score(grid: Grid, regions: Sequence[CopiedRegion]) -> float:
+    """The over-copying score: the share of a picture that lies in these regions."""
+    positions = [region.positions for region in regions]
+    return len(np.unique(np.concatenate(positions))) / grid.size if positions else 0.0
