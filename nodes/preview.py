@@ -53,15 +53,11 @@ class Preview:
         image = None
         if self.every and (grown.max() >= self.every or (decided == grid.size and grown[0] > 0)):
             self.shown = rows
-            shown = codes if self.edited is None else self.over_edited(tokens)
-            picture = tile([self.picture(i, one) for i, one in enumerate(shown)])
+            if self.edited is not None:
+                codes = over_edited(tokens, self.edited, grid.width)
+            picture = tile([self.picture(i, one) for i, one in enumerate(codes)])
             image = ("JPEG", picture, max(picture.size))
         self.bar.update_absolute(decided, preview=image)
-
-    def over_edited(self, tokens: np.ndarray) -> list[np.ndarray]:
-        """Codes [height, width] of each picture, for tokens [B, N] so far."""
-        width = self.model.config.grid.width
-        return list(np.where(tokens < 0, self.edited, tokens).reshape(len(tokens), -1, width))
 
     def picture(self, number: int, codes: np.ndarray) -> Image.Image:
         """A picture of the batch in its real size, as far as its codes [rows, width] reach. It is
@@ -83,6 +79,11 @@ def whole_rows(tokens: np.ndarray, width: int) -> np.ndarray:
     rows = tokens.reshape(-1, width)
     gaps = np.flatnonzero((rows < 0).any(axis=1))
     return rows[: gaps[0]] if len(gaps) else rows
+
+
+def over_edited(tokens: np.ndarray, edited: np.ndarray, width: int) -> list[np.ndarray]:
+    """Codes [height, width] of each picture: tokens [B, N] so far, else those that are edited."""
+    return list(np.where(tokens < 0, edited, tokens).reshape(len(tokens), -1, width))
 
 
 def rows_between(every: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from comfy_api.latest import io
 from torch import Tensor
@@ -69,11 +70,10 @@ class VQEncode(io.ComfyNode):
         device = model.to_decode()
         codes, crops = [], []
         for one in watched(image.unbind()):
-            fitted = to_tensor([fit(from_floats(one), *model.model.config.image_size)])
-            codes.append(model.model.vq.encode(fitted.to(device))[0].cpu())
-            crops.append(fitted)
-        crop = ((torch.cat(crops) + 1) / 2).clamp(0, 1).permute(0, 2, 3, 1)
-        return io.NodeOutput(TokenGrids(torch.cat(codes), model.codebook), crop)
+            fitted = fit(from_floats(one), *model.model.config.image_size)
+            codes.append(model.model.vq.encode(to_tensor([fitted]).to(device))[0].cpu())
+            crops.append(torch.from_numpy(np.array(fitted)) / 255)  # as Load Image makes them
+        return io.NodeOutput(TokenGrids(torch.cat(codes), model.codebook), torch.stack(crops))
 
 
 class VQDecode(io.ComfyNode):
