@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from comfy_api.latest import io
 from torch import Tensor
@@ -18,7 +19,7 @@ from .types import CATEGORY, Model, TokenGrids, Tokens
 
 def decode_pixels(managed: ManagedModel, tokens: TokenGrids) -> Tensor:
     """A ComfyUI IMAGE [B, H, W, 3] in [0, 1], one picture at a time to save memory."""
-    device = managed.to_device(managed.model.picture_bytes())
+    device = managed.to_decode()
     grids = watched(tokens.codes.split(1))
     images = [managed.model.vq.decode(one.to(device)).cpu() for one in grids]
     return ((torch.cat(images).float() + 1) / 2).clamp(0, 1).permute(0, 2, 3, 1)
@@ -66,14 +67,13 @@ class VQEncode(io.ComfyNode):
     @classmethod
     @checked
     def execute(cls, model: ManagedModel, image: Tensor) -> io.NodeOutput:
-        device = model.to_device(model.model.picture_bytes())
+        device = model.to_decode()
         codes, crops = [], []
         for one in watched(image.unbind()):
-            fitted = to_tensor([fit(from_floats(one), *model.model.config.image_size)])
-            codes.append(model.model.vq.encode(fitted.to(device))[0].cpu())
-            crops.append(fitted)
-        crop = ((torch.cat(crops) + 1) / 2).clamp(0, 1).permute(0, 2, 3, 1)
-        return io.NodeOutput(TokenGrids(torch.cat(codes), model.codebook), crop)
+            fitted = fit(from_floats(one), *model.model.config.image_size)
+            codes.append(model.model.vq.encode(to_tensor([fitted]).to(device))[0].cpu())
+            crops.append(torch.from_numpy(np.array(fitted)) / 255)  # as Load Image makes them
+        return io.NodeOutput(TokenGrids(torch.cat(codes), model.codebook), torch.stack(crops))
 
 
 class VQDecode(io.ComfyNode):

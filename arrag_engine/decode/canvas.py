@@ -62,6 +62,12 @@ class Canvas:
         """Whether any token is kept."""
         return bool(self.kept.any())
 
+    @property
+    def so_far(self) -> np.ndarray:
+        """Tokens [N], -1 where they are not final."""
+        stand = self.kept | (np.arange(self.size) < self.decided)
+        return np.where(stand, self.tokens, -1)
+
     def asked(self, position: int) -> Asked:
         """What a query for one position is made of, in raster order: the tokens before it, and kept
         ones wherever they are. Position 0 has none: it belongs to the prompt's pass, which all
@@ -91,7 +97,7 @@ def begin(seed: int, size: int, kept: Kept | None = None) -> Canvas:
     """A picture of `size` tokens.
 
     Args:
-        kept: Of this picture. Its other tokens are shown until they are drawn, and nothing else.
+        kept: Of this picture. Its other tokens play no part.
     """
     tokens, mask = np.zeros(size, np.int64), np.zeros(size, bool)
     if kept is not None:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from scripts.comfyui_client import node_of
 from tests.comfyui.test_handed import refused
@@ -61,11 +62,16 @@ def test_redraw_0_changes_nothing_and_a_share_changes_less(client, editing):
     assert 0 < drawn[0.2] < drawn[1.0]
 
 
-def test_the_crop_is_the_picture_that_was_encoded(client, editing):
+def test_a_loaded_picture_comes_back_to_the_last_pixel(client, server, editing):
+    """Of the model's size: nothing is resized."""
+    noise = np.random.default_rng(0).integers(0, 256, (96, 96, 3), np.uint8)
+    Image.fromarray(noise).save(server.base / "input" / "noise.png")
     body = editing()
-    first = body["encode"]["inputs"]["image"][0]
-    picture, crop = shown(client, body, first, "encode")
-    assert np.array_equal(picture, crop)
+    body["load"] = {"class_type": "LoadImage", "inputs": {"image": "noise.png"}}
+    body["encode"]["inputs"]["image"] = ["load", 0]
+    crop, back = shown(client, body, "encode", "back")
+    assert np.array_equal(crop, noise)
+    assert np.array_equal(back[:48], noise[:48])
 
 
 BAD = {

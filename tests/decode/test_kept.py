@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from arrag_engine.decode import Kept, KeptPasses, Recipe, draw_one_by_one, draw_pictures
-from arrag_engine.decode.canvas import STOOD, begin
+from arrag_engine.decode.canvas import MODEL, STOOD, begin
 from arrag_engine.decode.reference import draw_reference
 from arrag_engine.errors import InputError
 from arrag_engine.faid import Faid
@@ -233,7 +233,7 @@ def test_a_canvas_never_waits_at_a_kept_token():
     seen = []
     while canvas.decided < SIZE:
         seen.append(canvas.decided)
-        canvas.decide(5, from_retrieval=False)
+        canvas.decide(5, MODEL)
     assert seen == np.flatnonzero(~MASKS["every third"][0]).tolist()
 
 
