@@ -14,6 +14,7 @@ import importlib
 
 _HOMES = {
     "api": ("Drawing", "build_index", "draw", "load_adapter", "load_index", "load_model"),
+    "decode": ("load_trace", "save_trace"),
     "errors": ("InputError",),
     "faid": ("Faid",),
     "index": ("KeySpec", "PatchIndex"),

@@ -123,7 +123,7 @@ def make_retrievers(
         retriever, said = _retriever(checkpoint, prompt, layer, advised, faid, codebook)
         notes += [f"Layer {number}: {note}" for note in said] if len(layers) > 1 else said
         if retriever is not None:
-            working.append((layer, retriever))
+            working.append((layer, replace(retriever, number=number - 1)))
     check_weights([one for layer, one in working if layer.weight is not None])
     retrievers, said = _share_weights(working)
     return tuple(retrievers), [*notes, *said]

@@ -149,6 +149,12 @@ def add_commands(command: Command) -> None:
         help="in 16 bit, draw the pictures of a batch one after the other, each as drawn alone",
     )
     add(
+        "--trace",
+        type=Path,
+        help="trace to write, .safetensors: what drew each token and what was retrieved; a batch "
+        "adds -0, -1, … (default: none)",
+    )
+    add(
         "--json",
         type=Path,
         help="report to write: settings, timings, retrieval facts (default: none)",
@@ -193,6 +199,8 @@ def generate(a: argparse.Namespace) -> int:
     drawn = time.perf_counter()
     settings = _settings(a, checkpoint, planned, decoding)
     files = _save_pictures(checkpoint, drawing, a.out, settings)
+    if a.trace:
+        _save_traces(drawing, a.trace)
     if a.json:
         timings = {
             "load_s": round(loaded - started, 3),
@@ -241,6 +249,8 @@ def _checked_settings(a: argparse.Namespace) -> tuple[SamplingChoice, str]:
     check_output(a.out, ".png")
     if a.json:
         check_output(a.json, ".json")
+    if a.trace:
+        check_output(a.trace, ".safetensors")
     check_prompt(a.prompt)
     check_inputs(a)
     return SamplingChoice(a.cfg, a.temperature, a.top_k, a.top_p), decoding
@@ -306,6 +316,14 @@ def _save_pictures(
         save_png(decode_picture(checkpoint, codes), file, {"arrag": facts})
     print(*files, sep="\n")  # when all are saved: the reader of a pipe may stop
     return files
+
+
+def _save_traces(drawing: Drawing, out: Path) -> None:
+    from ..decode import save_trace
+
+    batch = len(drawing.traces)
+    for i, trace in enumerate(drawing.traces):
+        save_trace(trace, out if batch == 1 else _numbered(out, i))
 
 
 def _numbered(path: Path, number: int) -> Path:

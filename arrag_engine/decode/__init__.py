@@ -4,7 +4,8 @@ from .draw import draw_one_by_one, draw_pictures
 from .fixed import WIDTH, KeptPasses, pass_width
 from .graphs import GraphRecorder
 from .recipe import Drawing, Progress, Recipe
-from .trace import Trace
+from .trace import Trace, TraceLayer
+from .trace_file import is_trace, load_trace, save_trace
 
 __all__ = [
     "WIDTH",
@@ -14,7 +15,11 @@ __all__ = [
     "Progress",
     "Recipe",
     "Trace",
+    "TraceLayer",
     "draw_one_by_one",
     "draw_pictures",
+    "is_trace",
+    "load_trace",
     "pass_width",
+    "save_trace",
 ]

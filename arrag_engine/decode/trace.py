@@ -42,6 +42,8 @@ class TraceLayer:
     """[N, min(K, KEPT)] what each hit gives to the probability that the layer gives its code."""
     p_retrieval: np.ndarray
     """[N] probability of the drawn token under the layer."""
+    number: int = 0
+    """Of the layer among those that were asked for; one without anything to retrieve has no trace."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,7 +178,8 @@ def _trace_layer(
             p_retrieval[position] = layer.distribution(proposal, vocab)[canvas.tokens[position]]
             given = layer.shares(proposal, vocab)[: shape[1]]
             shares[position, : len(given)] = given
-    return TraceLayer(layer.source, layer.options, weight, hits, shares, p_retrieval)
+    parts = (weight, hits, shares, p_retrieval, layer.number)
+    return TraceLayer(layer.source, layer.options, *parts)
 
 
 def _all_proposals(layers: Layers, canvas: Canvas) -> dict[int, Proposals]:

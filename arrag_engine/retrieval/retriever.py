@@ -41,6 +41,8 @@ class Retriever:
     """Patches at a larger squared distance count as not found; 0 = no limit."""
     copies: CopyRule | None = None
     """Sources that it leaves out at a position count as absent from the index there."""
+    number: int = 0
+    """Of the layer among those that were asked for, some of which have nothing to retrieve."""
 
     def __post_init__(self) -> None:
         check_calibrated(self.source, self.options)
