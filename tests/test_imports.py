@@ -21,6 +21,7 @@ LAYERS = [
     {"retrieval"},
     {"decode"},
     {"images"},
+    {"report"},
     {"checkpoints", "captions"},
     {"recommended"},
     {"layers"},
