@@ -13,6 +13,9 @@ const RAMP = [
   [252, 255, 164],
 ];
 const DRAWERS = ["#64748b", "#f97316", "#22c55e", "#38bdf8", "#e879f9", "#facc15"];
+const HELP =
+  "Point at a patch, or use the arrow keys. A click or Enter pins it; Escape releases it.";
+const WAITING = "Run the workflow: the picture appears here, patch by patch.";
 const OVERLAYS = { none: "Picture", influence: "Influence", drawer: "Drawn by" };
 const MOVES = {
   ArrowLeft: [0, -1],
@@ -84,7 +87,7 @@ export class MapView {
     this.slider = make("input", { type: "range", min: 0, step: 1, aria: { label: "Drawing order" } });
     this.step = make("output", { className: "step" });
     this.patch = make("canvas", { className: "patch", width: 64, height: 64, aria: { hidden: "true" } });
-    this.facts = make("div", { className: "facts" });
+    this.facts = make("div", { className: "facts", aria: { live: "polite" } });
     this.list = make("ul", { className: "candidates", aria: { label: "Candidates of the patch" } });
     this.status = make("p", { className: "status", role: "status" });
     this.body = make(
@@ -112,12 +115,7 @@ export class MapView {
       this.overlay,
       this.score,
     );
-    this.hint = make("p", {
-      id: help,
-      className: "hint",
-      textContent:
-        "Point at a patch, or use the arrow keys. A click or Enter pins it; Escape releases it.",
-    });
+    this.hint = make("p", { id: help, className: "hint" });
     this.element = make(
       "div",
       { className: "arrag-map", role: "group", aria: { label: "Retrieval map" } },
@@ -180,12 +178,8 @@ export class MapView {
     this.bar.hidden = this.body.hidden = !there;
     const several = this.pictures.length > 1;
     for (const one of [this.previous, this.next, this.count]) one.hidden = !several;
-    if (!there) {
-      this.hint.textContent = "Run the workflow: the picture appears here, patch by patch.";
-      return;
-    }
-    this.hint.textContent =
-      "Point at a patch, or use the arrow keys. A click or Enter pins it; Escape releases it.";
+    this.hint.textContent = there ? HELP : WAITING;
+    if (!there) return;
     this.count.textContent = `${this.number + 1} / ${this.pictures.length}`;
     this.previous.disabled = this.number === 0;
     this.next.disabled = this.number === this.pictures.length - 1;
@@ -273,7 +267,6 @@ export class MapView {
     const none = make("li", { className: "none", textContent: "No patch was retrieved here." });
     this.list.replaceChildren(...(listed.length ? listed.map((one) => this.candidate(one)) : [none]));
     this.stage.classList.toggle("pinned", this.pinned);
-    this.stage.setAttribute("aria-roledescription", this.lines().join(". "));
   }
 
   lines() {
@@ -296,6 +289,9 @@ export class MapView {
 
   candidate([number, place, distance, share, same]) {
     const source = this.data.sources[number];
+    const facts = [percent(share), `distance ${distance.toFixed(2)}`];
+    if (same) facts.push("same token");
+    if (this.data.layers.length > 1) facts.push(`layer ${this.data.layers[source.layer] + 1}`);
     const item = make(
       "li",
       { className: same ? "same" : "" },
@@ -305,10 +301,7 @@ export class MapView {
         { className: "words" },
         make("strong", { textContent: source.name || "(no name)", title: source.name }),
         make("span", { className: "caption", textContent: source.caption, title: source.caption }),
-        make("span", {
-          className: "numbers",
-          textContent: `${percent(share)}, distance ${distance.toFixed(2)}${same ? ", same token" : ""}`,
-        }),
+        make("span", { className: "numbers", textContent: facts.join(", ") }),
         make("span", {
           className: "caption",
           textContent: [source.licence || "licence unknown", source.origin].filter(Boolean).join(", "),
