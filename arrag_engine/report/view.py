@@ -64,9 +64,7 @@ def make_view(trace: Trace, report: Report) -> View:
             _source_facts(key, source, facts.get(key))
             for key, source in zip(keys, shown, strict=True)
         ],
-        "candidates": [
-            [[places[key], *rest] for key, *rest in listed] for listed in candidates
-        ],
+        "candidates": [[[places[key], *rest] for key, *rest in listed] for listed in candidates],
         "cell": list(cell),
         "columns": columns,
         "thumbnails": min(len(keys), THUMBNAILS),

@@ -3,6 +3,7 @@
 import copy
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from scripts.comfyui_client import node_of
 HOSTILE = (
     "<img src=x onerror=\"window.hacked='name'\">.png",
     "<script>window.hacked='script'</script>",
-    "\"><svg onload=\"window.hacked='svg'\">",
+    '"><svg onload="window.hacked=\'svg\'">',
     "'); window.hacked='css'; url('",
     "javascript:window.hacked='link'",
     "{{constructor.constructor('window.hacked=1')()}}",
@@ -65,8 +66,6 @@ def hostile_index(server):
     ]
     path = server.base / "models" / "arrag" / "indexes" / "hostile.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
-    from dataclasses import replace
-
     save_index(replace(index, sources=SourceTable.from_sources(sources), file=None), path)
     yield path.name
     path.unlink()
@@ -132,8 +131,10 @@ CENTRED = """() => {
 }"""
 PATTERNS = """() => app.graph.nodes
     .filter((node) => node.type === 'ARRAG_RetrievalOptions')
-    .map((node) => [Boolean(node.getInputNode(node.inputs.findIndex((i) => i.name === 'retrieval'))),
-        node.widgets.find((widget) => widget.name === 'exclude').value])
+    .map((node) => [
+        node.inputs.find((input) => input.name === 'retrieval').link != null,
+        node.widgets.find((widget) => widget.name === 'exclude').value,
+    ])
     .sort((a, b) => a[0] - b[0]).map((pair) => pair[1])"""
 
 
@@ -163,7 +164,10 @@ def test_the_pointer_shows_the_patch_under_it(view, screenshot):
     listed = view.find(".candidates li").all_inner_texts()
     assert 1 <= len(listed) <= 8
     assert all(re.search(r"\d %, distance \d", text) for text in listed)
-    assert view.find(".thumbnail").first.evaluate("(e) => getComputedStyle(e).backgroundImage") != "none"
+    assert (
+        view.find(".thumbnail").first.evaluate("(e) => getComputedStyle(e).backgroundImage")
+        != "none"
+    )
     screenshot(view.page, f"map-hover-{view.vue}")
 
 
@@ -218,14 +222,18 @@ def test_the_slider_and_the_button_play_the_drawing_order(view, screenshot):
     assert button.get_attribute("aria-label") == "Play the drawing order"
     button.click()
     assert button.get_attribute("aria-label") == "Pause"
-    view.page.wait_for_function("() => document.querySelector('.arrag-map .slider, .arrag-map input').value > 40")
+    view.page.wait_for_function(
+        "() => document.querySelector('.arrag-map .slider, .arrag-map input').value > 40"
+    )
     button.click()
     stopped = view.text(".step")
     view.page.wait_for_timeout(300)
     assert view.text(".step") == stopped
     slider.fill("140")
     button.click()
-    view.page.wait_for_function("() => document.querySelector('.arrag-map .step').textContent === '144 / 144'")
+    view.page.wait_for_function(
+        "() => document.querySelector('.arrag-map .step').textContent === '144 / 144'"
+    )
     assert button.get_attribute("aria-label") == "Play the drawing order"
 
 
@@ -252,11 +260,6 @@ def test_the_pictures_of_a_batch(view):
     assert view.page.get_by_label("Next picture").is_disabled()
     view.page.get_by_label("Previous picture").click()
     assert view.find("img").get_attribute("src") == first
-
-
-def layer_of(view, item):
-    """The layer of a listed source, by the view's own data."""
-    return item
 
 
 def test_a_source_is_excluded_and_taken_back(view, screenshot):
@@ -297,7 +300,9 @@ def test_both_layers_can_be_told(view):
 
 def test_what_the_view_does_can_be_seen_and_heard(view):
     """Roles and names that a screen reader needs."""
-    assert view.page.get_by_role("application", name="Picture of 12 rows and 12 columns").count() == 1
+    assert (
+        view.page.get_by_role("application", name="Picture of 12 rows and 12 columns").count() == 1
+    )
     assert view.page.get_by_role("group", name="Retrieval map").count() == 1
     assert view.page.get_by_role("slider", name="Drawing order").count() == 1
     assert view.page.get_by_role("list", name="Candidates of the patch").count() == 1

@@ -39,7 +39,9 @@ def trace_of(model, *layers, seed=7):
 @pytest.fixture(scope="module")
 def trace(model):
     lower = {"steering": Steering(region=np.array([[0.0], [1.0]]))}
-    return trace_of(model, (tiny_index(model, 5, 0), 0.5, {}), (tiny_index(model, 4, 1), 0.4, lower))
+    return trace_of(
+        model, (tiny_index(model, 5, 0), 0.5, {}), (tiny_index(model, 4, 1), 0.4, lower)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +63,9 @@ def test_shares_are_those_of_the_trace(trace, picture):
         mine = {row.number: row.share for row in report.rows if row.layer == j and row.share}
         assert mine == {i: shares[i] for i in np.flatnonzero(shares)}
     assert report.retrieved == pytest.approx(trace.responsibility.mean())
-    assert [row.share for row in report.rows] == sorted((r.share for r in report.rows), reverse=True)
+    assert [row.share for row in report.rows] == sorted(
+        (r.share for r in report.rows), reverse=True
+    )
 
 
 @pytest.mark.parametrize("larger_than", [0, 2, 5, 35])
