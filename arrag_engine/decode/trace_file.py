@@ -117,11 +117,11 @@ def precision(size: int, candidates: int) -> tuple[type[np.floating], int]:
     fixed = (*PICTURE.values(), *EACH.values())
     left = LARGEST - HEADER - size * sum(np.dtype(kind).itemsize for kind in fixed)
     numbers = sum(np.dtype(kind).itemsize for kind in NUMBERS.values())
-    for width in WIDTHS:
-        fits = left // (size * (numbers + len(MEASURES) * np.dtype(width).itemsize))
-        if fits >= candidates:
-            return width, candidates
-    return WIDTHS[-1], fits
+    counts = [
+        left // (size * (numbers + len(MEASURES) * np.dtype(width).itemsize)) for width in WIDTHS
+    ]
+    fitting = [width for width, count in zip(WIDTHS, counts, strict=True) if count >= candidates]
+    return (fitting[0], candidates) if fitting else (WIDTHS[-1], counts[-1])
 
 
 def is_trace(path: Path) -> bool:

@@ -63,7 +63,7 @@ class Hits:
     def concat(cls, parts: Sequence[Hits]) -> Hits:
         """The queries of all parts; where a part has fewer hits than another, nothing was found."""
         widest = max(part.codes.shape[1] for part in parts)
-        missing = (np.float32(np.inf), -1, -1, -1)
+        missing = (np.inf, -1, -1, -1)
         fields = zip(*(part.fields for part in parts), strict=True)
         return cls(
             *(

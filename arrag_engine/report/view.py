@@ -136,7 +136,7 @@ def _text(text: str) -> str:
 def _cell(trace: Trace) -> tuple[int, int]:
     """(width, height) of a thumbnail."""
     longer = max(trace.grid.width, trace.grid.height)
-    return tuple(max(1, SIDE * side // longer) for side in (trace.grid.width, trace.grid.height))
+    return max(1, SIDE * trace.grid.width // longer), max(1, SIDE * trace.grid.height // longer)
 
 
 def _atlas(sources: list[Source], cell: tuple[int, int], columns: int) -> Image.Image:

@@ -160,6 +160,7 @@ def every_node(workflow):
         "ARRAG_RetrievalMap",
         **{"trace": [sampler, 2], "image": [sampler, 0], "larger_than": 16, "opacity": 0.6},
     )
+    add("mapped", "PreviewAny", source=["map", 2])
     for name in ("decode", "faid"):
         add(f"show {name}", "PreviewImage", images=[name, 0])
     return body
