@@ -40,23 +40,35 @@ function addView(node) {
     getMinHeight: () => HEIGHT,
   }).serialize = false;
   node.setSize([Math.max(node.size[0], SIZE[0]), Math.max(node.size[1], SIZE[1])]);
-  let shown = 0;
   const before = node.onExecuted;
-  node.onExecuted = async function (output) {
+  node.onExecuted = function (output) {
     before?.apply(this, arguments);
-    const run = ++shown;
-    try {
-      const pictures = await Promise.all((output?.arrag_map ?? []).map(readPicture));
-      if (run === shown) view.show(pictures);
-    } catch (error) {
-      if (run === shown) view.say(`The data of the map cannot be read (${error.message}).`);
-    }
+    showOutput(view, output);
   };
+  return view;
 }
+
+async function showOutput(view, output) {
+  if (!output?.arrag_map) return;
+  view.run = (view.run ?? 0) + 1;
+  const { run } = view;
+  try {
+    const pictures = await Promise.all(output.arrag_map.map(readPicture));
+    if (run === view.run) view.show(pictures);
+  } catch (error) {
+    if (run === view.run) view.say(`The data of the map cannot be read (${error.message}).`);
+  }
+}
+
+const views = new WeakMap();
 
 app.registerExtension({
   name: "ARRAG.RetrievalMap",
   nodeCreated(node) {
-    if (node.comfyClass === NODE) addView(node);
+    if (node.comfyClass === NODE) views.set(node, addView(node));
+  },
+  // Undo makes the nodes anew; what they showed is still known.
+  loadedGraphNode(node) {
+    if (views.has(node)) showOutput(views.get(node), app.nodeOutputs?.[node.id]);
   },
 });

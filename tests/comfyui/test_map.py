@@ -40,6 +40,11 @@ def pictures(client, result, node):
     return [np.asarray(Image.open(io.BytesIO(data)).convert("RGB")) for data in files]
 
 
+def alike(one, other):
+    """ComfyUI cuts fractions of a pixel's value off, we round them."""
+    return np.abs(one.astype(int) - other.astype(int)).max() <= 1
+
+
 def view_files(client, result):
     """(data, picture, thumbnails) of each picture."""
 
@@ -64,7 +69,7 @@ def test_the_outputs_belong_together(client, mapped):
     masks, drawn = (pictures(client, result, name) for name in ("influence", "drawn"))
     assert len(pictures(client, result, "heat")) == len(pictures(client, result, "sheet")) == 2
     for (data, picture, thumbnails), mask, pixels in zip(views, masks, drawn, strict=True):
-        assert np.array_equal(np.asarray(picture.convert("RGB")), pixels)
+        assert alike(np.asarray(picture.convert("RGB")), pixels)
         height, width = data["grid"]
         cell = mask[:: len(mask) // height, :: mask.shape[1] // width, 0] / 255
         assert np.allclose(cell.ravel(), data["owed"], atol=0.01)
@@ -75,7 +80,7 @@ def test_the_outputs_belong_together(client, mapped):
 def test_opacity_and_size_do_what_they_say(client, mapped):
     body = mapped(opacity=0.0, larger_than=144)
     result = client.run(body)
-    assert np.array_equal(*(pictures(client, result, n)[0] for n in ("heat", "drawn")))
+    assert alike(*(pictures(client, result, n)[0] for n in ("heat", "drawn")))
     assert float(result.outputs["score"]["text"][0]) == 0
     body["map"]["inputs"] |= {"opacity": 1.0, "larger_than": 0}
     result = client.run(body)

@@ -48,6 +48,14 @@ def map_workflow():
     return body
 
 
+@pytest.fixture(scope="module", autouse=True)
+def settings(client):
+    """The templates do not open by themselves; the classic renderer is back afterwards."""
+    client.post("/settings/Comfy.TutorialCompleted", True)
+    yield
+    client.post("/settings/Comfy.VueNodes.Enabled", False)
+
+
 @pytest.fixture(scope="module")
 def hostile_index(server):
     """The shipped index, in which all texts are markup and scripts."""
@@ -242,8 +250,9 @@ def test_overlays_change_what_is_painted(view, screenshot):
         return view.find("canvas").first.evaluate("(c) => c.toDataURL()")
 
     seen = set()
-    for value in ("none", "influence", "drawer"):
+    for value, legend in (("none", ""), ("influence", "0 %\n50 %\n100 %"), ("drawer", "layer 2")):
         view.find("select").select_option(value)
+        assert legend in view.text(".legend")
         seen.add(painted())
         screenshot(view.page, f"map-{value}-{view.vue}")
     view.find("select").select_option("none")
@@ -280,6 +289,19 @@ def test_a_source_is_excluded_and_taken_back(view, screenshot):
     assert [text.strip() for text in view.patterns()] == [text.strip() for text in before]
     assert button.inner_text() == "Exclude"
     view.find(".stage").click(position=view.at(6, 6))
+
+
+def test_undo_of_the_graph_takes_an_exclusion_back(view):
+    """Undo makes all nodes anew; the view shows the same picture again."""
+    before, picture = view.patterns(), view.find("img").get_attribute("src")
+    view.find(".stage").hover(position=view.at(6, 6))
+    view.find(".exclude").first.click()
+    assert view.patterns() != before
+    tracker = "app.extensionManager.workflow.activeWorkflow.changeTracker"
+    view.page.evaluate(f"() => {tracker}.undo()")
+    view.page.wait_for_function("() => document.querySelector('.arrag-map img')?.naturalWidth")
+    assert view.patterns() == before
+    assert view.find("img").get_attribute("src") == picture
 
 
 def test_both_layers_can_be_told(view):

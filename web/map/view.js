@@ -44,6 +44,10 @@ function colour(share) {
   return `rgb(${mixed.map(Math.round).join(" ")})`;
 }
 
+function drawerColour(component) {
+  return component === KEPT ? "#fff" : DRAWERS[(component - MODEL) % DRAWERS.length];
+}
+
 export class MapView {
   // `sources` excludes them; see exclude.js.
   constructor(sources) {
@@ -83,6 +87,7 @@ export class MapView {
       this.image,
       this.canvas,
     );
+    this.legend = make("div", { className: "legend" });
     this.play = make("button", { type: "button", className: "play" });
     this.slider = make("input", { type: "range", min: 0, step: 1, aria: { label: "Drawing order" } });
     this.step = make("output", { className: "step" });
@@ -97,6 +102,7 @@ export class MapView {
         "div",
         { className: "left" },
         make("div", { className: "fit" }, this.stage),
+        this.legend,
         make("div", { className: "order" }, this.play, this.slider, this.step),
       ),
       make(
@@ -130,7 +136,10 @@ export class MapView {
   listen() {
     this.previous.onclick = () => this.choose(this.number - 1);
     this.next.onclick = () => this.choose(this.number + 1);
-    this.overlay.onchange = () => this.paint();
+    this.overlay.onchange = () => {
+      this.explain();
+      this.paint();
+    };
     this.stage.onpointermove = (event) => this.pinned || this.go(this.under(event));
     this.stage.onclick = (event) => this.pin(this.under(event));
     this.stage.onfocus = () => this.paint();
@@ -184,8 +193,29 @@ export class MapView {
     this.previous.disabled = this.number === 0;
     this.next.disabled = this.number === this.pictures.length - 1;
     const { score, larger_than } = this.data;
+    this.explain();
     this.score.textContent = `Over-copying score ${score.toFixed(3)} (more than ${larger_than})`;
     this.detail();
+  }
+
+  // What the colours over the picture mean.
+  explain() {
+    const shown = this.overlay.value;
+    const drawers = [...new Set(this.data.component)].sort((a, b) => a - b);
+    const entries = {
+      none: [],
+      influence: [0, 0.5, 1].map((share) => [colour(share), percent(share)]),
+      drawer: drawers.map((one) => [drawerColour(one), this.drawer(one)]),
+    }[shown];
+    const swatch = (background) => {
+      const box = make("span", { className: "swatch" });
+      box.style.background = background;
+      return box;
+    };
+    this.legend.replaceChildren(
+      ...entries.map(([background, text]) => make("span", {}, swatch(background), text)),
+    );
+    this.legend.hidden = entries.length === 0;
   }
 
   under(event) {
@@ -381,9 +411,8 @@ export class MapView {
     const { owed, component } = this.data;
     const shown = this.overlay.value;
     if (shown === "none") return;
-    const drawer = component[i] === KEPT ? "#fff" : DRAWERS[(component[i] + 1) % DRAWERS.length];
     pen.globalAlpha = 0.6;
-    pen.fillStyle = shown === "influence" ? colour(owed[i]) : drawer;
+    pen.fillStyle = shown === "influence" ? colour(owed[i]) : drawerColour(component[i]);
     pen.fillRect(...box);
   }
 
