@@ -361,6 +361,7 @@ def _trace(data: bytes, folder: Path) -> None:
     """Read a trace and ask of it what the Retrieval Map does."""
     path = _written(folder / "a.safetensors", data)
     is_trace(path)
+    _print_facts(_facts(path))
     trace = load_trace(path, [_traced()])
     for j in range(len(trace.layers)):
         trace.source_shares(j)

@@ -95,6 +95,8 @@ def test_traces_are_written_and_read_again(run, tmp_path, index):
     assert run(line)[0] == 0
     assert run(line + " --batch 2")[0] == 0
     traces = [load_trace(tmp_path / f"t{n}.safetensors", [index]) for n in ("", "-0", "-1")]
+    shown = run("inspect {tmp}/t.safetensors")[1]
+    assert all(text in shown for text in ("trace\n", "6x6", f"{len(index.tokens)} pictures ("))
     images = json.loads((tmp_path / "a.json").read_text())["images"]
     assert [trace.tokens.tolist() for trace in traces[1:]] == [i["tokens"] for i in images]
     assert np.array_equal(traces[0].tokens, traces[1].tokens)

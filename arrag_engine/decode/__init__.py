@@ -5,7 +5,7 @@ from .fixed import WIDTH, KeptPasses, pass_width
 from .graphs import GraphRecorder
 from .recipe import Drawing, Progress, Recipe
 from .trace import Trace, TraceLayer
-from .trace_file import is_trace, load_trace, save_trace
+from .trace_file import is_trace, load_trace, save_trace, trace_facts
 
 __all__ = [
     "WIDTH",
@@ -22,4 +22,5 @@ __all__ = [
     "load_trace",
     "pass_width",
     "save_trace",
+    "trace_facts",
 ]

@@ -132,6 +132,24 @@ def is_trace(path: Path) -> bool:
         return False
 
 
+def trace_facts(path: Path) -> dict[str, str]:
+    """What the header of a trace says, for people, without its indexes.
+
+    Raises:
+        InputError: The file is damaged or of another kind.
+    """
+    header = _open(path).header
+    try:
+        layers = [f"{one['images']} pictures ({one['identity'][:12]})" for one in _layers(header)]
+    except (TypeError, KeyError, ValueError) as error:
+        raise InputError(
+            f"the trace {path} is damaged: its layers are not described; copy it or draw the "
+            "picture again"
+        ) from error
+    facts = {name: header.get(name, "unknown") for name in ("version", "grid", "passes", "seconds")}
+    return facts | {"indexes": ", ".join(layers) or "none"}
+
+
 def load_trace(path: Path, indexes: Sequence[PatchSource] = ()) -> Trace:
     """Read a trace.
 
@@ -141,6 +159,20 @@ def load_trace(path: Path, indexes: Sequence[PatchSource] = ()) -> Trace:
     Raises:
         InputError: The file is damaged or of another kind, or an index is missing.
     """
+    file = _open(path)
+    try:
+        _check_hashes(file)
+        return _read_trace(file, indexes)
+    except InputError:
+        raise
+    except (ValueError, TypeError, RecursionError) as error:
+        raise InputError(
+            f"the trace {path} is damaged: {error}; copy it or draw the picture again"
+        ) from error
+
+
+def _open(path: Path) -> TensorFile:
+    """The file of a trace, its header checked for the format and nothing else."""
     file = TensorFile(Path(path), "trace", "write")
     found, version = (file.header.get(name, "")[:20] for name in ("format", "version"))
     if found != FORMAT:
@@ -153,15 +185,7 @@ def load_trace(path: Path, indexes: Sequence[PatchSource] = ()) -> Trace:
             f"{path} has trace version {version!r}, this program reads {VERSION}; update the "
             "program or draw the picture again"
         )
-    try:
-        _check_hashes(file)
-        return _read_trace(file, indexes)
-    except InputError:
-        raise
-    except (ValueError, TypeError, RecursionError) as error:
-        raise InputError(
-            f"the trace {path} is damaged: {error}; copy it or draw the picture again"
-        ) from error
+    return file
 
 
 def _check_hashes(file: TensorFile) -> None:
@@ -176,10 +200,8 @@ def _check_hashes(file: TensorFile) -> None:
 
 
 def _read_trace(file: TensorFile, indexes: Sequence[PatchSource]) -> Trace:
-    grid = Grid.parse(_field(file, "grid"))
-    listed = _json(_field(file, "layers"))
-    if not isinstance(listed, list):
-        raise ValueError("its layers are no list")
+    grid = Grid.parse(_field(file.header, "grid"))
+    listed = _layers(file.header)
     names = [f"layer.{j}.{n}" for j in range(len(listed)) for n in (*EACH, *NUMBERS, *MEASURES)]
     if sorted((*PICTURE, *names)) != file.names:
         raise ValueError("its tensors are not those of its layers")
@@ -187,7 +209,7 @@ def _read_trace(file: TensorFile, indexes: Sequence[PatchSource]) -> Trace:
     for name, kind in PICTURE.items():
         check_array(name, whole[name], kind, (grid.size,))
     layers = tuple(_read_layer(file, j, one, grid, indexes) for j, one in enumerate(listed))
-    cost = Cost(int(_field(file, "passes")), float(_field(file, "seconds")))
+    cost = Cost(int(_field(file.header, "passes")), float(_field(file.header, "seconds")))
     trace = Trace(
         grid,
         whole["tokens"].astype(np.int64),
@@ -200,17 +222,21 @@ def _read_trace(file: TensorFile, indexes: Sequence[PatchSource]) -> Trace:
     return trace
 
 
-def _field(file: TensorFile, name: str) -> str:
-    if name not in file.header:
+def _field(header: Mapping[str, str], name: str) -> str:
+    if name not in header:
         raise ValueError(f"its header lacks {name}")
-    return file.header[name]
+    return header[name]
 
 
-def _json(text: str) -> Any:
+def _layers(header: Mapping[str, str]) -> list[Any]:
+    """What the header says of each layer, unchecked."""
     try:
-        return json.loads(text)
-    except ValueError as error:
+        listed = json.loads(_field(header, "layers"))
+    except json.JSONDecodeError as error:
         raise ValueError("its layers are no JSON") from error
+    if not isinstance(listed, list):
+        raise ValueError("its layers are no list")
+    return listed
 
 
 def _read_layer(
