@@ -123,7 +123,7 @@ def make_retrievers(
         retriever, said = _retriever(checkpoint, prompt, layer, advised, faid, codebook)
         notes += [f"Layer {number}: {note}" for note in said] if len(layers) > 1 else said
         if retriever is not None:
-            working.append((layer, retriever))
+            working.append((layer, replace(retriever, number=number - 1)))
     check_weights([one for layer, one in working if layer.weight is not None])
     retrievers, said = _share_weights(working)
     return tuple(retrievers), [*notes, *said]
@@ -269,8 +269,8 @@ def select(layer: Layer, prompt: Prompt, has_unknown: bool) -> tuple[PatchIndex 
         return index, []
     if PROMPT not in pattern:
         found = index.matching(pattern)
-        assert found.images is not None
-        return found, [f"Subject: {len(found.images)} pictures match {pattern!r}."]
+        count = len(index.tokens if found.images is None else found.images)
+        return found, [f"Subject: {count} pictures match {pattern!r}."]
     if not index.sources.captioned:
         return index, ["The index has no captions: retrieval uses all of its pictures."]
     beside = pattern.replace(PROMPT, " ").split()
