@@ -22,6 +22,9 @@ from .retrieval import Retriever
 from .settings import Sampling, SamplingChoice
 from .threads import few_threads
 
+NEGATIVE = "negative prompt"
+"""What messages call it."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -41,6 +44,7 @@ def plan(
     faid: Faid | None = None,
     codebook: np.ndarray | None = None,
     place: Callable[[PatchIndex], PatchIndex] | None = None,
+    negative: str = "",
 ) -> Plan:
     """Work out what a drawing will use.
 
@@ -50,21 +54,23 @@ def plan(
         codebook: The model's unit rows [codes, dim]; computed when absent.
         place: Says where the part of the index that is used is searched; see
             `retrieval.where_faster`. It finds the same patches anywhere.
+        negative: What guidance leads away from, of any length; blank for nothing in particular.
 
     Raises:
-        InputError: The prompt, a value or the index cannot be used.
+        InputError: A prompt, a value or the index cannot be used.
     """
     prompt = checkpoint.prompt_encoder.encode(text)
     advised = recommended(checkpoint)
     chosen = (sampling or SamplingChoice()).over(advised.sampling)
-    notes = [*_unknown_note(prompt), _sampling_note(chosen, advised, sampling)]
+    unconditional, said = _unconditional(checkpoint, prompt, negative, chosen)
+    notes = [*_unknown_note(prompt), *said, _sampling_note(chosen, advised, sampling)]
     retrievers: Sequence[Retriever] = ()
     if layers:
         if codebook is None:
             codebook = checkpoint.model.vq.codebook(checkpoint.model.device)
         retrievers, said = make_retrievers(checkpoint, prompt, layers, advised, faid, codebook)
         notes += said
-    recipe = Recipe(prompt.ids, prompt.unconditional, chosen, retrievers, faid, place=place)
+    recipe = Recipe(prompt.ids, unconditional, chosen, retrievers, faid, place=place)
     return Plan(prompt, recipe, tuple(notes))
 
 
@@ -113,10 +119,22 @@ def draw(
         return run(model, planned.recipe, seeds, window, progress, device, kept)
 
 
-def _unknown_note(prompt: Prompt) -> list[str]:
+def _unknown_note(prompt: Prompt, which: str = "") -> list[str]:
     if not prompt.unknown:
         return []
-    return [f"The model does not know: {', '.join(prompt.unknown)}."]
+    return [f"The model does not know{which}: {', '.join(prompt.unknown)}."]
+
+
+def _unconditional(
+    checkpoint: Loaded, prompt: Prompt, negative: str, sampling: Sampling
+) -> tuple[list[int], list[str]]:
+    """(ids of the stream that guidance leads away from, what to say of the negative prompt)."""
+    if isinstance(negative, str) and not negative.strip():
+        return prompt.unconditional, []
+    encoded = checkpoint.prompt_encoder.encode(negative, NEGATIVE)
+    if sampling.cfg == 1:
+        return prompt.unconditional, ["The negative prompt has no effect: guidance (cfg) is 1."]
+    return encoded.ids, _unknown_note(encoded, f", of the {NEGATIVE}")
 
 
 def _sampling_note(used: Sampling, advised: Recommended, choice: SamplingChoice | None) -> str:

@@ -38,23 +38,26 @@ def unconditional(ids: Sequence[int], pad_id: int) -> list[int]:
     return [*ids[:1], *[pad_id] * (len(ids) - 2), *ids[-1:]] if len(ids) > 1 else list(ids)
 
 
-def check_prompt(text: str) -> str:
+def check_prompt(text: str, called: str = "prompt") -> str:
     """The caption, unchanged.
+
+    Args:
+        called: What a message calls it.
 
     Raises:
         InputError: It is not text, empty or too long.
     """
     if not isinstance(text, str):
-        raise InputError(f"the prompt is {shown(text)}; write what to draw")
+        raise InputError(f"the {called} is {shown(text)}; write what to draw")
     if not text.strip():
-        raise InputError("the prompt is empty; write what to draw")
+        raise InputError(f"the {called} is empty; write what to draw")
     if len(text) > MAX_CHARACTERS:
         raise InputError(
-            f"the prompt has {len(text)} characters, at most {MAX_CHARACTERS} are allowed; "
+            f"the {called} has {len(text)} characters, at most {MAX_CHARACTERS} are allowed; "
             f"shorten it"
         )
     if re.search("[\ud800-\udfff]", text):
-        raise InputError("the prompt contains an incomplete character; type it again")
+        raise InputError(f"the {called} contains an incomplete character; type it again")
     return text
 
 
@@ -100,19 +103,22 @@ class PromptEncoder:
             )
         return token_id
 
-    def encode(self, text: str) -> Prompt:
+    def encode(self, text: str, called: str = "prompt") -> Prompt:
         """Ids of the prompt for a caption.
+
+        Args:
+            called: What a message calls it.
 
         Raises:
             InputError: The caption is empty or too long.
         """
-        check_prompt(text)
+        check_prompt(text, called)
         encoding = self._encoded(TEMPLATE.format(text=text))
         ids = [self.bos_id, *encoding.ids, self.begin_of_image_id]
         self._check_ids([*ids, self.pad_id])
         if len(ids) > self.max_tokens:
             raise InputError(
-                f"the prompt has {len(ids)} tokens, at most {self.max_tokens} are allowed; "
+                f"the {called} has {len(ids)} tokens, at most {self.max_tokens} are allowed; "
                 f"shorten it"
             )
         return Prompt(text, ids, unconditional(ids, self.pad_id), self._unknown_words(text))
