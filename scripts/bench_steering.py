@@ -36,7 +36,7 @@ FREE = 1000
 """A distance that nothing exceeds."""
 HALF = np.repeat([[1.0, 0.0]], 2, axis=0)
 """A region: the left half."""
-COMMANDS = {"one layer, λ 0.3": "0.3", "one layer, λ 1": "1.0", "no layer": "none"}
+COMMANDS = {"one layer, λ 1": "1.0", "one layer, λ 0.3": "0.3"}
 """What `unused` draws -> what the other process is asked."""
 
 Variants = dict[str, list[arrag.Layer]]
@@ -89,7 +89,7 @@ def steered_variants(layer: Callable[..., arrag.Layer], weight: float) -> Varian
 def measure_layers(seeds: int, record: Callable[[str, Any], None]) -> None:
     """CPU seconds of each variant, by seed."""
     model, index = arrag.load_model("pocket"), arrag.load_index("pocket")
-    for group, make in (("whole index", whole_variants), ("one subject", subject_variants)):
+    for group, make in (("one subject", subject_variants), ("whole index", whole_variants)):
         same, others = make(index)
         variants = same | others
         rows: dict[str, Any] = {name: {"seconds": [], "passes": []} for name in variants}
@@ -132,11 +132,9 @@ def serve() -> None:
     only what other commits have too."""
     model, index = arrag.load_model("pocket"), arrag.load_index("pocket")
     for seed, line in enumerate(sys.stdin):
-        weight = line.strip()
-        layers = []
-        if weight != "none":
-            only = "flamingo" if weight == "1.0" else ""
-            layers = [arrag.Layer(index, only=only, weight=float(weight))]
+        weight = float(line)
+        only = "flamingo" if weight == 1 else ""
+        layers = [arrag.Layer(index, only=only, weight=weight)]
         print(timed(model, layers, seed)[0], flush=True)
 
 

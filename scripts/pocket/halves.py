@@ -65,7 +65,7 @@ def _on_raster(pixels: float) -> int:
     return round(pixels / STEP) * STEP
 
 
-def half_pictures(pixels: np.ndarray, side: str) -> Image.Image | None:
+def half_picture(pixels: np.ndarray, side: str) -> Image.Image | None:
     """A picture [H, W, 3] of one thing on a plain background, the thing small and on a side."""
     background = background_of(pixels)
     box = None if background is None else box_of(pixels, background)
@@ -90,7 +90,7 @@ def make_halves(
         for side in SIDES:
             for number in pictures:
                 pixels = decode_tokens(checkpoint, index.tokens[[number]].astype(np.int64))[0]
-                half = half_pictures(pixels, side)
+                half = half_picture(pixels, side)
                 if half is not None:
                     images.append(half)
                     captions.append(index.sources[number].caption)
