@@ -2,11 +2,14 @@
 
     python -m scripts.bench_steering layers [--seeds 7] [--out docs/measured/steering-speed.json]
     python -m scripts.bench_steering unused --against CHECKOUT [--seeds 7] [--out …]
+    python -m scripts.bench_steering filter [--pictures 6945] [--out …]
 
 `layers`: the same pictures drawn by one layer and by steered ones. A variant that must draw what
 the one layer draws is checked to do so: then the difference is steering alone. `unused`: pictures
 without steering, in this checkout and in one of another commit. All variants take turns, one
-picture each; a time is the CPU time of a whole picture, from the prompt to the pixels.
+picture each; a time is the CPU time of a whole picture, from the prompt to the pixels. `filter`:
+CPU time of a look-up restricted to a share of the pictures of an exact index of a million patches,
+made of the shipped one's with noise.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ import torch
 
 import arrag_engine as arrag
 from arrag_engine.files import atomic_write
-from arrag_engine.index import PatchIndex
+from arrag_engine.index import PatchIndex, SourceTable, create_index
 
 PROMPT = "a flamingo"
 FREE = 1000
@@ -38,6 +41,9 @@ HALF = np.repeat([[1.0, 0.0]], 2, axis=0)
 """A region: the left half."""
 COMMANDS = {"one layer, λ 1": "1.0", "one layer, λ 0.3": "0.3"}
 """What `unused` draws -> what the other process is asked."""
+
+SHARES = (0.1, 0.5, 0.9)
+NOISE, QUERIES, ROUNDS, NEIGHBOURS = 0.05, 6, 3, 64
 
 Variants = dict[str, list[arrag.Layer]]
 
@@ -175,6 +181,53 @@ def ask(server: subprocess.Popen[str], command: str) -> float:
     return float(server.stdout.readline())
 
 
+def large_index(pictures: int, rng: np.random.Generator) -> PatchIndex:
+    """An exact index of pictures of the shipped one, each with other noise."""
+    index = arrag.load_index("pocket")
+    assert index.vectors is not None
+    chosen = rng.integers(0, len(index.tokens), pictures)
+    vectors = index.vectors[chosen]
+    vectors = vectors + rng.normal(0, NOISE, vectors.shape).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=-1, keepdims=True)
+    sources = SourceTable.unknown(pictures)
+    tokens = index.tokens[chosen]
+    return create_index(
+        index.grid, tokens, vectors, index.codebook, sources, index.spec, structure="flat"
+    )
+
+
+def measure_filter(pictures: int, record: Callable[[str, Any], None]) -> None:
+    """CPU seconds of a look-up by share of the pictures, and of the first one, which prepares."""
+    rng = np.random.default_rng(0)
+    index = large_index(pictures, rng)
+    views = {"1": index}
+    for share in SHARES:
+        images = rng.choice(pictures, max(1, round(share * pictures)), replace=False)
+        views[f"{share:g}"] = index.restricted(images)
+    queries = index.searcher.reconstruct(rng.integers(0, index.size, QUERIES)) + NOISE
+    rows = {name: {"first": looked_up(view, queries[:1])} for name, view in views.items()}
+    taken: dict[str, list[float]] = {name: [] for name in views}
+    for query in np.repeat(queries, ROUNDS, axis=0):
+        for name, view in views.items():
+            taken[name].append(looked_up(view, query[None]))
+    record("filter", {name: row | {"seconds": taken[name]} for name, row in rows.items()})
+
+
+def looked_up(index: PatchIndex, queries: np.ndarray) -> float:
+    start = time.process_time()
+    index.lookup(queries, NEIGHBOURS)
+    return round(time.process_time() - start, 5)
+
+
+def filter_table(rows: dict[str, Any]) -> str:
+    lines = ["| share of the pictures | a look-up | ratio | the first |", "|---|---|---|---|"]
+    for name, row in rows.items():
+        ratio = paired(row["seconds"], rows["1"]["seconds"])
+        middle = statistics.median(row["seconds"])
+        lines.append(f"| {name} | {1000 * middle:.1f} ms | {ratio} | {row['first']:.2f} s |")
+    return "\n".join(lines)
+
+
 def layers_table(rows: dict[str, Any]) -> str:
     """Median (range), and the median of the ratios to the first variant."""
     lines = ["| | CPU time | ratio | passes |", "|---|---|---|---|"]
@@ -206,8 +259,9 @@ def paired(seconds: Sequence[float], first: Sequence[float]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("what", choices=("layers", "unused", "serve"))
+    parser.add_argument("what", choices=("layers", "unused", "filter", "serve"))
     parser.add_argument("--seeds", type=int, default=7)
+    parser.add_argument("--pictures", type=int, default=6945, help="of the index of filter")
     parser.add_argument("--against", type=Path, help="a checkout of another commit, for unused")
     parser.add_argument("--out", type=Path, default=Path("docs/measured/steering-speed.json"))
     a = parser.parse_args()
@@ -224,13 +278,15 @@ def main() -> None:
 
     if a.what == "layers":
         measure_layers(a.seeds, record)
+    elif a.what == "filter":
+        measure_filter(a.pictures, record)
     elif a.against is None:
         parser.error("unused needs --against")
     else:
         measure_unused(a.against, a.seeds, record)
     for group, rows in measured.items():
-        table = unused_table(rows) if group == "unused" else layers_table(rows)
-        print(f"\n{group}\n\n{table}")
+        table = {"unused": unused_table, "filter": filter_table}.get(group, layers_table)
+        print(f"\n{group}\n\n{table(rows)}")
 
 
 if __name__ == "__main__":

@@ -161,6 +161,17 @@ def test_time_is_measured_for_the_same_pictures(tmp_path, monkeypatch, capsys, f
         bench_steering.check_same({"a": drawn(0), "b": drawn(1)})
 
 
+def test_a_look_up_is_measured_by_share_of_the_pictures(tmp_path, monkeypatch, capsys):
+    out = tmp_path / "speed.json"
+    line = ["bench_steering.py", "filter", "--pictures", "20", "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", line)
+    bench_steering.main()
+    rows = json.loads(out.read_text())["filter"]
+    assert list(rows) == ["1", "0.1", "0.5", "0.9"]
+    assert all(len(row["seconds"]) == 18 for row in rows.values())
+    assert "| 0.5 | " in capsys.readouterr().out
+
+
 def renamed(sources):
     """The guitar becomes a flamingo."""
     named = [replace(s, caption=s.caption.replace("guitar", "flamingo")) for s in sources]
