@@ -17,7 +17,7 @@ _HOMES = {
         *("Drawing", "build_index", "draw", "encode", "keep"),
         *("load_adapter", "load_index", "load_model"),
     ),
-    "decode": ("Kept",),
+    "decode": ("Kept", "load_trace", "save_trace"),
     "errors": ("InputError",),
     "faid": ("Faid",),
     "index": ("KeySpec", "PatchIndex"),

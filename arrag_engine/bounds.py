@@ -127,6 +127,8 @@ MAX_DISTANCE = Bound("max distance", 0, 1000)
 """Squared L2; 0 = no limit."""
 COPY_LIMIT = Bound("copy limit", 0, 65536, whole=True)
 """Tokens of a copied region; 0 = no limit."""
+OPACITY = Bound("opacity", 0, 1)
+"""Of a heat map over its picture."""
 CEILING = Bound("ceiling", 0, 1, above=True)
 HARM_SHARE = Bound("harm", 0, 1)
 

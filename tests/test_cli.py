@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
-from arrag_engine import draw, load_model, session
+from arrag_engine import draw, load_model, load_trace, session
 from arrag_engine.__main__ import main
 from arrag_engine.checkpoints import load_checkpoint
 from arrag_engine.checkpoints.adapter import load_adapter
@@ -87,6 +87,25 @@ def test_the_settings_reach_the_engine(run, tmp_path, model, index):
     pixels = np.asarray(Image.open(tmp_path / "a-1.png"))
     wanted = ((model.vq.decode(drawing.tokens[1:]) + 1) / 2 * 255).clamp(0, 255).byte()
     assert np.array_equal(pixels, wanted[0].permute(1, 2, 0).numpy())
+
+
+def test_traces_are_written_and_read_again(run, tmp_path, index):
+    line = DRAW + " --index {files}/index.safetensors --weight 0.6 --only= --seed 11"
+    line += " --json {tmp}/a.json --trace {tmp}/t.safetensors"
+    assert run(line)[0] == 0
+    assert run(line + " --batch 2")[0] == 0
+    traces = [load_trace(tmp_path / f"t{n}.safetensors", [index]) for n in ("", "-0", "-1")]
+    shown = run("inspect {tmp}/t.safetensors")[1]
+    assert all(text in shown for text in ("trace\n", "6x6", f"{len(index.tokens)} pictures ("))
+    images = json.loads((tmp_path / "a.json").read_text())["images"]
+    assert [trace.tokens.tolist() for trace in traces[1:]] == [i["tokens"] for i in images]
+    assert np.array_equal(traces[0].tokens, traces[1].tokens)
+    drawn_by = [[p.get("from_retrieval", False) for p in image["positions"]] for image in images]
+    assert [trace.from_retrieval.tolist() for trace in traces[1:]] == drawn_by
+
+
+def test_a_trace_has_its_suffix(run):
+    assert "a.png must end in .safetensors" in run(DRAW + " --trace {tmp}/a.png")[2]
 
 
 @pytest.mark.parametrize("dtype", ["int8", "fp8"])

@@ -22,7 +22,7 @@ LAYERS = [
     {"decode"},
     {"likelihood"},
     {"images"},
-    {"editing", "attribution"},
+    {"editing", "attribution", "report"},
     {"checkpoints", "captions"},
     {"recommended"},
     {"layers"},

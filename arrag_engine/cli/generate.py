@@ -139,6 +139,12 @@ def add_commands(command: Command) -> None:
         "too then; a batch adds -0, -1, … (default: none)",
     )
     add(
+        "--trace",
+        type=Path,
+        help="trace to write, .safetensors: what drew each token and what was retrieved; a batch "
+        "adds -0, -1, … (default: none)",
+    )
+    add(
         "--json",
         type=Path,
         help="report to write: settings, timings, retrieval facts (default: none)",
@@ -187,6 +193,8 @@ def generate(a: argparse.Namespace) -> int:
     drawn = time.perf_counter()
     settings = _settings(a, checkpoint, planned, decoding)
     files = _save_pictures(checkpoint, drawing, a.out, settings, a.credits)
+    if a.trace:
+        _save_traces(drawing, a.trace)
     if a.json:
         timings = {
             "load_s": round(loaded - started, 3),
@@ -246,6 +254,8 @@ def _checked_settings(a: argparse.Namespace) -> tuple[SamplingChoice, str]:
     check_output(a.out, ".png")
     if a.json:
         check_output(a.json, ".json")
+    if a.trace:
+        check_output(a.trace, ".safetensors")
     if a.credits:
         check_output(a.credits, ".txt" if a.credits.suffix.lower() == ".txt" else ".json")
     check_prompt(a.prompt)
@@ -315,6 +325,13 @@ def _save_pictures(
         save_png(decode_picture(checkpoint, codes), file, {"arrag": facts, **texts[i]})
     print(*files, sep="\n")  # when all are saved: the reader of a pipe may stop
     return files
+
+
+def _save_traces(drawing: Drawing, out: Path) -> None:
+    from ..decode import save_trace
+
+    for path, trace in zip(_numbered(out, len(drawing.traces)), drawing.traces, strict=True):
+        save_trace(trace, path)
 
 
 def _save_credits(drawing: Drawing, out: Path) -> list[dict[str, str]]:

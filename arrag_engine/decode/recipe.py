@@ -64,7 +64,9 @@ class Recipe:
         layers, place = self.retrieval(), self.place
         if place is None:
             return layers
-        return Layers(tuple(replace(one, source=place(one.source)) for one in layers.each))
+        sources = {id(one.source): one.source for one in layers.each}
+        placed = {key: place(source) for key, source in sources.items()}
+        return Layers(tuple(replace(one, source=placed[id(one.source)]) for one in layers.each))
 
     @property
     def adapter(self) -> Faid | None:

@@ -67,7 +67,10 @@ class Layers:
         return np.any([layer.active & layer.query.informed(known) for layer in self.each], axis=0)
 
     def propose(self, asked: Sequence[Asked]) -> list[Proposals]:
-        """What the layers find for every position of these pictures, in one look-up each."""
+        """What the layers find for every position of these pictures, in one look-up each. At each
+        position a layer works."""
+        if len(self.each) == 1:
+            return [(one,) for one in self.each[0].propose(asked)]
         count = sum(len(one.positions) for one in asked)
         found: list[list[Proposal | None]] = [[None] * len(self.each) for _ in range(count)]
         for j, layer in enumerate(self.each):
