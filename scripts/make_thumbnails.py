@@ -15,7 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from scripts.comfyui import ROOT, Server, find_comfyui, mount
 from scripts.comfyui_client import Client, ComfyError, node_of
@@ -83,9 +83,18 @@ def squared(pictures: list[Image.Image], gap: int = 8) -> Image.Image:
     canvas = Image.new("RGB", (SIDE, SIDE), "white")
     for number, picture in enumerate(pictures):
         row, column = divmod(number, 2)
-        scaled = picture.convert("RGB").resize((side, side))
+        scaled = ImageOps.pad(trimmed(picture.convert("RGB")), (side, side), color="white")
         canvas.paste(scaled, (column * (side + gap), top + row * (side + gap)))
     return canvas
+
+
+def trimmed(picture: Image.Image) -> Image.Image:
+    """A sheet of sources without its empty margins; drawings, which are square, as they are."""
+    if picture.width == picture.height:
+        return picture
+    return picture.crop(
+        ImageOps.invert(picture.convert("L")).point(lambda p: p > 8 and 255).getbbox()
+    )
 
 
 if __name__ == "__main__":
