@@ -92,9 +92,8 @@ def trimmed(picture: Image.Image) -> Image.Image:
     """A sheet of sources without its empty margins; drawings, which are square, as they are."""
     if picture.width == picture.height:
         return picture
-    return picture.crop(
-        ImageOps.invert(picture.convert("L")).point(lambda p: p > 8 and 255).getbbox()
-    )
+    ink = ImageOps.invert(picture.convert("L")).point([0] * 9 + [255] * 247)
+    return picture.crop(ink.getbbox())
 
 
 if __name__ == "__main__":
