@@ -133,7 +133,7 @@ def plan(
     prompt = checkpoint.prompt_encoder.encode(text)
     advised = recommended(checkpoint)
     chosen = (sampling or SamplingChoice()).over(advised.sampling)
-    notes = [*_unknown_note(prompt), _sampling_note(chosen, advised, sampling)]
+    notes = [*prompt.notes, *_unknown_note(prompt), _sampling_note(chosen, advised, sampling)]
     retriever = None
     if layer is not None:
         if codebook is None:

@@ -26,7 +26,7 @@ from ..arrag_engine.decode import GraphRecorder, KeptPasses
 from ..arrag_engine.faid import FaidAdapter
 from ..arrag_engine.index import PatchIndex
 from ..arrag_engine.models import ops as engine_ops
-from ..arrag_engine.models.janus.model import JanusPro
+from ..arrag_engine.models.families import ImageModel
 from ..arrag_engine.retrieval import where_faster
 from .layers import CastingOps, plain_layers
 
@@ -100,7 +100,7 @@ class ManagedModel:
             self.adapter_patcher = manage(checkpoint.faid, self.passes)
 
     @property
-    def model(self) -> JanusPro:
+    def model(self) -> ImageModel:
         return self.checkpoint.model
 
     def with_adapter(self, adapter: FaidAdapter) -> ManagedModel:

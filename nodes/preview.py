@@ -12,7 +12,7 @@ from comfy.cli_args import LatentPreviewMethod, args
 from PIL import Image
 
 from ..arrag_engine.images import tile
-from ..arrag_engine.models.janus.model import JanusPro
+from ..arrag_engine.models.families import ImageModel
 from ..arrag_engine.models.pixels import to_uint8
 
 UNDRAWN = "#303030"
@@ -22,7 +22,7 @@ class Preview:
     """The engine's progress callback: one tick per token, one picture per `every` rows and, at the
     end, the whole picture."""
 
-    def __init__(self, model: JanusPro, device: torch.device, every: int) -> None:
+    def __init__(self, model: ImageModel, device: torch.device, every: int) -> None:
         self.model = model
         self.device = device
         self.every = 0 if switched_off() else every
