@@ -29,6 +29,7 @@ from .settings import (
     RetrievalOptions,
     Sampling,
     SamplingChoice,
+    Schedule,
 )
 from .threads import few_threads
 
@@ -117,6 +118,7 @@ def plan(
     faid: Faid | None = None,
     codebook: np.ndarray | None = None,
     place: Callable[[PatchIndex], PatchIndex] | None = None,
+    schedule: Schedule | None = None,
 ) -> Plan:
     """Work out what a drawing will use.
 
@@ -126,6 +128,7 @@ def plan(
         codebook: The model's unit rows [codes, dim]; computed when absent.
         place: Says where the part of the index that is used is searched; see
             `retrieval.where_faster`. It finds the same patches anywhere.
+        schedule: Of a model that draws in any order; None = the recommended one.
 
     Raises:
         InputError: The prompt, a value or the index cannot be used.
@@ -140,7 +143,15 @@ def plan(
             codebook = checkpoint.model.vq.codebook(checkpoint.model.device)
         retriever, said = _retriever(checkpoint, prompt, layer, advised, faid, codebook)
         notes += said
-    recipe = Recipe(prompt.ids, prompt.unconditional, chosen, retriever, faid, place=place)
+    recipe = Recipe(
+        prompt.ids,
+        prompt.unconditional,
+        chosen,
+        retriever,
+        faid,
+        schedule=schedule or advised.schedule,
+        place=place,
+    )
     return Plan(prompt, recipe, tuple(notes))
 
 

@@ -7,8 +7,11 @@ from dataclasses import asdict, dataclass, replace
 from typing import Literal, get_args
 
 from .bounds import (
+    BEND,
+    BEND_WIDTH,
     CFG,
     NEIGHBOURS,
+    POWER,
     RETRIEVAL_TEMPERATURE,
     RETRIEVAL_TOP_P,
     STEPS,
@@ -18,6 +21,7 @@ from .bounds import (
     WEIGHT,
     check_choice,
 )
+from .errors import InputError
 
 COMPUTE_DTYPES = ("bf16", "fp16", "fp32")
 DTYPE_CHOICES = ("auto", *COMPUTE_DTYPES, "int8", "fp8")
@@ -123,6 +127,10 @@ class RetrievalOptions:
         return self.weight == "auto" or self.weight > 0
 
 
+Curve = Literal["cosine", "linear", "pow", "sigmoid"]
+CURVES: tuple[Curve, ...] = get_args(Curve)
+
+
 @dataclass(frozen=True)
 class Schedule:
     """How a model that draws in any order fills its grid."""
@@ -131,10 +139,22 @@ class Schedule:
     """Passes of the model."""
     temperature: float = 1.0
     """Of the choice of positions; 0 = always those of which the model is surest."""
+    curve: Curve = "cosine"
+    """How the share of unknown tokens falls with the share t of steps done: cos(t π/2), 1 - t,
+    1 - t^power, or a part of a sigmoid, scaled to fall from 1 to 0."""
+    power: float = 2.0
+    sigmoid: tuple[float, float, float] = (-3.0, 3.0, 1.0)
+    """Where the part begins and ends, and the temperature of the sigmoid."""
 
     def __post_init__(self) -> None:
         STEPS.check(self.steps)
         TEMPERATURE.check(self.temperature)
+        check_choice("curve", self.curve, CURVES)
+        POWER.check(self.power)
+        start, end, width = self.sigmoid
+        if BEND.check(start) == BEND.check(end):
+            raise InputError(f"the sigmoid begins and ends at {start}; choose two numbers")
+        BEND_WIDTH.check(width)
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,7 @@ def open_checkpoint(path: Path, grid: Grid | None = None) -> Opened:
     """
     path = Path(path)
     weights, config, tokenizer, own_grid = _find(path)
-    open_family = _open_showo if showo.is_show_o(list(weights.shapes)) else _open_janus
+    open_family = open_showo if showo.is_show_o(list(weights.shapes)) else _open_janus
     return open_family(path, weights, config, tokenizer, grid or own_grid)
 
 
@@ -103,9 +103,14 @@ def _open_janus(
     return Opened(path, weights, names, sizes, config, tokenizer, blenders, faid)
 
 
-def _open_showo(
+def open_showo(
     path: Path, weights: Weights, config: dict[str, Any], tokenizer: str | Path, grid: Grid | None
 ) -> Opened:
+    """The same of Show-o's weights, joined with those of its picture tokenizer.
+
+    Raises:
+        InputError: As `open_checkpoint`.
+    """
     names = showo.our_names(list(weights.shapes))
     shapes = {ours: weights.shapes[name] for name, ours in names.items()}
     sizes = showo.read_config(shapes, config, grid)
