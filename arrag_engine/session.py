@@ -137,6 +137,9 @@ def plan(
     advised = recommended(checkpoint)
     chosen = (sampling or SamplingChoice()).over(advised.sampling)
     notes = [*prompt.notes, *_unknown_note(prompt), _sampling_note(chosen, advised, sampling)]
+    schedule = schedule or advised.schedule
+    if not checkpoint.model.order.raster:
+        notes.append(_schedule_note(schedule))
     retriever = None
     if layer is not None:
         if codebook is None:
@@ -149,7 +152,7 @@ def plan(
         chosen,
         retriever,
         faid,
-        schedule=schedule or advised.schedule,
+        schedule=schedule,
         place=place,
     )
     return Plan(prompt, recipe, tuple(notes))
@@ -218,6 +221,11 @@ def _sampling_note(used: Sampling, advised: Recommended, choice: SamplingChoice 
     if not own:
         return f"Sampling: {values}."
     return f"Sampling: {values} ({', '.join(own)}: {advised.source})."
+
+
+def _schedule_note(schedule: Schedule) -> str:
+    curve = f"pow {schedule.power:g}" if schedule.curve == "pow" else schedule.curve
+    return f"Schedule: {schedule.steps} steps, temperature {schedule.temperature:g}, {curve}."
 
 
 def _retriever(

@@ -110,10 +110,10 @@ def _phi_config(shapes: Shapes, stated: dict[str, Any]) -> PhiConfig:
     (head_dim,) = shapes[f"{attention}q_layernorm.weight"]
     query_rows, _ = shapes[f"{attention}q_proj.weight"]
     key_rows, _ = shapes[f"{attention}k_proj.weight"]
-    if not head_dim or not key_rows or query_rows % head_dim or query_rows % key_rows:
+    if not all((vocab, hidden, mlp, head_dim, query_rows, key_rows)):
+        raise ValueError(f"{vocab} ids, widths {hidden} and {mlp}, heads of {head_dim}")
+    if query_rows % head_dim or key_rows % head_dim or query_rows % key_rows:
         raise ValueError(f"heads of {head_dim} for {query_rows} query rows, {key_rows} key rows")
-    if key_rows % head_dim:
-        raise ValueError(f"heads of {head_dim} for {key_rows} key rows")
     share = float(stated.get("partial_rotary_factor") or 0.5)
     theta = float(stated.get("rope_theta") or 10000.0)
     eps = float(stated.get("layer_norm_eps") or 1e-5)

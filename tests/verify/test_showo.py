@@ -1,0 +1,132 @@
+"""`verify` of Show-o: the official program's numbers are reproduced, wrong ones fail."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from arrag_engine.cli import main
+from arrag_engine.errors import InputError
+from arrag_engine.verify import SHOW_O_GROUPS, verify_folder
+
+ORACLE = Path(__file__).parents[3] / "shared" / "oracle-showo"
+pytestmark = pytest.mark.skipif(
+    not ORACLE.is_dir(), reason=f"there are no golden numbers in {ORACLE}"
+)
+INPUTS = {
+    "preprocess": {"source0_u8", "source1_u8", "mask_source_u8"},
+    "vq": {"rect.codes"},
+    "prompts": {f"text_ids.{i}" for i in range(6)} | {"text_mask"},
+    "vanilla": {"input_ids"},
+    "t2i": {"draw_uniform", "mask_uniform", "draw_margin", "given_image_tokens"},
+}
+"""What the checks are given, what is of no account (`text_mask`: all ones), and how far draws are
+from another one."""
+
+
+@pytest.fixture
+def copy(tmp_path):
+    return shutil.copytree(ORACLE, tmp_path / "copy", copy_function=shutil.copyfile)
+
+
+def checks_of(folder):
+    return {check.name: check for check in verify_folder(folder)}
+
+
+def test_the_official_numbers_are_reproduced():
+    checks = checks_of(ORACLE)
+    assert [str(check) for check in checks.values() if check.status != "ok"] == []
+    for group, inputs in INPUTS.items():
+        for name in load_file(ORACLE / f"{group}.safetensors"):
+            checked = f"showo-{group}.{name}" in checks
+            assert checked != (name in inputs or name.split(".")[-1] in inputs), name
+
+
+CORRUPTIONS = [
+    ("preprocess", "pixels1", 1e-3),
+    ("preprocess", "mask_grid", 1),
+    ("vq", "codes", 1),
+    ("vq", "z_quantised", 0.01),
+    ("vq", "rect.decoded", 0.01),
+    ("prompts", "sequence", 1),
+    ("prompts", "attention_allowed", 1),
+    ("vanilla", "hidden_states", 0.01),
+    ("vanilla", "image_logits_cfg_w3", 0.01),
+    ("t2i", "a.logits_uncond", 0.01),
+    ("t2i", "a.mask_len", 1),
+    ("t2i", "b.mask_ratio", 1e-4),
+    ("t2i", "b.confidence", 0.01),
+    ("t2i", "c.tokens", 1),
+    ("t2i", "inpaint.masked_after", 1),
+    ("t2i", "greedy.sampled_ids", 1),
+]
+
+
+@pytest.mark.parametrize(("group", "name", "amount"), CORRUPTIONS)
+def test_one_wrong_number_fails_its_check_and_no_other(copy, group, name, amount):
+    for other in SHOW_O_GROUPS.keys() - {group, "preprocess", "prompts"}:
+        (copy / f"{other}.safetensors").unlink()
+    path = copy / f"{group}.safetensors"
+    tensors = load_file(path)
+    flat = tensors[name].flatten()
+    flat[-1] += amount if flat[-1] < 0.5 or amount < 1 else -amount
+    save_file(tensors | {name: flat.view(tensors[name].shape)}, path)
+    failed = [check.name for check in verify_folder(copy) if check.status == "FAILED"]
+    assert failed == [f"showo-{group}.{name}"]
+
+
+def test_too_many_levels_apart_fail_though_none_is_far(copy):
+    path = copy / "vq.safetensors"
+    tensors = load_file(path)
+    levels = tensors["image_u8"]
+    levels[:, :20] = (levels[:, :20].int() - 1).clamp(min=0).byte()
+    save_file(tensors | {"image_u8": levels}, path)
+    checks = checks_of(copy)
+    assert checks["showo-vq.image_u8"].status == "ok"
+    assert checks["showo-vq.image_u8 (share of other levels)"].status == "FAILED"
+
+
+def test_a_wrong_weight_fails(copy):
+    path = copy / "showo_model.safetensors"
+    tensors = load_file(path)
+    name = "showo.model.layers.1.self_attn.k_layernorm.bias"
+    save_file(tensors | {name: tensors[name] + 0.1}, path)
+    checks = checks_of(copy)
+    assert checks["showo-vanilla.logits_full"].status == "FAILED"
+    assert checks["showo-vq.decoded"].status == "ok"
+
+
+def test_constants_come_from_the_language_models_config(copy):
+    path = copy / "llm_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"rope_theta": 50.0}))
+    assert checks_of(copy)["showo-vanilla.logits_full"].status == "FAILED"
+
+
+def test_a_group_without_its_file_or_model_is_skipped_and_said(copy, capsys):
+    (copy / "showo_model.safetensors").unlink()
+    (copy / "prompts.safetensors").unlink()
+    assert main(["verify", str(copy)]) == 0
+    out = capsys.readouterr().out
+    assert "skipped  showo-vanilla.*  (there is no showo_model.safetensors)" in out
+    assert "skipped  showo-prompts.*  (there is no prompts.safetensors)" in out
+    assert "ok       showo-preprocess.pixels0" in out
+
+
+@pytest.mark.parametrize("missing", ["image_size", "special_ids"])
+def test_settings_that_lack_something_are_refused(copy, missing):
+    settings = json.loads((copy / "settings.json").read_text())
+    del settings[missing]
+    (copy / "settings.json").write_text(json.dumps(settings))
+    with pytest.raises(InputError, match=rf"settings\.json lacks {missing}"):
+        list(verify_folder(copy))
+
+
+def test_a_grid_that_is_not_the_models_is_refused(copy):
+    settings = json.loads((copy / "settings.json").read_text())
+    (copy / "settings.json").write_text(json.dumps(settings | {"grid_width": 12}))
+    (copy / "preprocess.safetensors").unlink()
+    (copy / "prompts.safetensors").unlink()
+    with pytest.raises(InputError, match="draws a 6x6 grid, not 12x12"):
+        list(verify_folder(copy))
