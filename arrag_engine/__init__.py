@@ -17,7 +17,8 @@ _HOMES = {
     "errors": ("InputError",),
     "faid": ("Faid",),
     "index": ("KeySpec", "PatchIndex"),
-    "session": ("KeyChoice", "Layer"),
+    "layers": ("KeyChoice", "Layer"),
+    "retrieval": ("Steering",),
     "settings": ("SamplingChoice",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

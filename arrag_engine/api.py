@@ -23,11 +23,12 @@ from .errors import InputError
 from .faid import Faid, FaidAdapter
 from .index import KeySpec, PatchIndex
 from .index import load_index as read_index
+from .layers import Layer
 from .models.ops import pack_linears
 from .models.pixels import to_uint8
 from .paths import check_output
 from .retrieval import where_faster
-from .session import Layer, SamplingChoice
+from .settings import SamplingChoice
 
 Parts = Callable[[int, int], None]
 """Called with (parts done, parts in all)."""
@@ -51,8 +52,8 @@ class Drawing:
 
     @property
     def traces(self) -> list[Trace]:
-        """What was retrieved at each position, one per picture; empty without retrieval. They are
-        made at first use, for they cost look-ups."""
+        """What drew each token and what was retrieved for it, one per picture. They are made at
+        first use, for they cost look-ups."""
         return self.grids.traces
 
 
@@ -113,7 +114,7 @@ def draw(
     """Draw a picture for each seed. What is not chosen takes its recommended value.
 
     Args:
-        layers: The index to retrieve from, or none.
+        layers: The indexes to retrieve from, or none. Their weights add up to 1 at most.
         adapter: A FAiD adapter; `Faid(adapter, strength=…)` sets how it works.
         window: Tokens computed per pass; the pictures stay the same. 0 = the device's.
         exact_batch: In 16 bit, each picture of several is the one drawn alone; it takes longer.
@@ -122,12 +123,9 @@ def draw(
     Raises:
         InputError: The prompt, a value or a layer cannot be used.
     """
-    if len(layers) > 1:
-        raise InputError(f"{len(layers)} layers are given; one index can be used at a time")
     faid = Faid(adapter) if isinstance(adapter, FaidAdapter) else adapter
     clock = [time.perf_counter()]
-    layer = layers[0] if layers else None
-    planned = session.plan(model, prompt, sampling, layer, faid, place=searched_on(model))
+    planned = session.plan(model, prompt, sampling, layers, faid, place=searched_on(model))
     clock.append(time.perf_counter())
     grids = session.draw(
         model, planned, seeds, window, progress, kept=model.passes, exact_batch=exact_batch

@@ -122,6 +122,14 @@ WEIGHT = Bound("retrieval weight", 0, 1, also=("auto",))
 RETRIEVAL_TEMPERATURE = Bound("retrieval temperature", MIN_TEMPERATURE, 1000)
 NEIGHBOURS = Bound("neighbours", 1, 1_000_000, whole=True)
 RETRIEVAL_TOP_P = Bound("retrieval top_p", 0, 1, above=True)
+START = Bound("start", 0, 1)
+END = Bound("end", 0, 1)
+"""Shares of the picture."""
+ROW_WEIGHT = Bound("row weight", 0, 1)
+MAX_DISTANCE = Bound("max distance", 0, 1000)
+"""Squared L2; 0 = no limit."""
+COPY_LIMIT = Bound("copy limit", 0, 65536, whole=True)
+"""Tokens of a copied region; 0 = no limit."""
 CEILING = Bound("ceiling", 0, 1, above=True)
 HARM_SHARE = Bound("harm", 0, 1)
 

@@ -34,6 +34,11 @@ but a picture has hundreds of tokens, and one that contradicts its caption can r
 Duplicates = Literal["first", "sum"]
 DUPLICATES: tuple[Duplicates, ...] = get_args(Duplicates)
 
+Curve = Literal["constant", "linear", "ease in", "ease out", "rows"]
+"""How a layer's weight runs from its start to its end: constant; growing from 0 to the whole
+weight; or one factor for each row of the picture."""
+CURVES: tuple[Curve, ...] = get_args(Curve)
+
 PROMPT = "{prompt}"
 """Stands for the prompt's words in a layer's `only`."""
 AS_BUILT, RECOMMENDED = "as built", "recommended"
@@ -127,8 +132,8 @@ class RetrievalOptions:
         return self.weight == "auto" or self.weight > 0
 
 
-Curve = Literal["cosine", "linear", "pow", "sigmoid"]
-CURVES: tuple[Curve, ...] = get_args(Curve)
+MaskCurve = Literal["cosine", "linear", "pow", "sigmoid"]
+MASK_CURVES: tuple[MaskCurve, ...] = get_args(MaskCurve)
 
 
 @dataclass(frozen=True)
@@ -139,7 +144,7 @@ class Schedule:
     """Passes of the model."""
     temperature: float = 1.0
     """Of the choice of positions; 0 = always those of which the model is surest."""
-    curve: Curve = "cosine"
+    curve: MaskCurve = "cosine"
     """How the share of unknown tokens falls with the share t of steps done: cos(t π/2), 1 - t,
     1 - t^power, or a part of a sigmoid, scaled to fall from 1 to 0."""
     power: float = 2.0
@@ -149,7 +154,7 @@ class Schedule:
     def __post_init__(self) -> None:
         STEPS.check(self.steps)
         TEMPERATURE.check(self.temperature)
-        check_choice("curve", self.curve, CURVES)
+        check_choice("curve", self.curve, MASK_CURVES)
         POWER.check(self.power)
         start, end, width = self.sigmoid
         if BEND.check(start) == BEND.check(end):

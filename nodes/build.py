@@ -27,9 +27,9 @@ from ..arrag_engine.grid import BORDERS, NEIGHBORHOODS
 from ..arrag_engine.images import from_floats
 from ..arrag_engine.index import KEY_SPACES, KeySpec
 from ..arrag_engine.index.search import STRUCTURES
+from ..arrag_engine.layers import AS_BUILT_KEYS, KeyChoice
 from ..arrag_engine.recommended import recommended
-from ..arrag_engine.session import AS_BUILT_KEYS, RECOMMENDED, KeyChoice
-from ..arrag_engine.settings import CROPS
+from ..arrag_engine.settings import CROPS, RECOMMENDED
 from . import folders, lists
 from .inputs import checked, chosen, fingerprint
 from .loaders import describe

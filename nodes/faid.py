@@ -11,7 +11,7 @@ from comfy_api.latest import io
 from ..arrag_engine.bounds import CANDIDATES, STRENGTH
 from ..arrag_engine.errors import InputError
 from ..arrag_engine.faid import Faid
-from ..arrag_engine.session import Layer
+from ..arrag_engine.layers import Layer
 from ..arrag_engine.settings import SEMANTICS
 from . import folders
 from .inputs import checked, fingerprint
@@ -132,7 +132,7 @@ class FAiDSampler(io.ComfyNode):
         strength: float,
         candidates: int,
         semantics: str,
-        retrieval: Layer | None = None,
+        retrieval: tuple[Layer, ...] = (),
         **settings: Any,
     ) -> io.NodeOutput:
         if model.checkpoint.faid is None:
@@ -141,5 +141,7 @@ class FAiDSampler(io.ComfyNode):
                 "connect it through a Load FAiD Adapter node"
             )
         faid = Faid(model.checkpoint.faid, strength, candidates, semantics)  # type: ignore[arg-type]
-        drawn = draw(cls.hidden.unique_id, model, DrawingSettings(**settings), retrieval, faid)
+        drawn = draw(
+            cls.hidden.unique_id, model, DrawingSettings(**settings), retrieval or (), faid
+        )
         return io.NodeOutput(*drawn)

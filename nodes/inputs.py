@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..arrag_engine.bounds import Bound, is_number, shown
 from ..arrag_engine.errors import InputError
-from ..arrag_engine.session import Layer
+from ..arrag_engine.layers import Layer
 from .memory import ManagedModel
 from .types import RECOMMENDED_NUMBER, IndexChoice, TokenGrids
 
@@ -34,6 +34,16 @@ def _is(kind: type) -> Test:
     return lambda value: isinstance(value, kind)
 
 
+def is_mask(value: object) -> bool:
+    """Whether it is a mask [H, W] or a batch of them [B, H, W] with something in it."""
+    return isinstance(value, Tensor) and value.ndim in (2, 3) and value.numel() > 0
+
+
+def is_retrieval(value: object) -> bool:
+    """Whether it is one or more layers."""
+    return isinstance(value, tuple) and all(isinstance(one, Layer) for one in value)
+
+
 KINDS: dict[str, tuple[Test, str]] = {
     "INT": (functools.partial(is_number, whole=True), "choose a whole number"),
     "FLOAT": (is_number, "choose a number"),
@@ -41,9 +51,10 @@ KINDS: dict[str, tuple[Test, str]] = {
     "COMBO": (_is(str), "choose one of the list"),
     "BOOLEAN": (_is(bool), "choose true or false"),
     "IMAGE": (is_image, "connect one or more pictures"),
+    "MASK": (is_mask, "connect a mask"),
     "ARRAG_MODEL": (_is(ManagedModel), "connect the output of Load AR Model"),
     "ARRAG_INDEX": (_is(IndexChoice), "connect the output of Load Patch Index"),
-    "ARRAG_RETRIEVAL": (_is(Layer), "connect the output of Retrieval Options"),
+    "ARRAG_RETRIEVAL": (is_retrieval, "connect the output of Retrieval Options"),
     "ARRAG_TOKENS": (_is(TokenGrids), "connect the tokens of a sampler or of VQ Encode"),
 }
 """By type of input: a test of values, and the advice where it fails."""

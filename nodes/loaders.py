@@ -11,8 +11,8 @@ from comfy_api.latest import io
 from ..arrag_engine.bounds import POSITION_WEIGHT
 from ..arrag_engine.grid import BORDERS, NEIGHBORHOODS
 from ..arrag_engine.index import KEY_SPACES, PatchIndex, load_index
-from ..arrag_engine.session import AS_BUILT, AS_BUILT_KEYS, PROMPT, RECOMMENDED, KeyChoice
-from ..arrag_engine.settings import DTYPE_CHOICES
+from ..arrag_engine.layers import AS_BUILT_KEYS, KeyChoice
+from ..arrag_engine.settings import AS_BUILT, DTYPE_CHOICES, PROMPT, RECOMMENDED
 from . import folders
 from .inputs import checked, chosen, fingerprint
 from .memory import load_managed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +25,8 @@ from ..arrag_engine.bounds import (
 from ..arrag_engine.decode import Drawing, pass_width
 from ..arrag_engine.errors import printable
 from ..arrag_engine.faid import Faid
-from ..arrag_engine.session import Layer, SamplingChoice
+from ..arrag_engine.layers import Layer
+from ..arrag_engine.settings import SamplingChoice
 from .inputs import checked, chosen
 from .memory import ManagedModel
 from .newer import ADVANCED, found_by
@@ -188,7 +190,7 @@ def draw(
     node_id: str | None,
     managed: ManagedModel,
     settings: DrawingSettings,
-    retrieval: Layer | None = None,
+    retrieval: Sequence[Layer] = (),
     faid: Faid | None = None,
 ) -> tuple[Any, TokenGrids, Drawing, str]:
     """(image, tokens, drawing, notes) by the engine, under ComfyUI's memory and progress.
@@ -296,7 +298,7 @@ class DAiDSampler(io.ComfyNode):
     @classmethod
     @checked
     def execute(
-        cls, model: ManagedModel, retrieval: Layer | None = None, **settings: Any
+        cls, model: ManagedModel, retrieval: tuple[Layer, ...] = (), **settings: Any
     ) -> io.NodeOutput:
-        drawn = draw(cls.hidden.unique_id, model, DrawingSettings(**settings), retrieval)
+        drawn = draw(cls.hidden.unique_id, model, DrawingSettings(**settings), retrieval or ())
         return io.NodeOutput(*drawn)

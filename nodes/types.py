@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..arrag_engine.index import PatchIndex
-from ..arrag_engine.session import KeyChoice
+from ..arrag_engine.layers import KeyChoice
 
 CATEGORY = "AR-RAG"
 

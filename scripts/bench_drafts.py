@@ -29,12 +29,12 @@ WEIGHTS = (0.1, 0.5)
 def recipes(model, index, adapter, temperature: float) -> dict[str, list]:
     """Recipes of all prompts by what is drawn with."""
     sampling = SamplingChoice(temperature=temperature, top_p=0.95)
-    kinds = {"plain": (None, None), "FAiD": (arrag.Layer(index, weight=0.0), arrag.Faid(adapter))}
+    kinds = {"plain": ([], None), "FAiD": ([arrag.Layer(index, weight=0.0)], arrag.Faid(adapter))}
     for weight in WEIGHTS:
-        kinds[f"DAiD {weight:g}"] = (arrag.Layer(index, only="", weight=weight), None)
+        kinds[f"DAiD {weight:g}"] = ([arrag.Layer(index, only="", weight=weight)], None)
     return {
-        name: [session.plan(model, p, sampling, layer, faid).recipe for p in PROMPTS]
-        for name, (layer, faid) in kinds.items()
+        name: [session.plan(model, p, sampling, layers, faid).recipe for p in PROMPTS]
+        for name, (layers, faid) in kinds.items()
     }
 
 

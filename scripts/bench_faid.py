@@ -147,7 +147,7 @@ def compare_steps(model: JanusPro, faid: Faid, retriever: Retriever, rounds: int
         return lambda: draw_pictures(model, Recipe(PROMPT, BLANK, Sampling(), *used), [0])
 
     by_turns(
-        ("FAiD ms", drawing(retriever, faid)),
+        ("FAiD ms", drawing([retriever], faid)),
         ("plain ms", drawing()),
         rounds,
         f"a drawing of {model.config.grid.size} tokens, guidance, batch 1, FAiD / plain",

@@ -22,7 +22,7 @@ from arrag_engine import shipped
 from arrag_engine.checkpoints import load_checkpoint
 from arrag_engine.decode import Recipe, draw_pictures
 from arrag_engine.index import load_index
-from arrag_engine.retrieval import make_retriever
+from arrag_engine.retrieval import layers_of, make_retriever
 from arrag_engine.settings import RetrievalOptions, Sampling
 
 WEIGHTS = (None, 0.1, 0.3)
@@ -47,7 +47,7 @@ def main() -> None:
     for seed in range(-1, a.seeds):  # the first one warms up
         for weight, window in settings:
             used = None if weight is None else retriever.using(RetrievalOptions(weight))
-            recipe = Recipe(prompt.ids, prompt.unconditional, Sampling(), used)
+            recipe = Recipe(prompt.ids, prompt.unconditional, Sampling(), layers_of(used))
             started = time.perf_counter()
             drawing = draw_pictures(model, recipe, [seed], window)
             model.vq.decode(drawing.tokens)

@@ -324,7 +324,7 @@ def check_golden_daid(fixture: Fixture, model: JanusPro, prompt: Sequence[int]) 
         )
         used, wanted = retriever.using(options), daid[f"{name}.greedy.tokens"]
         label = f"golden, DAiD {name}"
-        yield greedy(label, fixture, model, prompt, wanted, s["temperature"], used)
+        yield greedy(label, fixture, model, prompt, wanted, s["temperature"], [used])
 
 
 def check_golden_faid(fixture: Fixture, model: JanusPro, prompt: Sequence[int]) -> Check:
@@ -333,7 +333,7 @@ def check_golden_faid(fixture: Fixture, model: JanusPro, prompt: Sequence[int]) 
     faid = Faid(adapter, candidates=settings["retrieved_k"])
     retriever = golden_retriever(fixture).using(RetrievalOptions(weight=0))
     wanted, temperature = golden["greedy.tokens"], settings["temperature"]
-    return greedy("golden, FAiD", fixture, model, prompt, wanted, temperature, retriever, faid)
+    return greedy("golden, FAiD", fixture, model, prompt, wanted, temperature, [retriever], faid)
 
 
 def golden_retriever(fixture: Fixture) -> Retriever:

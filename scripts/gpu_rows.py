@@ -282,7 +282,7 @@ def random_retriever(bench: Bench, patches: int, options: RetrievalOptions) -> R
 
 def rows_daid(bench: Bench) -> Rows:
     given, retriever = half_given(bench), random_retriever(bench, bench.sizes.patches, DAID)
-    one = token_time(bench, bench.recipe(retriever, given=given))
+    one = token_time(bench, bench.recipe([retriever], given=given))
     ratios = by_turns(bench, one, token_time(bench, bench.recipe(given=given)))
     note = f"{retriever.source.size:,} patches, {spread(ratios)}"
     yield Row("DAiD λ 0.1 / plain", statistics.median(ratios), "times", 1.15, 1.0, note)
@@ -293,7 +293,7 @@ def rows_faid(bench: Bench) -> Rows:
     adapter = gpu.random_adapter(bench.model, AdapterConfig(layers, (1, 2)))
     given = half_given(bench)
     retriever = random_retriever(bench, bench.sizes.patches // 100, RetrievalOptions(weight=0))
-    one = token_time(bench, bench.recipe(retriever, Faid(adapter), given=given))
+    one = token_time(bench, bench.recipe([retriever], Faid(adapter), given=given))
     ratios = by_turns(bench, one, token_time(bench, bench.recipe(given=given)))
     note = f"K 10, {retriever.source.size:,} patches, {spread(ratios)}"
     yield Row("FAiD (2 blenders) / plain", statistics.median(ratios), "times", 1.15, 1.05, note)

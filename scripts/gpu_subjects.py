@@ -16,7 +16,7 @@ from arrag_engine.faid import AdapterConfig, Faid, FaidAdapter
 from arrag_engine.index import SourceTable, create_index
 from arrag_engine.models.janus.model import JanusPro
 from arrag_engine.models.janus.prompt import unconditional
-from arrag_engine.retrieval import Retriever, make_retriever
+from arrag_engine.retrieval import Retriever, layers_of, make_retriever
 from arrag_engine.settings import RetrievalOptions, Sampling
 from scripts import gpu
 
@@ -52,7 +52,7 @@ class Subject:
             retriever = self.retriever.using(options)
         if wish.strength:
             faid = Faid(self.adapter, wish.strength)
-        return Recipe(self.prompt, self.blank, wish.sampling, retriever, faid)
+        return Recipe(self.prompt, self.blank, wish.sampling, layers_of(retriever), faid)
 
     def draw(
         self,

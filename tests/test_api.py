@@ -46,10 +46,11 @@ def test_it_draws_what_the_command_line_draws(tmp_path):
     assert list(drawing.notes) == report["notes"]
 
 
-def test_two_layers_are_refused_for_now():
+def test_layers_whose_weights_exceed_1_together_are_refused():
     model, index = arrag.load_model("pocket"), arrag.load_index("pocket")
-    with pytest.raises(arrag.InputError, match="2 layers are given; one index"):
-        arrag.draw(model, "an owl", layers=[arrag.Layer(index)] * 2)
+    layers = [arrag.Layer(index, only="", weight=0.7), arrag.Layer(index, only="", weight=0.6)]
+    with pytest.raises(arrag.InputError, match=r"add up to 1.3 .*0.7 \+ 0.6.*at most 0.5 for each"):
+        arrag.draw(model, "an owl", layers=layers)
 
 
 def test_importing_is_instant_and_names_are_complete():

@@ -11,7 +11,7 @@ from arrag_engine.bounds import BATCH, SEED, TEMPERATURE, TRAINING, WEIGHT, Boun
 from arrag_engine.errors import InputError
 from arrag_engine.faid import Faid
 from arrag_engine.index import KeySpec, SearchChoice
-from arrag_engine.session import KeyChoice, Layer
+from arrag_engine.layers import KeyChoice, Layer
 from arrag_engine.settings import RetrievalOptions, Sampling, SamplingChoice
 from arrag_engine.train import TrainSettings
 

@@ -26,7 +26,7 @@ from arrag_engine.index import (
 from arrag_engine.index.calibration import CLOSE, NEAREST
 from arrag_engine.likelihood import model_probabilities, retrieve_truth
 from arrag_engine.models.janus.prompt import PromptEncoder
-from arrag_engine.retrieval import Asked, Retriever, make_retriever, mix
+from arrag_engine.retrieval import Asked, Retriever, layers_of, make_retriever, mix
 from arrag_engine.settings import RetrievalOptions, Sampling
 from tests.tiny import BLANK, PAD_ID, PROMPT, tiny_index, tiny_tokenizer
 
@@ -101,7 +101,7 @@ def test_drawing_with_auto_equals_drawing_by_hand(model, calibrated, window):
             if noise.uniform < share:
                 p, taken = mine.distribution(proposal, 64), taken + 1
         tokens[i] = draw(p, noise)
-    drawing = draw_pictures(model, Recipe(PROMPT, BLANK, sampling, mine), [seed], window)
+    drawing = draw_pictures(model, Recipe(PROMPT, BLANK, sampling, layers_of(mine)), [seed], window)
     assert np.array_equal(drawing.tokens.flatten().numpy(), tokens)
     [trace] = drawing.traces
     assert 0 < taken == trace.from_retrieval.sum() < mine.active.sum()
@@ -112,12 +112,12 @@ def test_drawing_with_auto_equals_drawing_by_hand(model, calibrated, window):
 def test_without_noise_the_whole_mixture_counts(model, calibrated):
     mine = retrieval(model, calibrated)
     greedy = Sampling(cfg=1.0, temperature=0)
-    drawing = draw_pictures(model, Recipe(PROMPT, BLANK, greedy, mine), [0])
+    drawing = draw_pictures(model, Recipe(PROMPT, BLANK, greedy, layers_of(mine)), [0])
     tokens = drawing.tokens.flatten().numpy()
     p = model_probabilities(model, PROMPT, BLANK, tokens, Sampling(1.0))
     for i in np.flatnonzero(mine.active):
         [proposal] = mine.propose([Asked(tokens, np.array([int(i)]))])
-        whole = mix(p[i], mine.distribution(proposal, 64), mine.weight(proposal))
+        whole = mix(p[i], mine.distribution(proposal, 64), mine.weight(proposal, int(i)))
         assert tokens[i] == whole.argmax()
 
 
@@ -188,11 +188,11 @@ def test_a_prompt_that_cannot_reach_the_floor_is_drawn_without_retrieval(model, 
     mine = retrieval(model, replace(calibrated, calibration=shy))
     assert shy.largest(False) == 0 < shy.largest(True)
     plain = draw_pictures(model, Recipe(PROMPT, BLANK, Sampling(1.0)), [3, 4])
-    silent = draw_pictures(model, Recipe(PROMPT, BLANK, Sampling(1.0), mine), [3, 4])
+    silent = draw_pictures(model, Recipe(PROMPT, BLANK, Sampling(1.0), layers_of(mine)), [3, 4])
     assert torch.equal(silent.tokens, plain.tokens)
-    assert not any(trace.hits.found().any() for trace in silent.traces)
+    assert not any(trace.layers[0].hits.found().any() for trace in silent.traces)
     asking = replace(mine, unknown_words=True)
-    told = draw_pictures(model, Recipe(PROMPT, BLANK, Sampling(1.0), asking), [3, 4])
+    told = draw_pictures(model, Recipe(PROMPT, BLANK, Sampling(1.0), layers_of(asking)), [3, 4])
     assert not torch.equal(told.tokens, plain.tokens)
     assert told.traces[0].from_retrieval.any()
 
@@ -217,7 +217,7 @@ def test_what_lies_above_the_ceiling_is_not_looked_up(model, calibrated, monkeyp
     monkeypatch.setattr(Retriever, "propose", noting)
     low = replace(CALIBRATION, ceiling=0.3, floor=0.05)
     mine = retrieval(model, replace(calibrated, calibration=low))
-    drawing = draw_pictures(model, Recipe(PROMPT, BLANK, Sampling(1.0), mine), [11])
+    drawing = draw_pictures(model, Recipe(PROMPT, BLANK, Sampling(1.0), layers_of(mine)), [11])
     uniform = np.array([Noise(11, i, 64).uniform for i in range(36)])
     wanted = np.flatnonzero(mine.active & (uniform < 0.3))
     assert asked == wanted.tolist()

@@ -21,7 +21,7 @@ from arrag_engine.faid import Faid
 from arrag_engine.grid import Grid
 from arrag_engine.models.janus.prompt import unconditional
 from arrag_engine.recommended import JANUS_PRO, POCKET
-from arrag_engine.retrieval import make_retriever
+from arrag_engine.retrieval import layers_of, make_retriever
 from arrag_engine.settings import RetrievalOptions, Sampling
 from arrag_engine.shipped import INDEXES, MODELS, resolve, shipped_names
 from tests.tiny import write_tiny
@@ -53,7 +53,7 @@ def test_the_settings_reach_the_engine(run, tmp_path, model, index):
     retriever = make_retriever(index, Grid(6, 6), codebook, options)
     prompt, sampling = [1, 3, 11, 7, 5, 11, 4], Sampling(2.5, 0.8, 50, 0.95)
     drawing = draw_pictures(
-        model, Recipe(prompt, unconditional(prompt, 2), sampling, retriever), [11, 12], 3
+        model, Recipe(prompt, unconditional(prompt, 2), sampling, layers_of(retriever)), [11, 12], 3
     )
     assert [i["tokens"] for i in report["images"]] == drawing.tokens.flatten(1).tolist()
     assert report["passes"] == drawing.passes
@@ -97,7 +97,10 @@ def test_the_settings_of_faid_reach_the_engine(run, tmp_path, model_file, index,
     retriever = make_retriever(index, Grid(6, 6), codebook, options)
     prompt, faid = base.prompt_encoder.encode("red").ids, Faid(adapter, 0.8, 3, "stepzero")
     drawing = draw_pictures(
-        base.model, Recipe(prompt, unconditional(prompt, 2), Sampling(), retriever, faid), [11], 4
+        base.model,
+        Recipe(prompt, unconditional(prompt, 2), Sampling(), layers_of(retriever), faid),
+        [11],
+        4,
     )
     report = json.loads((tmp_path / "a.json").read_text())
     assert report["images"][0]["tokens"] == drawing.tokens.flatten().tolist()

@@ -23,6 +23,7 @@ LAYERS = [
     {"images"},
     {"checkpoints", "captions"},
     {"recommended"},
+    {"layers"},
     {"session"},
     {"build", "shipped"},
     {"train"},

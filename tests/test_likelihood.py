@@ -6,7 +6,7 @@ import torch
 
 from arrag_engine.decode import Recipe, draw_pictures
 from arrag_engine.likelihood import bits, mixed, model_probabilities, retrieve_truth
-from arrag_engine.retrieval import Asked, make_retriever, mix
+from arrag_engine.retrieval import Asked, layers_of, make_retriever, mix
 from arrag_engine.settings import RetrievalOptions, Sampling
 from tests.tiny import BLANK, PROMPT
 
@@ -16,7 +16,7 @@ def test_a_drawn_picture_is_as_probable_as_when_it_was_drawn(model, index, sampl
     """The trace keeps what the model gave each token while it drew."""
     codebook = model.vq.codebook(model.device)
     retriever = make_retriever(index, model.config.grid, codebook, RetrievalOptions(0.3))
-    drawing = draw_pictures(model, Recipe(PROMPT, BLANK, sampling, retriever), [3])
+    drawing = draw_pictures(model, Recipe(PROMPT, BLANK, sampling, layers_of(retriever)), [3])
     tokens = drawing.tokens.flatten().numpy()
     p = model_probabilities(model, PROMPT, BLANK, tokens, sampling)
     assert p.shape == (36, model.config.vq.codebook_size)
@@ -24,8 +24,8 @@ def test_a_drawn_picture_is_as_probable_as_when_it_was_drawn(model, index, sampl
     [trace] = drawing.traces
     assert np.allclose(p[np.arange(36), tokens].numpy(), trace.p_model, atol=1e-5)
     found = retrieve_truth(retriever, tokens, retriever.options)
-    assert np.allclose(found.p_true, trace.p_retrieval[found.positions], atol=1e-6)
-    assert np.array_equal(found.nearest, trace.hits.codes[found.positions, 0])
+    assert np.allclose(found.p_true, trace.layers[0].p_retrieval[found.positions], atol=1e-6)
+    assert np.array_equal(found.nearest, trace.layers[0].hits.codes[found.positions, 0])
 
 
 def test_mixtures_are_those_of_drawing(model, index):

@@ -12,18 +12,16 @@ from arrag_engine.checkpoints import load_checkpoint
 from arrag_engine.errors import InputError
 from arrag_engine.faid import Faid
 from arrag_engine.index import Calibration, KeySpec, SourceTable
+from arrag_engine.layers import KeyChoice, Layer, select
 from arrag_engine.recommended import JANUS_PRO, MEASURED, POCKET, recommended
-from arrag_engine.session import (
+from arrag_engine.session import draw, plan
+from arrag_engine.settings import (
     AS_BUILT,
     PROMPT,
-    KeyChoice,
-    Layer,
+    RetrievalOptions,
+    Sampling,
     SamplingChoice,
-    draw,
-    plan,
-    select,
 )
-from arrag_engine.settings import RetrievalOptions, Sampling
 from arrag_engine.shipped import MODELS
 from tests.tiny import tiny_adapter, tiny_index, tiny_source
 
@@ -55,7 +53,7 @@ def pandas(index):
 
 
 def images_of(planned):
-    return planned.recipe.retriever.source.images.tolist()
+    return planned.recipe.layers[0].source.images.tolist()
 
 
 def test_the_shipped_model_has_measured_values():
@@ -72,10 +70,10 @@ def test_other_models_have_their_own_sampling_and_the_papers_retrieval(checkpoin
 
 
 def test_untouched_means_recommended(checkpoint, measured, pandas):
-    planned = plan(checkpoint, "a panda", layer=Layer(pandas))
+    planned = plan(checkpoint, "a panda", layers=[Layer(pandas)])
     assert planned.recipe.sampling == measured.sampling
-    assert planned.recipe.retriever.options == measured.retrieval
-    assert planned.recipe.retriever.source.spec == measured.keys
+    assert planned.recipe.layers[0].options == measured.retrieval
+    assert planned.recipe.layers[0].source.spec == measured.keys
     assert images_of(planned) == [1, 2]
     text = "\n".join(planned.notes)
     assert "does not know: panda" in text
@@ -88,10 +86,10 @@ def test_what_is_chosen_counts(checkpoint, measured, pandas):
     layer = Layer(
         pandas, "a*", KeyChoice("causal-8", "zero", AS_BUILT, 0.5), 0.3, 0.7, 5, "sum", 0.9
     )
-    planned = plan(checkpoint, "a panda", SamplingChoice(1.0, 0.0, 4, 0.8), layer)
+    planned = plan(checkpoint, "a panda", SamplingChoice(1.0, 0.0, 4, 0.8), [layer])
     assert planned.recipe.sampling == Sampling(1.0, 0.0, 4, 0.8)
-    assert planned.recipe.retriever.options == RetrievalOptions(0.3, 0.7, 5, "sum", 0.9)
-    assert planned.recipe.retriever.source.spec == KeySpec("causal-8", "zero", "encoder", 0.5)
+    assert planned.recipe.layers[0].options == RetrievalOptions(0.3, 0.7, 5, "sum", 0.9)
+    assert planned.recipe.layers[0].source.spec == KeySpec("causal-8", "zero", "encoder", 0.5)
     assert images_of(planned) == [0, 1, 3, 4]
     assert "Sampling: cfg 1, temperature 0, top_p 0.8." in planned.notes
 
@@ -105,11 +103,13 @@ def test_the_own_top_p_belongs_to_the_own_temperature(checkpoint, measured):
 def test_an_adapter_has_a_weight_of_its_own(checkpoint, measured, model, pandas):
     faid = Faid(tiny_adapter(model))
     assert (
-        plan(checkpoint, "panda", layer=Layer(pandas), faid=faid).recipe.retriever.options.weight
+        plan(checkpoint, "panda", layers=[Layer(pandas)], faid=faid).recipe.layers[0].options.weight
         == 0.25
     )
     layer = Layer(pandas, weight=0.5)
-    assert plan(checkpoint, "panda", layer=layer, faid=faid).recipe.retriever.options.weight == 0.5
+    assert (
+        plan(checkpoint, "panda", layers=[layer], faid=faid).recipe.layers[0].options.weight == 0.5
+    )
 
 
 @pytest.mark.parametrize(
@@ -146,40 +146,40 @@ def test_a_model_that_knows_every_word_is_asked_with_all_words(checkpoint, panda
 
 def test_an_index_without_captions_is_used_as_a_whole(checkpoint, index):
     bare = captioned(index, [""] * 5)
-    planned = plan(checkpoint, "a panda", layer=Layer(bare))
-    assert planned.recipe.retriever.source.images is None
+    planned = plan(checkpoint, "a panda", layers=[Layer(bare)])
+    assert planned.recipe.layers[0].source.images is None
     assert any("no captions" in note for note in planned.notes)
 
 
 def test_the_subject_is_found_once(checkpoint, pandas, monkeypatch):
-    plan(checkpoint, "a panda", layer=Layer(pandas))
+    plan(checkpoint, "a panda", layers=[Layer(pandas)])
     monkeypatch.setattr("arrag_engine.index.sources.find_subject", None)
-    assert images_of(plan(checkpoint, "a panda", layer=Layer(pandas))) == [1, 2]
+    assert images_of(plan(checkpoint, "a panda", layers=[Layer(pandas)])) == [1, 2]
 
 
 @pytest.mark.parametrize("structure", ["ivf", "compact"])
 def test_recommended_keys_stay_as_built_where_they_are_fixed(model, checkpoint, structure):
     spec = KeySpec(space="codebook" if structure == "compact" else "encoder")
     fixed = tiny_index(model, 30, spec=spec, structure=structure)
-    planned = plan(checkpoint, "car", layer=Layer(fixed, only=""))
-    assert planned.recipe.retriever.source.spec == spec
+    planned = plan(checkpoint, "car", layers=[Layer(fixed, only="")])
+    assert planned.recipe.layers[0].source.spec == spec
     assert any("as built" in note for note in planned.notes)
     with pytest.raises(InputError, match="are fixed"):
-        plan(checkpoint, "car", layer=Layer(fixed, "", KeyChoice("causal-8")))
+        plan(checkpoint, "car", layers=[Layer(fixed, "", KeyChoice("causal-8"))])
 
 
 def test_an_index_of_codes_has_the_recommended_keys_of_codes(model, checkpoint, measured):
     codes = tiny_index(model, spec=KeySpec(space="codebook"))
-    planned = plan(checkpoint, "car", layer=Layer(codes, only=""))
-    assert planned.recipe.retriever.source.spec == replace(measured.keys, space="codebook")
+    planned = plan(checkpoint, "car", layers=[Layer(codes, only="")])
+    assert planned.recipe.layers[0].source.spec == replace(measured.keys, space="codebook")
 
 
 def test_auto_takes_the_index_as_it_was_calibrated(checkpoint, measured, pandas):
     calibrated = replace(pandas, calibration=CALIBRATION)
-    planned = plan(checkpoint, "a panda", layer=Layer(calibrated, weight="auto"))
-    used = planned.recipe.retriever.source
+    planned = plan(checkpoint, "a panda", layers=[Layer(calibrated, weight="auto")])
+    used = planned.recipe.layers[0].source
     assert (used.spec, used.images) == (pandas.spec, None)
-    assert planned.recipe.retriever.options == RetrievalOptions("auto", 0.2, 8)
+    assert planned.recipe.layers[0].options == RetrievalOptions("auto", 0.2, 8)
 
 
 @pytest.mark.parametrize(
@@ -192,16 +192,20 @@ def test_auto_takes_the_index_as_it_was_calibrated(checkpoint, measured, pandas)
 def test_auto_names_the_true_reason(checkpoint, pandas, layer, message):
     calibrated = replace(pandas, calibration=CALIBRATION)
     with pytest.raises(InputError, match=message):
-        plan(checkpoint, "a panda", layer=Layer(calibrated, weight="auto", **layer))
+        plan(checkpoint, "a panda", layers=[Layer(calibrated, weight="auto", **layer)])
     with pytest.raises(InputError, match="it is not calibrated; run"):
-        plan(checkpoint, "a panda", layer=Layer(pandas, weight="auto", **layer))
+        plan(checkpoint, "a panda", layers=[Layer(pandas, weight="auto", **layer)])
 
 
 def test_a_weight_that_hides_an_unknown_subject_is_named(checkpoint, measured, pandas):
-    notes = plan(checkpoint, "a panda", layer=Layer(pandas, weight=0.1)).notes
+    notes = plan(checkpoint, "a panda", layers=[Layer(pandas, weight=0.1)]).notes
     assert "2 pictures of 'panda', but a weight of 0.1 is too low to show it; 1 is" in notes[-1]
-    assert "too low" not in plan(checkpoint, "a panda", layer=Layer(pandas, weight=0.9)).notes[-1]
-    assert "too low" not in plan(checkpoint, "a car", layer=Layer(pandas, "", weight=0.1)).notes[-1]
+    assert (
+        "too low" not in plan(checkpoint, "a panda", layers=[Layer(pandas, weight=0.9)]).notes[-1]
+    )
+    assert (
+        "too low" not in plan(checkpoint, "a car", layers=[Layer(pandas, "", weight=0.1)]).notes[-1]
+    )
 
 
 @pytest.mark.parametrize(
@@ -220,8 +224,8 @@ def test_values_out_of_range_are_refused_at_once(index, wrong):
 
 def test_nothing_to_retrieve_draws_what_the_model_draws(checkpoint, pandas):
     alone = plan(checkpoint, "a red car")
-    nothing = plan(checkpoint, "a red car", layer=Layer(pandas))
-    assert nothing.recipe.retriever is None
+    nothing = plan(checkpoint, "a red car", layers=[Layer(pandas)])
+    assert not nothing.recipe.layers
     pictures = [draw(checkpoint, planned, [3]).tokens for planned in (alone, nothing)]
     assert torch.equal(*pictures)
 
@@ -262,7 +266,7 @@ def test_an_exact_batch_is_drawn_picture_by_picture(model_file):
     """In 16 bit each picture is the one drawn alone; in float32 a batch is that anyway."""
     loaded = load_checkpoint(model_file, torch.bfloat16)
     layer = Layer(tiny_index(loaded.model), only="", weight=0.4)
-    planned = session.plan(loaded, "red", layer=layer)
+    planned = session.plan(loaded, "red", layers=[layer])
     alone = [session.draw(loaded, planned, [seed]) for seed in (3, 4, 5)]
     seen = []
     batch = session.draw(

@@ -48,7 +48,8 @@ if TYPE_CHECKING:
     from ..checkpoints import Checkpoint
     from ..decode import Drawing
     from ..faid import Faid, FaidAdapter
-    from ..session import Layer, Plan
+    from ..layers import Layer
+    from ..session import Plan
 
 
 def add_commands(command: Command) -> None:
@@ -162,7 +163,7 @@ def generate(a: argparse.Namespace) -> int:
     """Draw pictures for a prompt and save them as PNG."""
     sampling, decoding = _checked_settings(a)
     started = time.perf_counter()
-    layer = _layer(a) if a.index is not None and decoding != "plain" else None
+    layers = [_layer(a)] if a.index is not None and decoding != "plain" else []
     check_adapter(a.adapter)
     checkpoint = load_model(a)
     from ..api import searched_on
@@ -170,7 +171,7 @@ def generate(a: argparse.Namespace) -> int:
 
     faid = _faid(checkpoint, a) if decoding == "faid" else None
     place = searched_on(checkpoint)
-    planned = plan(checkpoint, a.prompt, sampling, layer, faid, place=place)
+    planned = plan(checkpoint, a.prompt, sampling, layers, faid, place=place)
     for note in planned.notes:
         print(note, file=sys.stderr)
     loaded = time.perf_counter()
@@ -221,7 +222,7 @@ def _settings(
     if recipe.faid is not None:
         settings |= {name: getattr(a, name) for name in ("adapter", "strength", "semantics")}
         settings["candidates"] = recipe.faid.received
-    if (retriever := recipe.retriever) is not None:
+    for retriever in recipe.layers:
         settings |= {"index": a.index, "only": a.only}
         settings |= {f"keys_{k}": v for k, v in asdict(retriever.source.spec).items()}
         settings |= {f"retrieval_{k}": v for k, v in asdict(retriever.options).items()}
@@ -258,7 +259,7 @@ def _chosen_options(a: argparse.Namespace) -> dict[str, Any]:
 
 
 def _layer(a: argparse.Namespace) -> Layer:
-    from ..session import KeyChoice, Layer
+    from ..layers import KeyChoice, Layer
 
     index = load_index(shipped.resolve(a.index, shipped.INDEXES))
     # Recommended keys belong to the recommended weight. With a weight, 0.1 used the keys as built.

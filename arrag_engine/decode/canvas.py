@@ -6,8 +6,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..retrieval import Proposal
+from ..retrieval import Asked, Proposals
 from .noise import SEEDS, Noise
+
+MODEL = -1
+"""The component of a token that the model drew; a layer's is its number."""
 
 
 @dataclass
@@ -19,13 +22,14 @@ class Canvas:
     """[N] int64."""
     p_model: np.ndarray
     """[N] probability of each decided token under the model."""
-    from_retrieval: np.ndarray
-    """[N] whether the token was drawn from the retrieved patches alone."""
+    component: np.ndarray
+    """[N] what drew the token: a layer alone (its number), or `MODEL`, which also stands for the
+    mixture where tokens are taken without noise."""
     decided: int = 0
     guessed: int = 0
     cached: int = 0
     """Positions whose input is in the key/value cache."""
-    proposals: dict[int, Proposal] = field(default_factory=dict)
+    proposals: dict[int, Proposals] = field(default_factory=dict)
     """The last look-up of each position."""
     noise: dict[int, Noise] = field(default_factory=dict)
     """Of undecided positions, cached: generating it is expensive."""
@@ -38,10 +42,14 @@ class Canvas:
     def done(self) -> bool:
         return self.cached == self.size
 
-    def decide(self, token: int, from_retrieval: bool) -> None:
+    def asked(self, position: int) -> Asked:
+        """What a query for one position is made of."""
+        return Asked(self.tokens, np.array([position]))
+
+    def decide(self, token: int, component: int) -> None:
         """Make a token final at the first undecided position."""
         self.tokens[self.decided] = token
-        self.from_retrieval[self.decided] = from_retrieval
+        self.component[self.decided] = component
         self.decided += 1
         self.guessed = max(self.guessed, self.decided)
 
@@ -51,6 +59,5 @@ def begin(seed: int, size: int, given: np.ndarray | None = None) -> Canvas:
     tokens, done = np.zeros(size, np.int64), 0 if given is None else len(given)
     if given is not None:
         tokens[:done] = given
-    return Canvas(
-        seed % SEEDS, tokens, np.zeros(size), np.zeros(size, bool), decided=done, guessed=done
-    )
+    drawn_by = np.full(size, MODEL)
+    return Canvas(seed % SEEDS, tokens, np.zeros(size), drawn_by, decided=done, guessed=done)

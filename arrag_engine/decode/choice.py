@@ -1,7 +1,7 @@
 """Which component of the mixture a token comes from, and which token it is.
 
-A mixture is drawn exactly by choosing the component first: retrieval where u_i < λ_i, else the
-model; then a token of that component. A position of retrieval needs no pass of the model.
+A mixture is drawn exactly by choosing the component first (`retrieval.Layers`), then a token of it.
+A position of retrieval needs no pass of the model.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Literal
 import numpy as np
 from torch import Tensor
 
-from ..retrieval import Asked, Proposal, Retriever, mix
+from ..retrieval import Layers, Proposals, mix
 from ..settings import Sampling
-from .canvas import Canvas
+from .canvas import MODEL, Canvas
 from .noise import Noise, draw
 
 DraftRule = Literal["above", "left", "retrieved"]
@@ -30,10 +30,15 @@ class Draft:
 
     token: int
     noise: Noise | None
-    from_retrieval: bool = False
-    """Whether retrieval alone draws this position: then the guess is right if those before are."""
-    proposal: Proposal | None = None
+    component: int = MODEL
+    """The layer that draws this position alone: then the guess is right if those before are."""
+    proposals: Proposals | None = None
     """Mixed with the model's distribution where tokens are taken without noise."""
+
+    @property
+    def certain(self) -> bool:
+        """Whether the token needs no pass of the model."""
+        return self.component != MODEL
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,7 @@ class Chooser:
     """The rules of one drawing."""
 
     sampling: Sampling
-    retriever: Retriever | None
+    layers: Layers
     vocab: int
     width: int
     """Of the grid."""
@@ -49,12 +54,12 @@ class Chooser:
 
     def find(
         self, places: Sequence[tuple[Canvas, int]], guess: bool = False
-    ) -> list[Proposal | None]:
-        """For each (picture, position) the proposal that its token may depend on, as the tokens are
-        now; None where retrieval cannot matter. One look-up serves all of them.
+    ) -> list[Proposals | None]:
+        """For each (picture, position) the proposals that its token may depend on, as the tokens
+        are now; None where retrieval cannot matter. One look-up serves all of them.
 
         Args:
-            guess: Whether first guesses are made there, which may depend on a proposal too.
+            guess: Whether first guesses are made there, which may depend on proposals too.
         """
         wanted = [self._matters(canvas, position, guess) for canvas, position in places]
         self.look_up(place for place, needed in zip(places, wanted, strict=True) if needed)
@@ -65,70 +70,74 @@ class Chooser:
 
     def _matters(self, canvas: Canvas, position: int, guess: bool) -> bool:
         """Whether what is found for a position can change its token, or its first guess."""
-        retriever = self.retriever
-        if retriever is None:
-            return False
+        layers = self.layers
         if guess and self.rule == "retrieved" and position >= canvas.guessed:
-            return retriever.looks_up(position)
-        if not retriever.mixes(position):
+            return layers.looks_up(position)
+        if not layers.mixes(position):
             return False
         noise = self.noise(canvas, position)
-        return noise is None or noise.uniform < retriever.largest_weight
+        return noise is None or noise.uniform < layers.largest_weights[position]
 
     def look_up(self, places: Iterable[tuple[Canvas, int]]) -> None:
         """Have the proposals of positions of pictures, as the tokens are now, in one look-up."""
-        retriever = self.retriever
-        if retriever is None:
-            return
         stale = [
             (canvas, position)
             for canvas, position in places
-            if retriever.looks_up(position) and not self._holds(canvas, position)
+            if self.layers.looks_up(position) and not self._holds(canvas, position)
         ]
         if stale:
-            asked = [Asked(canvas.tokens, np.array([position])) for canvas, position in stale]
-            for (canvas, position), proposal in zip(stale, retriever.propose(asked), strict=True):
-                canvas.proposals[position] = proposal
+            found = self.layers.propose([canvas.asked(position) for canvas, position in stale])
+            for (canvas, position), proposals in zip(stale, found, strict=True):
+                canvas.proposals[position] = proposals
 
-    def retrieved(self, canvas: Canvas, position: int, proposal: Proposal | None) -> int | None:
-        """The token, if retrieval alone draws it: the model is not asked."""
-        noise = None if proposal is None else self.noise(canvas, position)
-        if proposal is None or noise is None or noise.uniform >= self._retriever.weight(proposal):
+    def retrieved(
+        self, canvas: Canvas, position: int, proposals: Proposals | None
+    ) -> tuple[int, int] | None:
+        """(token, layer), if a layer alone draws it: the model is not asked."""
+        noise = None if proposals is None else self.noise(canvas, position)
+        if proposals is None or noise is None:
             return None
-        return draw(self._retriever.distribution(proposal, self.vocab), noise)
+        layer = self.layers.component(proposals, position, noise.uniform)
+        if layer is None:
+            return None
+        return draw(self.layers.distribution(proposals, layer, self.vocab), noise), layer
 
-    def draft(self, canvas: Canvas, position: int, proposal: Proposal | None, guess: bool) -> Draft:
+    def draft(
+        self, canvas: Canvas, position: int, proposals: Proposals | None, guess: bool
+    ) -> Draft:
         """A guess of the token at an undecided position of the window.
 
         Args:
-            proposal: As `find` returned it.
+            proposals: As `find` returned them.
             guess: Whether to make a first guess where there is none yet. A sequential pass uses
                 none.
         """
         noise = self.noise(canvas, position)
-        token = self.retrieved(canvas, position, proposal)
-        if token is not None:
-            return Draft(token, noise, from_retrieval=True)
+        retrieved = self.retrieved(canvas, position, proposals)
+        if retrieved is not None:
+            token, layer = retrieved
+            return Draft(token, noise, layer)
         token = int(canvas.tokens[position])
         if guess and position >= canvas.guessed:
-            token = self._guess(canvas, position, proposal, noise)
-        return Draft(token, noise, proposal=proposal if noise is None else None)
+            token = self._guess(canvas, position, proposals, noise)
+        return Draft(token, noise, proposals=proposals if noise is None else None)
 
-    def choose(self, draft: Draft, p_model: Tensor) -> int:
+    def choose(self, draft: Draft, position: int, p_model: Tensor) -> int:
         """The token at a position with p_model [vocab], if everything before it was right."""
-        if draft.from_retrieval:
+        if draft.certain:
             return draft.token
-        if draft.proposal is not None:
-            proposed = self._retriever.distribution(draft.proposal, self.vocab)
-            p_model = mix(p_model, proposed, self._retriever.weight(draft.proposal))
+        if draft.proposals is not None:
+            weight, proposed = self.layers.mixture(draft.proposals, position, self.vocab)
+            p_model = mix(p_model, proposed, weight)
         return draw(p_model, draft.noise)
 
-    def proposed(self, draft: Draft) -> tuple[np.ndarray, np.ndarray, float]:
-        """Codes [M], their p_retrieval [M] and λ of a draft's proposal."""
-        assert draft.proposal is not None
-        distribution = self._retriever.distribution(draft.proposal, self.vocab).numpy()
+    def proposed(self, draft: Draft, position: int) -> tuple[np.ndarray, np.ndarray, float]:
+        """Codes [M], their p_retrieval [M] and Σ λ of a draft's proposals."""
+        assert draft.proposals is not None
+        weight, mixture = self.layers.mixture(draft.proposals, position, self.vocab)
+        distribution = mixture.numpy()
         codes = np.flatnonzero(distribution)
-        return codes, distribution[codes], self._retriever.weight(draft.proposal)
+        return codes, distribution[codes], weight
 
     def noise(self, canvas: Canvas, position: int) -> Noise | None:
         if self.sampling.greedy:
@@ -140,22 +149,18 @@ class Chooser:
 
     def _holds(self, canvas: Canvas, position: int) -> bool:
         """Whether the position is looked up as the tokens are now."""
-        proposal = canvas.proposals.get(position)
-        return proposal is not None and self._retriever.still_holds(
-            proposal, canvas.tokens, position
+        proposals = canvas.proposals.get(position)
+        return proposals is not None and self.layers.still_hold(
+            proposals, canvas.asked(position), position
         )
 
     def _guess(
-        self, canvas: Canvas, position: int, proposal: Proposal | None, noise: Noise | None
+        self, canvas: Canvas, position: int, proposals: Proposals | None, noise: Noise | None
     ) -> int:
         """The first guess of a position by the rule."""
-        if self.rule == "retrieved" and proposal is not None and proposal.found:
-            return draw(self._retriever.distribution(proposal, self.vocab), noise)
+        if self.rule == "retrieved" and proposals is not None:
+            weight, mixture = self.layers.mixture(proposals, position, self.vocab)
+            if weight:
+                return draw(mixture, noise)
         before = 1 if self.rule == "left" or position < self.width else self.width
         return int(canvas.tokens[position - before]) if position else 0
-
-    @property
-    def _retriever(self) -> Retriever:
-        """The retriever, where there is a proposal."""
-        assert self.retriever is not None
-        return self.retriever

@@ -70,10 +70,11 @@ def shape_of(
     model: RasterBackbone, recipe: Recipe, batch: int, window: int, device: torch.device
 ) -> Shape:
     """The shape of the passes of a drawing."""
-    sampling, retriever, faid = recipe.sampling, recipe.retriever, recipe.adapter
+    sampling, faid = recipe.sampling, recipe.adapter
     proposals = 0
-    if sampling.greedy and retriever is not None and retriever.largest_weight > 0:
-        proposals = min(retriever.options.neighbours, model.vocab)
+    if sampling.greedy:
+        neighbors = sum(one.options.neighbours for one in recipe.layers if one.largest_weight > 0)
+        proposals = min(neighbors, model.vocab)
     length = len(recipe.prompt) - 1 + model.grid.size
     return Shape(
         batch,
@@ -356,7 +357,7 @@ class FixedPasses:
         """Position 0."""
         token = int(canvas.tokens[0])
         if drafts:
-            token = self.chooser.choose(drafts[0], self.first)
+            token = self.chooser.choose(drafts[0], 0, self.first)
         return Chosen(np.array([token]), self.first[token : token + 1].numpy())
 
     def _send(self, row: int, canvas: Canvas, first: int, drafts: Sequence[Draft]) -> None:
@@ -371,14 +372,14 @@ class FixedPasses:
         if self.one.shape.proposals:
             self.one.shares.host["weight"][row] = 0
         for place, draft in enumerate(drafts, canvas.decided - first):
-            if draft.from_retrieval:
+            if draft.certain:
                 given[place] = draft.token
-            elif draft.proposal is not None:
-                self._mix(row, place, draft)
+            elif draft.proposals is not None:
+                self._mix(row, place, draft, first + place)
 
-    def _mix(self, row: int, place: int, draft: Draft) -> None:
-        """Write the proposal that is mixed with the model's distribution at a place."""
-        codes, shares, weight = self.chooser.proposed(draft)
+    def _mix(self, row: int, place: int, draft: Draft, position: int) -> None:
+        """Write the proposals that are mixed with the model's distribution at a place."""
+        codes, shares, weight = self.chooser.proposed(draft, position)
         self.one.sent.host["proposed"][row, place] = 0
         self.one.sent.host["proposed"][row, place, : len(codes)] = codes
         self.one.shares.host["shares"][row, place] = 0

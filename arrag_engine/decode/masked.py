@@ -8,6 +8,7 @@ known: the distribution is mixed before the draw, so that the confidence is the 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -18,14 +19,14 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..models.base import MaskedBackbone
-from ..retrieval import Asked, Retriever, mix
+from ..retrieval import Asked, Layers, mix
 from ..sampling import guide, model_distribution
 from ..settings import Schedule
 from .canvas import Canvas, begin
 from .passes import not_numbers, prompt_streams
 from .recipe import Drawing, Progress, Recipe
 from .step_noise import StepNoise, draw_by_sum, step_noise
-from .trace import make_trace
+from .trace import Cost, make_trace
 
 LEAST = 1e-20
 """The logarithm of nothing smaller is taken."""
@@ -47,7 +48,8 @@ def draw_masked(
         InputError: An adapter, which only models that draw in raster order have.
     """
     check_masked(model, recipe)
-    grid, retriever = model.grid, recipe.retriever
+    grid = model.grid
+    started = time.perf_counter()
     device = device or model.device
     canvases = [begin(seed, grid.size, recipe.given) for seed in seeds]
     known = np.zeros((len(seeds), grid.size), bool)
@@ -65,9 +67,11 @@ def draw_masked(
             done = int(known.sum(1).min()) if step + 1 < steps else grid.size
             progress(done, np.stack([canvas.tokens for canvas in canvases]))
     tokens = torch.from_numpy(np.stack([canvas.tokens for canvas in canvases]))
-    tracers = []
-    if retriever is not None:
-        tracers = [partial(make_trace, grid, retriever, c, model.vocab, False) for c in canvases]
+    cost = Cost(steps, time.perf_counter() - started)
+    tracers = [
+        partial(make_trace, grid, recipe.retrieval(), c, model.vocab, cost, complete=False)
+        for c in canvases
+    ]
     return Drawing(tokens.view(-1, grid.height, grid.width), steps, tracers)
 
 
@@ -107,31 +111,28 @@ def predict(
     return model_distribution(guided, recipe.sampling)
 
 
-def mixed(
-    p_model: Tensor, retriever: Retriever | None, canvases: Sequence[Canvas], known: np.ndarray
-) -> Tensor:
+def mixed(p_model: Tensor, layers: Layers, canvases: Sequence[Canvas], known: np.ndarray) -> Tensor:
     """p [B, N, vocab] of p_model: mixed with what is retrieved at the unknown positions that have
     a known neighbour. One look-up serves all of them.
 
     Args:
         known: [B, N].
     """
-    if retriever is None or retriever.largest_weight == 0:
+    if not layers or not layers.largest_weights.any():
         return p_model
     asked = [
-        Asked(canvas.tokens, np.flatnonzero(retriever.query.informed(mask) & ~mask), mask)
+        Asked(canvas.tokens, np.flatnonzero(layers.informed(mask) & ~mask), mask)
         for canvas, mask in zip(canvases, known, strict=True)
     ]
     if not any(len(one.positions) for one in asked):
         return p_model
-    proposals = iter(retriever.propose(asked))
+    found = iter(layers.propose(asked))
     p = p_model.clone()
     for i, one in enumerate(asked):
         for position in one.positions:
-            proposal = canvases[i].proposals[position] = next(proposals)
-            proposed = retriever.distribution(proposal, p.shape[-1])
-            proposed = proposed.to(p.device)
-            p[i, position] = mix(p[i, position], proposed, retriever.weight(proposal))
+            proposals = canvases[i].proposals[position] = next(found)
+            weight, proposed = layers.mixture(proposals, position, p.shape[-1])
+            p[i, position] = mix(p[i, position], proposed.to(p.device), weight)
     return p
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..faid import Blending, FaidHook
 from ..models.base import Backbone, RasterBackbone
+from ..retrieval import nearest_codes
 from ..sampling import guide, model_distribution
 from .canvas import Canvas
 from .choice import Chooser, Draft
@@ -120,7 +121,7 @@ class ExactPasses:
         standing = canvas.decided - canvas.cached
         tokens = canvas.tokens[canvas.cached : canvas.cached + len(p_model)].copy()
         for i, draft in enumerate(drafts, standing):
-            tokens[i] = self.chooser.choose(draft, p_model[i])
+            tokens[i] = self.chooser.choose(draft, canvas.cached + i, p_model[i])
         return Chosen(tokens, p_model[np.arange(len(tokens)), tokens].numpy())
 
     def logits(self, canvases: Sequence[Canvas], ends: Sequence[int]) -> list[Tensor]:
@@ -171,9 +172,9 @@ def fill_candidates(
     those that are looked up."""
     active = np.zeros(positions.shape, dtype=bool)
     for (row, column), position in np.ndenumerate(positions):
-        proposal = canvases[row].proposals.get(int(position))
-        if proposal is not None:
-            nearest = proposal.hits.codes[0, : codes.shape[-1]]
+        proposals = canvases[row].proposals.get(int(position))
+        if proposals is not None:
+            nearest = nearest_codes(proposals, codes.shape[-1])
             codes[row, column, : len(nearest)] = nearest
             active[row, column] = True
     return active

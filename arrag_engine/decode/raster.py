@@ -9,8 +9,8 @@ that hold; `reference.py` is the same method without any of this.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -24,7 +24,7 @@ from .choice import Chooser, Draft, DraftRule
 from .fixed import KeptPasses, open_fixed
 from .passes import Chosen, ExactPasses, Passes
 from .recipe import Drawing, Progress, Recipe
-from .trace import make_trace
+from .trace import Cost, make_trace
 
 
 @torch.inference_mode()
@@ -45,8 +45,8 @@ def draw_raster(
     """
     grid, vocab = model.grid, model.vocab
     device = device or model.device
-    recipe = prepared(recipe)
     check_raster(model, recipe, window)
+    started = time.perf_counter()
     chooser = Chooser(recipe.sampling, recipe.searched(), vocab, grid.width, rule)
     canvases = [begin(seed, grid.size, recipe.given) for seed in seeds]
     passes: Passes
@@ -59,18 +59,11 @@ def draw_raster(
     finally:
         passes.close()
     tokens = torch.from_numpy(np.stack([canvas.tokens for canvas in canvases]))
-    tracers = []
-    if (retriever := recipe.retriever) is not None:
-        tracers = [partial(make_trace, grid, retriever, canvas, vocab) for canvas in canvases]
+    cost = Cost(passes.count, time.perf_counter() - started)
+    tracers = [
+        partial(make_trace, grid, recipe.retrieval(), canvas, vocab, cost) for canvas in canvases
+    ]
     return Drawing(tokens.view(-1, grid.height, grid.width), passes.count, tracers, passes.notes)
-
-
-def prepared(recipe: Recipe) -> Recipe:
-    """The recipe, whose retriever finds what the adapter receives too."""
-    if recipe.retriever is None:
-        return recipe
-    wanted = 0 if recipe.adapter is None else recipe.adapter.wanted
-    return replace(recipe, retriever=replace(recipe.retriever, candidates=wanted))
 
 
 def fill(
@@ -121,9 +114,7 @@ def check_raster(model: RasterBackbone, recipe: Recipe, window: int) -> None:
             f"the prompt has {len(recipe.prompt)} tokens and the picture {size}, the model takes "
             f"{limit} together; shorten the prompt"
         )
-    retriever = recipe.retriever
-    if retriever is not None and any(map(retriever.looks_up, range(size))):
-        retriever.check_serves(model.order)
+    recipe.retrieval().check_serve(model.order)
 
 
 def draw_retrieved(
@@ -133,11 +124,11 @@ def draw_retrieved(
     ahead = [canvas for canvas in canvases if canvas.decided < canvas.size]
     while ahead:
         moved = []
-        proposals = chooser.find([(canvas, canvas.decided) for canvas in ahead])
-        for canvas, proposal in zip(ahead, proposals, strict=True):
-            token = chooser.retrieved(canvas, canvas.decided, proposal)
-            if token is not None:
-                canvas.decide(token, from_retrieval=True)
+        found = chooser.find([(canvas, canvas.decided) for canvas in ahead])
+        for canvas, proposals in zip(ahead, found, strict=True):
+            retrieved = chooser.retrieved(canvas, canvas.decided, proposals)
+            if retrieved is not None:
+                canvas.decide(*retrieved)
                 moved.append(canvas)
         if moved:
             report()
@@ -160,10 +151,10 @@ def draft_windows(
             for canvas, end, mine in zip(canvases, ends, drafts, strict=True)
             if canvas.decided + ahead < end
         ]
-        proposals = chooser.find([(c, c.decided + ahead) for c, _ in unfinished], guess)
-        for (canvas, mine), proposal in zip(unfinished, proposals, strict=True):
+        found = chooser.find([(c, c.decided + ahead) for c, _ in unfinished], guess)
+        for (canvas, mine), proposals in zip(unfinished, found, strict=True):
             position = canvas.decided + ahead
-            draft = chooser.draft(canvas, position, proposal, guess)
+            draft = chooser.draft(canvas, position, proposals, guess)
             canvas.tokens[position] = draft.token  # later drafts look at it
             mine.append(draft)
     for canvas, mine in zip(canvases, drafts, strict=True):
@@ -182,7 +173,7 @@ def accept(canvas: Canvas, drafts: Sequence[Draft], chosen: Chosen) -> None:
     for position, draft in enumerate(drafts, start):
         token = int(chosen.tokens[position - first])
         if right_so_far:
-            canvas.decide(token, draft.from_retrieval)
+            canvas.decide(token, draft.component)
         right_so_far &= token == draft.token
         canvas.tokens[position] = token
     canvas.cached = min(canvas.decided, first + len(chosen.tokens))

@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from ..faid import Faid
-from ..retrieval import PatchSource, Retriever
+from ..retrieval import Layers, PatchSource, Retriever
 from ..settings import Sampling, Schedule
 from .trace import Trace
 
@@ -29,23 +29,30 @@ class Recipe:
     unconditional: Sequence[int]
     """Ids [T] of the stream that guidance leads away from."""
     sampling: Sampling
-    retriever: Retriever | None = None
+    layers: Sequence[Retriever] = ()
+    """What is retrieved, and what it weighs."""
     faid: Faid | None = None
-    """An adapter, which receives what `retriever` finds whatever the weight λ is. At strength 0 it
+    """An adapter, which receives what the layers find whatever their weights are. At strength 0 it
     is not used at all."""
     given: np.ndarray | None = None
     """The first tokens [n] of the pictures, which stay."""
     schedule: Schedule = field(default_factory=Schedule)
     """Of a model that draws in any order."""
     place: Callable[[Any], PatchSource] | None = None
-    """Where the retriever's source is searched while drawing, for example on a GPU; it finds the
-    same there. Nothing of that place outlives the drawing."""
+    """Where the sources of the layers are searched while drawing, for example on a GPU; they find
+    the same there. Nothing of that place outlives the drawing."""
 
-    def searched(self) -> Retriever | None:
-        """The retriever, at its place."""
-        if self.retriever is None or self.place is None:
-            return self.retriever
-        return replace(self.retriever, source=self.place(self.retriever.source))
+    def retrieval(self) -> Layers:
+        """The layers, which find what the adapter receives too."""
+        wanted = 0 if self.adapter is None else self.adapter.wanted
+        return Layers(tuple(self.layers)).receiving(wanted)
+
+    def searched(self) -> Layers:
+        """The same at its place."""
+        layers, place = self.retrieval(), self.place
+        if place is None:
+            return layers
+        return Layers(tuple(replace(one, source=place(one.source)) for one in layers.each))
 
     @property
     def adapter(self) -> Faid | None:
@@ -68,6 +75,5 @@ class Drawing:
 
     @cached_property
     def traces(self) -> list[Trace]:
-        """One per picture when retrieval ran, else empty. Made at first use: a trace looks up what
-        the drawing did not need."""
+        """One per picture. Made at first use: a trace looks up what the drawing did not need."""
         return [trace() for trace in self.tracers]

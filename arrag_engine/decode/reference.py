@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..models.base import RasterBackbone
-from ..retrieval import Asked, Retriever, mix
+from ..retrieval import Asked, Layers, mix
 from ..sampling import guide, model_distribution
 from .noise import Noise, draw
 from .passes import prompt_streams
@@ -23,21 +23,20 @@ from .reference_faid import adapter_hook
 def draw_reference(model: RasterBackbone, recipe: Recipe, seed: int) -> np.ndarray:
     """Tokens [N] of the picture of a seed.
 
-    p = (1 - λ) p_model + λ p_retrieval: from the second component where u < λ, else from the first.
+    p = (1 - Σ λ_j) p_model + Σ λ_j p_j: from layer j where u lies in [λ_1 + … + λ_(j-1),
+    λ_1 + … + λ_j), else from the model.
     """
     size, vocab = model.grid.size, model.vocab
+    layers = recipe.retrieval()
     sampling, given = recipe.sampling, [] if recipe.given is None else recipe.given
     tokens = np.zeros(size, np.int64)
     tokens[: len(given)] = given
     for position in range(len(given), size):
         logits = next_logits(model, recipe, tokens, position)
         p = model_distribution(guide(logits, sampling.cfg)[0], sampling)
-        weight, proposed = retrieve(recipe.retriever, tokens, position, vocab)
         noise = None if sampling.greedy else Noise(seed, position, vocab)
-        if noise is None:
-            p = mix(p, proposed, weight)
-        elif noise.uniform < weight:
-            p = proposed
+        if layers.mixes(position):
+            p = with_retrieval(p, layers, tokens, position, noise)
         tokens[position] = draw(p, noise)
     return tokens
 
@@ -51,11 +50,17 @@ def next_logits(model: RasterBackbone, recipe: Recipe, tokens: np.ndarray, posit
     return model.logits(x, hook=hook)[:, ids.shape[1] - 1 + position]
 
 
-def retrieve(
-    retriever: Retriever | None, tokens: np.ndarray, position: int, vocab: int
-) -> tuple[float, Tensor]:
-    """(λ, p_retrieval [vocab]) at a position; λ is 0 where nothing is retrieved."""
-    if retriever is None or not retriever.mixes(position):
-        return 0.0, torch.zeros(vocab)
-    [proposal] = retriever.propose([Asked(tokens, np.array([position]))])
-    return retriever.weight(proposal), retriever.distribution(proposal, vocab)
+def with_retrieval(
+    p_model: Tensor, layers: Layers, tokens: np.ndarray, position: int, noise: Noise | None
+) -> Tensor:
+    """The distribution [vocab] of the component that the noise chooses; without noise, p itself."""
+    [found] = layers.propose([Asked(tokens, np.array([position]))])
+    if noise is None:
+        weight, proposed = layers.mixture(found, position, len(p_model))
+        return mix(p_model, proposed, weight)
+    upper = 0.0
+    for j, weight in enumerate(layers.weights(found, position)):
+        if upper <= noise.uniform < upper + weight:
+            return layers.distribution(found, j, len(p_model))
+        upper += weight
+    return p_model

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..faid import FaidHook, whole_picture
 from ..models.base import RasterBackbone
-from ..retrieval import Retriever
+from ..retrieval import Asked, Layers, nearest_codes
 from .recipe import Recipe
 
 
@@ -27,9 +27,10 @@ def adapter_hook(
     if faid is None or faid.strength == 0:
         return None
     codes, active = np.full((size, faid.received), -1), np.zeros(size, bool)
-    if recipe.retriever is not None and faid.adapter.config.blender_layers:
-        active = recipe.retriever.active
-        look_up(recipe.retriever, tokens, np.flatnonzero(active[: position + 1]), codes)
+    layers = recipe.retrieval()
+    if layers and faid.adapter.config.blender_layers:
+        active = layers.active
+        look_up(layers, tokens, np.flatnonzero(active[: position + 1]), codes)
     hook = whole_picture(
         model,
         faid.adapter,
@@ -42,10 +43,11 @@ def adapter_hook(
     return replace(hook, strength=faid.strength)
 
 
-def look_up(
-    retriever: Retriever, tokens: np.ndarray, positions: np.ndarray, codes: np.ndarray
-) -> None:
+def look_up(layers: Layers, tokens: np.ndarray, positions: np.ndarray, codes: np.ndarray) -> None:
     """Fill codes [N, K] at active positions [P]."""
     if len(positions):
-        found = retriever.lookup(tokens, positions, codes.shape[1]).codes
-        codes[positions, : found.shape[1]] = found
+        for position, found in zip(
+            positions, layers.propose([Asked(tokens, positions)]), strict=True
+        ):
+            nearest = nearest_codes(found, codes.shape[1])
+            codes[position, : len(nearest)] = nearest

@@ -2,46 +2,95 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..grid import Grid
 from ..index import Hits
-from ..retrieval import Asked, PatchSource, Proposal, Retriever
+from ..retrieval import Asked, Layers, PatchSource, Proposal, Proposals, Retriever
 from ..settings import RetrievalOptions
 from .canvas import Canvas
 
-KEPT = 256
-"""Neighbours a trace keeps of each position, the nearest ones: K may be all of an index."""
+KEPT = 64
+"""Neighbours that a trace keeps of each position and layer, the nearest ones."""
+LISTED = 8
+"""Neighbours that the facts of a position list."""
 
 
 @dataclass(frozen=True)
+class Cost:
+    """What a drawing took, all its pictures together."""
+
+    passes: int
+    """Of the model after the prompt."""
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class TraceLayer:
+    """What one layer did; every array is indexed by position."""
+
+    source: PatchSource
+    options: RetrievalOptions
+    weight: np.ndarray
+    """[N] λ_i; 0 where the layer did not work or found nothing."""
+    hits: Hits
+    """[N, min(K, KEPT)]; nothing found where the layer did not work."""
+    shares: np.ndarray
+    """[N, min(K, KEPT)] what each hit gives to the probability that the layer gives its code."""
+    p_retrieval: np.ndarray
+    """[N] probability of the drawn token under the layer."""
+
+
+@dataclass(frozen=True, eq=False)
 class Trace:
     """Facts of one picture; every array is indexed by position."""
 
     grid: Grid
-    source: PatchSource
-    options: RetrievalOptions
     tokens: np.ndarray
     """[N] codes drawn."""
-    weight: np.ndarray
-    """[N] λ_i; 0 where retrieval did not run or found nothing."""
-    from_retrieval: np.ndarray
-    """[N] True where the token was drawn from the retrieved patches alone."""
-    hits: Hits
-    """[N, min(K, KEPT)]; nothing found where retrieval did not run."""
+    component: np.ndarray
+    """[N] what drew the token: a layer alone (its number), or `canvas.MODEL`."""
     p_model: np.ndarray
     """[N] probability of the drawn token under the model."""
-    p_retrieval: np.ndarray
-    """[N] probability of the drawn token under the retrieved patches."""
+    layers: tuple[TraceLayer, ...]
+    cost: Cost
+
+    @property
+    def from_retrieval(self) -> np.ndarray:
+        """[N] whether a layer alone drew the token."""
+        return self.component >= 0
+
+    @property
+    def weight(self) -> np.ndarray:
+        """Σ λ_j [N]."""
+        return np.sum([np.zeros(self.grid.size), *(one.weight for one in self.layers)], axis=0)
+
+    @property
+    def responsibilities(self) -> np.ndarray:
+        """r_j,i = λ_j p_j(x_i) / p(x_i) [layers, N]: how much of a token is owed to each layer."""
+        parts = [one.weight * one.p_retrieval for one in self.layers]
+        retrieved = np.array(parts).reshape(len(self.layers), self.grid.size)
+        mixed = (1 - self.weight) * self.p_model + retrieved.sum(axis=0)
+        return np.divide(retrieved, mixed, out=np.zeros_like(retrieved), where=mixed > 0)
 
     @property
     def responsibility(self) -> np.ndarray:
-        """r_i = λ p_retrieval(x_i) / p(x_i) [N]: how much of the token is owed to retrieval."""
-        retrieved = self.weight * self.p_retrieval
-        mixed = (1 - self.weight) * self.p_model + retrieved
-        return np.divide(retrieved, mixed, out=np.zeros_like(mixed), where=mixed > 0)
+        """Σ r_j [N]: how much of a token is owed to retrieval."""
+        return self.responsibilities.sum(axis=0)
+
+    def source_shares(self, layer: int) -> np.ndarray:
+        """Share of the picture that is owed to each source [sources] of a layer: the mean over the
+        positions of its responsibility, shared out over the hits that proposed the token."""
+        one = self.layers[layer]
+        proposed = np.where(one.hits.codes == self.tokens[:, None], one.shares, 0.0)
+        total = proposed.sum(axis=1, keepdims=True)
+        part = np.divide(proposed, total, out=np.zeros_like(proposed), where=total > 0)
+        owed = part * self.responsibilities[layer][:, None] / self.grid.size
+        found = one.hits.found()
+        return np.bincount(one.hits.sources[found], owed[found], minlength=len(one.source.sources))
 
     def position_facts(self, position: int) -> dict:
         """The facts of one position as plain values."""
@@ -52,31 +101,43 @@ class Trace:
             "token": int(self.tokens[position]),
             "weight": float(self.weight[position]),
         }
-        found = self.hits.found()[position]
-        if not found.any():
+        layers = [
+            self._layer_facts(j, position)
+            for j, one in enumerate(self.layers)
+            if one.hits.found()[position].any()
+        ]
+        if not layers:
             return facts
-        distances = self.hits.distances[position][found]
-        proposers = self.hits.codes[position] == self.tokens[position]
         return facts | {
             "from_retrieval": bool(self.from_retrieval[position]),
             "responsibility": round(float(self.responsibility[position]), 6),
             "p_model": float(self.p_model[position]),
-            "p_retrieval": float(self.p_retrieval[position]),
-            "neighbours": int(found.sum()),
-            "nearest_distance": float(distances[0]),
-            "nearest": self._where(position, 0),
-            "proposed_by": [self._where(position, i) for i in np.flatnonzero(proposers)[:8]],
+            "layers": layers,
         }
 
-    def _where(self, position: int, rank: int) -> dict:
+    def _layer_facts(self, layer: int, position: int) -> dict:
+        one = self.layers[layer]
+        found = one.hits.found()[position]
+        proposers = np.flatnonzero(one.hits.codes[position] == self.tokens[position])
+        return {
+            "layer": layer,
+            "weight": float(one.weight[position]),
+            "p_retrieval": float(one.p_retrieval[position]),
+            "neighbours": int(found.sum()),
+            "nearest_distance": float(one.hits.distances[position, 0]),
+            "nearest": self._where(one, position, 0),
+            "proposed_by": [self._where(one, position, int(i)) for i in proposers[:LISTED]],
+        }
+
+    def _where(self, layer: TraceLayer, position: int, rank: int) -> dict:
         """Picture and place of a hit."""
-        row, column = divmod(int(self.hits.positions[position, rank]), self.grid.width)
-        picture = self.source.sources[int(self.hits.sources[position, rank])]
+        row, column = divmod(int(layer.hits.positions[position, rank]), self.grid.width)
+        picture = layer.source.sources[int(layer.hits.sources[position, rank])]
         return {"source": picture.name, "row": row, "column": column}
 
 
 def make_trace(
-    grid: Grid, retriever: Retriever, canvas: Canvas, vocab: int, complete: bool = True
+    grid: Grid, layers: Layers, canvas: Canvas, vocab: int, cost: Cost, complete: bool = True
 ) -> Trace:
     """The trace of a finished picture.
 
@@ -85,40 +146,48 @@ def make_trace(
             whose surroundings changed later. A picture filled in any order has changed around
             every token since it was drawn: what was asked then is all there is.
     """
-    proposals = _proposals(retriever, canvas) if complete else canvas.proposals
-    shape = (grid.size, min(retriever.neighbours, retriever.source.size, KEPT))
+    found = canvas.proposals
+    if complete and layers:
+        found = _all_proposals(layers, canvas)
+    parts = tuple(
+        _trace_layer(layer, {p: all_[j] for p, all_ in found.items()}, canvas, vocab)
+        for j, layer in enumerate(layers.each)
+    )
+    return Trace(grid, canvas.tokens, canvas.component, canvas.p_model, parts, cost)
+
+
+def _trace_layer(
+    layer: Retriever, proposals: Mapping[int, Proposal | None], canvas: Canvas, vocab: int
+) -> TraceLayer:
+    size = canvas.size
+    shape = (size, min(layer.neighbours, layer.source.size, KEPT))
     hits = Hits(
         np.full(shape, np.inf, np.float32), *(np.full(shape, -1, np.int64) for _ in range(3))
     )
-    weight, p_retrieval = np.zeros(grid.size), np.zeros(grid.size)
+    weight, shares, p_retrieval = np.zeros(size), np.zeros(shape), np.zeros(size)
     for position, proposal in proposals.items():
-        for whole, row in zip(hits.fields, proposal.hits.nearest(KEPT).fields, strict=True):
-            whole[position] = row[0]
+        if proposal is None:
+            continue
+        nearest = proposal.hits.nearest(shape[1])
+        for whole, row in zip(hits.fields, nearest.fields, strict=True):
+            whole[position, : row.shape[1]] = row[0]
         if proposal.found:
-            weight[position] = retriever.weight(proposal)
-            p_retrieval[position] = retriever.distribution(proposal, vocab)[canvas.tokens[position]]
-    return Trace(
-        grid,
-        retriever.source,
-        retriever.options,
-        canvas.tokens,
-        weight,
-        canvas.from_retrieval,
-        hits,
-        canvas.p_model,
-        p_retrieval,
-    )
+            weight[position] = layer.weight(proposal, position)
+            p_retrieval[position] = layer.distribution(proposal, vocab)[canvas.tokens[position]]
+            given = layer.shares(proposal, vocab)[: shape[1]]
+            shares[position, : len(given)] = given
+    return TraceLayer(layer.source, layer.options, weight, hits, shares, p_retrieval)
 
 
-def _proposals(retriever: Retriever, canvas: Canvas) -> dict[int, Proposal]:
+def _all_proposals(layers: Layers, canvas: Canvas) -> dict[int, Proposals]:
     """The proposals of all active positions, as the finished tokens make them."""
-    tokens, known = canvas.tokens, canvas.proposals
-    active = [p for p in range(canvas.size) if retriever.looks_up(p)]
+    known = canvas.proposals
+    active = [p for p in range(canvas.size) if layers.looks_up(p)]
     missing = [
-        p for p in active if p not in known or not retriever.still_holds(known[p], tokens, p)
+        p for p in active if p not in known or not layers.still_hold(known[p], canvas.asked(p), p)
     ]
     found = {p: known[p] for p in active if p in known}
     if missing:
-        asked = Asked(tokens, np.array(missing))
-        found |= dict(zip(missing, retriever.propose([asked]), strict=True))
+        asked: Sequence[Asked] = [canvas.asked(p) for p in missing]
+        found |= dict(zip(missing, layers.propose(asked), strict=True))
     return found

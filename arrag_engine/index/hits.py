@@ -51,5 +51,13 @@ class Hits:
         distances = np.where(dropped, np.float32(np.inf), distances)
         return Hits(distances, *(np.where(dropped, -1, f) for f in others))
 
+    def within(self, distance: float) -> Hits:
+        """The hits at most so far away; the others count as not found."""
+        far = self.distances > distance
+        return Hits(
+            np.where(far, np.float32(np.inf), self.distances),
+            *(np.where(far, -1, field) for field in self.fields[1:]),
+        )
+
     def _each(self, change: Callable[[np.ndarray], np.ndarray]) -> Hits:
         return Hits(*map(change, self.fields))

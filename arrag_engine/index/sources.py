@@ -275,6 +275,20 @@ class SourceTable(Sequence[Source]):
                 hits |= np.fromiter(map(matches, texts), bool, len(self))
         return np.flatnonzero(hits)
 
+    def any_of(self, patterns: Iterable[str]) -> np.ndarray:
+        """Numbers of the pictures that match one of the patterns; `=name` is the name itself,
+        whatever its spaces."""
+        hits = np.zeros(len(self), bool)
+        for pattern in patterns:
+            hits[self.named(pattern[1:]) if pattern.startswith("=") else self.matching(pattern)] = 1
+        return np.flatnonzero(hits)
+
+    def named(self, name: str) -> np.ndarray:
+        """Numbers of the pictures of a name, whatever its spaces and line breaks."""
+        wanted = name.split()
+        texts = map(_text, self.text_columns["name"])
+        return np.flatnonzero([text.split() == wanted for text in texts])
+
     def names_by_hash(self) -> dict[str, str]:
         """Name of each picture file by its sha256, if that is known."""
         known = np.flatnonzero(self.sha256.any(axis=1)).tolist()

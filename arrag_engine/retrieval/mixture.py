@@ -42,6 +42,23 @@ def proposal_distribution(hits: Hits, options: RetrievalOptions, vocab: int) -> 
     return truncate(probs.where(found[:, None], 0.0), 0, options.top_p)
 
 
+def hit_shares(hits: Hits, options: RetrievalOptions, proposed: Tensor) -> np.ndarray:
+    """What each of the hits [1, K] of a query gives to p_retrieval [K]; its code's probability is
+    the sum over the hits with that code.
+
+    Args:
+        proposed: p_retrieval [vocab] of these hits.
+    """
+    codes, found = hits.codes[0], hits.found()[0]
+    if options.duplicates == "first":
+        part = np.zeros(len(codes))
+        part[np.unique(codes, return_index=True)[1]] = 1.0
+    else:
+        part = np.exp(-(hits.distances[0] - hits.distances[0, 0]) / options.temperature)
+        part /= np.bincount(codes, part)[codes] if found.all() else 1.0
+    return np.where(found, part * proposed.numpy()[codes], 0.0)
+
+
 def mix(p_model: Tensor, p_retrieval: Tensor, weight: float) -> Tensor:
     """(1 - λ) p_model + λ p_retrieval; p_model itself where nothing was retrieved."""
     if weight == 0:

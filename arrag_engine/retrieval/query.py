@@ -19,7 +19,15 @@ class Asked(NamedTuple):
     positions: np.ndarray
     """[P], active ones."""
     known: np.ndarray | None = None
-    """Mask [N] of the tokens that stand; all that the positions ask for when absent."""
+    """Mask [N] of the tokens that stand; those before each position when absent."""
+
+    def at(self, mask: np.ndarray) -> Asked:
+        """Some of the positions, for a mask [P]."""
+        return self._replace(positions=self.positions[mask])
+
+    def standing(self, position: int) -> np.ndarray:
+        """Mask [N] of the tokens that stand when a position is asked for."""
+        return np.arange(len(self.tokens)) < position if self.known is None else self.known
 
 
 class QueryMaker:

@@ -1,4 +1,4 @@
-"""The retriever of one drawing: which positions are looked up, what is found, what it weighs."""
+"""A layer at work in one drawing: which positions are looked up, what is found, what it weighs."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from ..errors import InputError
 from ..grid import NEIGHBORHOODS, DrawingOrder, Grid
 from ..index import Hits
 from ..settings import RetrievalOptions
-from .mixture import Proposal, proposal_distribution
+from .copying import CopyRule
+from .mixture import Proposal, hit_shares, proposal_distribution
 from .query import Asked, QueryMaker
 from .source import PatchSource
+from .steering import Steering
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +35,12 @@ class Retriever:
     """Hits that FAiD's blenders receive at every active position."""
     unknown_words: bool = False
     """Whether the prompt has words that the model does not know; the weight "auto" uses it."""
+    factors: np.ndarray | None = None
+    """Factors [N] of the weight; all 1 when absent. The layer does not work where it is 0."""
+    max_distance: float = 0.0
+    """Patches at a larger squared distance count as not found; 0 = no limit."""
+    copies: CopyRule | None = None
+    """Sources that it leaves out at a position count as absent from the index there."""
 
     def __post_init__(self) -> None:
         check_calibrated(self.source, self.options)
@@ -41,10 +49,11 @@ class Retriever:
         """The same source with other options."""
         return replace(self, options=options, unknown_words=unknown_words)
 
-    @property
+    @cached_property
     def active(self) -> np.ndarray:
-        """Mask [N] of the positions that have a query."""
-        return self.query.active
+        """Mask [N] of the positions where the layer works."""
+        active = self.query.active
+        return active if self.factors is None else active & (self.factors > 0)
 
     @property
     def neighbours(self) -> int:
@@ -59,6 +68,12 @@ class Retriever:
         calibration = self.source.calibration
         assert calibration is not None
         return calibration.largest(self.unknown_words)
+
+    @cached_property
+    def largest_weights(self) -> np.ndarray:
+        """The largest λ_i of each position [N]."""
+        factors = 1.0 if self.factors is None else self.factors
+        return np.where(self.active, self.largest_weight * factors, 0.0)
 
     def mixes(self, position: int) -> bool:
         """Whether retrieval can decide the token at this position."""
@@ -79,33 +94,78 @@ class Retriever:
         return self.source.lookup(self.query.queries(tokens, positions), k, without=without)
 
     def propose(self, asked: Sequence[Asked]) -> list[Proposal]:
-        """A proposal for every position of these pictures, in one look-up."""
+        """A proposal for every position of these pictures, in one look-up; a copy limit needs
+        another one where it leaves sources out."""
         queries = np.concatenate([self.query.queries(*one) for one in asked])
-        hits = self.source.lookup(queries, self.neighbours)
-        around = [
-            self.query.surroundings(a.tokens, position, a.known)
-            for a in asked
-            for position in a.positions
-        ]
-        return [Proposal(tokens, hits.query(i)) for i, tokens in enumerate(around)]
+        places = [(one, int(position)) for one in asked for position in one.positions]
+        hits = self._near(queries)
+        if self.copies is not None:
+            self._leave_out_copies(self.copies, queries, places, hits)
+        around = [self._stands_on(*place) for place in places]
+        return [Proposal(tokens, one) for tokens, one in zip(around, hits, strict=True)]
 
-    def still_holds(self, proposal: Proposal, tokens: np.ndarray, position: int) -> bool:
+    def _near(
+        self, queries: np.ndarray, without: Sequence[Sequence[int]] | None = None
+    ) -> list[Hits]:
+        """The hits [1, K] of each query that are near enough."""
+        hits = self.source.lookup(queries, self.neighbours, without=without)
+        near = hits.within(self.max_distance) if self.max_distance else hits
+        return [near.query(i) for i in range(len(queries))]
+
+    def _leave_out_copies(
+        self,
+        rule: CopyRule,
+        queries: np.ndarray,
+        places: Sequence[tuple[Asked, int]],
+        hits: list[Hits],
+    ) -> None:
+        """Look positions up again without the sources that the rule leaves out there, until it
+        leaves out none that is found."""
+        without: dict[int, list[int]] = {}
+        unsure = list(range(len(places)))
+        while unsure:
+            again = []
+            for i in unsure:
+                asked, position = places[i]
+                over = rule.left_out(hits[i], asked.tokens, asked.standing(position), position)
+                if over:
+                    without.setdefault(i, []).extend(over)
+                    again.append(i)
+            if again:
+                found = self._near(queries[again], [without[i] for i in again])
+                for i, one in zip(again, found, strict=True):
+                    hits[i] = one
+            unsure = again
+
+    def _stands_on(self, asked: Asked, position: int) -> bytes:
+        """What the proposal of a position depends on: equal bytes mean an equal proposal."""
+        around = self.query.surroundings(asked.tokens, position, asked.known)
+        if self.copies is None:
+            return around
+        return around + np.where(asked.standing(position), asked.tokens, -1).tobytes()
+
+    def still_holds(self, proposal: Proposal, asked: Asked, position: int) -> bool:
         """Whether the tokens make the query that the proposal answers."""
-        return proposal.surroundings == self.query.surroundings(tokens, position)
+        return proposal.surroundings == self._stands_on(asked, position)
 
     def distribution(self, proposal: Proposal, vocab: int) -> Tensor:
         """p_retrieval [vocab]."""
         return proposal_distribution(self._nearest(proposal), self.options, vocab)[0]
 
-    def weight(self, proposal: Proposal) -> float:
+    def shares(self, proposal: Proposal, vocab: int) -> np.ndarray:
+        """What each hit [K] of the proposal gives to p_retrieval."""
+        return hit_shares(self._nearest(proposal), self.options, self.distribution(proposal, vocab))
+
+    def weight(self, proposal: Proposal, position: int) -> float:
         """λ_i; 0 where nothing was found."""
         if not proposal.found:
             return 0.0
+        factor = 1.0 if self.factors is None else float(self.factors[position])
         if self.options.weight != "auto":
-            return self.options.weight
+            return self.options.weight * factor
         calibration = self.source.calibration
         assert calibration is not None
-        return float(calibration.weigh(self._nearest(proposal), self.unknown_words)[0])
+        return factor * float(calibration.weigh(self._nearest(proposal), self.unknown_words)[0])
 
     def _nearest(self, proposal: Proposal) -> Hits:
         """The K hits that the proposal consists of; FAiD may have asked for more."""
@@ -132,6 +192,7 @@ def make_retriever(
     codebook: np.ndarray,
     options: RetrievalOptions | None = None,
     unknown_words: bool = False,
+    steering: Steering | None = None,
 ) -> Retriever:
     """A retriever for a model.
 
@@ -144,7 +205,17 @@ def make_retriever(
     """
     source.check_fits(grid, codebook)
     query = QueryMaker(source.spec, grid, codebook)
-    return Retriever(source, query, options or RetrievalOptions(), unknown_words=unknown_words)
+    steering = steering or Steering()
+    limit = steering.copy_limit
+    return Retriever(
+        source,
+        query,
+        options or RetrievalOptions(),
+        unknown_words=unknown_words,
+        factors=steering.factors(grid),
+        max_distance=steering.max_distance,
+        copies=CopyRule(grid, source.tokens, limit) if limit else None,
+    )
 
 
 def calibrated_options(source: PatchSource) -> RetrievalOptions:

@@ -35,6 +35,11 @@ class PatchSource(Protocol):
         ...
 
     @property
+    def tokens(self) -> np.ndarray:
+        """Codes [images, N] of the pictures, by the source numbers of hits."""
+        ...
+
+    @property
     def calibration(self) -> Calibration | None: ...
 
     @property

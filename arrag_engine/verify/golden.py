@@ -22,7 +22,7 @@ from ..index import KeySpec, PatchIndex, SourceTable, create_index
 from ..models.janus.model import JanusPro
 from ..models.janus.prompt import unconditional
 from ..models.pixels import to_uint8
-from ..retrieval import Retriever
+from ..retrieval import Retriever, layers_of
 from ..settings import Sampling
 
 EXACT, LOGITS, CFG_LOGITS, PROBS, VECTORS, PIXELS, LEVELS = 0, 1e-4, 5e-4, 5e-5, 2e-5, 1e-4, 1
@@ -138,7 +138,7 @@ def greedy_values(
 ) -> Values:
     ids = prompt.tolist()
     blank = unconditional(ids, fixture.settings["pad_id"])
-    recipe = Recipe(ids, blank, sampling, retriever, faid)
+    recipe = Recipe(ids, blank, sampling, layers_of(retriever), faid)
     drawing = draw_pictures(fixture.model, recipe, [0])
     yield f"{name}.tokens", EXACT, drawing.tokens
     if retriever is not None and retriever.options.weighs:

@@ -18,7 +18,7 @@ from arrag_engine.checkpoints.merge import merge_adapter
 from arrag_engine.decode import Recipe, draw_pictures
 from arrag_engine.errors import InputError
 from arrag_engine.faid import AdapterConfig, Faid, assemble
-from arrag_engine.retrieval import make_retriever
+from arrag_engine.retrieval import layers_of, make_retriever
 from arrag_engine.settings import RetrievalOptions, Sampling
 from tests.folders import deepseek_folder, long
 from tests.tiny import (
@@ -53,7 +53,7 @@ def adapter_file(tmp_path_factory, model_file):
 def drawn(model, faid, index, weight=0.0):
     codebook, options = model.vq.codebook(torch.device("cpu")), RetrievalOptions(weight=weight)
     retriever = make_retriever(index, model.config.grid, codebook, options)
-    recipe = Recipe(PROMPT, BLANK, Sampling(cfg=2), retriever, faid)
+    recipe = Recipe(PROMPT, BLANK, Sampling(cfg=2), layers_of(retriever), faid)
     return draw_pictures(model, recipe, [3], 9).tokens
 
 

@@ -14,7 +14,7 @@ from arrag_engine.errors import InputError
 from arrag_engine.faid import Faid
 from arrag_engine.grid import Grid
 from arrag_engine.index import KeySpec
-from arrag_engine.retrieval import make_retriever
+from arrag_engine.retrieval import layers_of, make_retriever
 from arrag_engine.settings import RetrievalOptions, Sampling
 from tests.decode.test_raster_faid import full_adapter
 from tests.tiny import BLANK, PROMPT, tiny_config, tiny_index, tiny_model
@@ -52,7 +52,7 @@ def recipe_of(model, sampling=SAMPLINGS["plain"], options=None, faid=None, given
     if options is not None:
         codebook = model.vq.codebook(CPU)
         retriever = make_retriever(tiny_index(model, spec=spec), model.grid, codebook, options)
-    return Recipe(PROMPT, BLANK, sampling, retriever, faid, given)
+    return Recipe(PROMPT, BLANK, sampling, layers_of(retriever), faid, given)
 
 
 def both(model, recipe, seeds=(7, 8), window=1, kept=None):

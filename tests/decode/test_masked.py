@@ -20,8 +20,8 @@ from arrag_engine.errors import InputError
 from arrag_engine.faid import Faid
 from arrag_engine.grid import NEIGHBORHOODS
 from arrag_engine.index import KeySpec
-from arrag_engine.retrieval import make_retriever
-from arrag_engine.session import Layer
+from arrag_engine.layers import Layer
+from arrag_engine.retrieval import layers_of, make_retriever
 from arrag_engine.settings import RetrievalOptions, Sampling, SamplingChoice, Schedule
 from tests.models.toy import AROUND, CODES, GRID, ToyLoaded, ToyMasked, toy_index
 from tests.tiny import BLANK, PROMPT, tiny_adapter, tiny_index, tiny_model
@@ -49,7 +49,9 @@ def retriever_for(toy, index, **options):
 
 def recipe_of(retriever=None, sampling=None, given=None, **schedule):
     schedule = Schedule(**{"steps": STEPS} | schedule)
-    return Recipe(IDS, OTHER, sampling or Sampling(cfg=2.0), retriever, None, given, schedule)
+    return Recipe(
+        IDS, OTHER, sampling or Sampling(cfg=2.0), layers_of(retriever), None, given, schedule
+    )
 
 
 def slow_picture(toy, recipe, seed):
@@ -70,7 +72,9 @@ def slow_picture(toy, recipe, seed):
         sure = []
         for i in range(n):
             if not known[i]:
-                q = slow_mixture(toy, recipe.retriever, p[i], tokens, known, i)
+                q = slow_mixture(
+                    toy, recipe.layers[0] if recipe.layers else None, p[i], tokens, known, i
+                )
                 running, token = 0.0, 0
                 while token < CODES - 1 and running + q[token] <= noise.draw[i]:
                     running += q[token]
@@ -131,7 +135,7 @@ def test_a_picture_equals_the_slow_loop(toy, index, weight, given):
     retriever = retriever_for(toy, index, weight=weight)
     recipe = recipe_of(retriever, given=given)
     [tokens] = draw_pictures(toy, recipe, [7]).tokens.flatten(1).tolist()
-    wanted, _ = slow_picture(toy, replace(recipe, retriever=retriever if weight else None), 7)
+    wanted, _ = slow_picture(toy, replace(recipe, layers=[retriever] if weight else []), 7)
     assert tokens == wanted
     assert given is None or tokens[:9] == list(range(9))
 
@@ -159,7 +163,9 @@ def test_one_look_up_serves_a_step(toy, index, monkeypatch):
     asked = []
     lookup = type(index).lookup
     monkeypatch.setattr(
-        type(index), "lookup", lambda self, q, *rest: asked.append(len(q)) or lookup(self, q, *rest)
+        type(index),
+        "lookup",
+        lambda self, q, *a, **kw: asked.append(len(q)) or lookup(self, q, *a, **kw),
     )
     before = toy.passes
     drawing = draw_pictures(toy, recipe_of(retriever_for(toy, index)), [7, 8])
@@ -170,8 +176,8 @@ def test_one_look_up_serves_a_step(toy, index, monkeypatch):
 
 def test_it_draws_through_the_session(toy, index):
     loaded = ToyLoaded(toy)
-    planned = session.plan(loaded, "a red car", layer=Layer(index, only="", weight=0.6))
-    assert planned.recipe.retriever.source.spec.neighborhood == "ring-8"
+    planned = session.plan(loaded, "a red car", layers=[Layer(index, only="", weight=0.6)])
+    assert planned.recipe.layers[0].source.spec.neighborhood == "ring-8"
     assert any("cfg 2" in note for note in planned.notes)
     seen = []
     drawing = session.draw(loaded, planned, [7, 8], progress=lambda n, t: seen.append(n))
@@ -191,7 +197,7 @@ def test_a_trace_tells_what_was_asked_and_asks_nothing(toy, index, monkeypatch):
     assert (trace.weight[first] == 0).all()
     assert (trace.weight > 0).sum() > GRID.size / 2
     facts = trace.position_facts(int(np.flatnonzero(trace.weight)[0]))
-    assert facts["nearest"]["source"].endswith(".png")
+    assert facts["layers"][0]["nearest"]["source"].endswith(".png")
 
 
 def test_interrupting_ends_the_drawing(toy):
@@ -229,7 +235,7 @@ def test_a_ring_serves_any_order_and_not_the_raster(toy):
     codebook = janus.vq.codebook(janus.device)
     retriever = make_retriever(around, janus.grid, codebook, RetrievalOptions(weight=0.5))
     with pytest.raises(InputError, match="ring-8"):
-        draw_pictures(janus, Recipe(PROMPT, BLANK, Sampling(), retriever), [0])
+        draw_pictures(janus, Recipe(PROMPT, BLANK, Sampling(), layers_of(retriever)), [0])
 
 
 def test_tokens_are_drawn_by_their_probabilities():

@@ -12,7 +12,7 @@ from arrag_engine.decode.noise import Noise
 from arrag_engine.errors import InputError
 from arrag_engine.grid import NEIGHBORHOODS, Grid
 from arrag_engine.index import KeySpec
-from arrag_engine.retrieval import Retriever, make_retriever
+from arrag_engine.retrieval import Retriever, layers_of, make_retriever
 from arrag_engine.settings import RetrievalOptions, Sampling
 from tests import slow
 from tests.tiny import BLANK, PAD_ID, PROMPT, tiny_config, tiny_index, tiny_model
@@ -32,7 +32,9 @@ def retriever_for(model, index, **options):
 
 
 def drawn(model, sampling=SAMPLINGS["plain"], seeds=(7,), retriever=None, window=1, **rest):
-    return draw_pictures(model, Recipe(PROMPT, BLANK, sampling, retriever), seeds, window, **rest)
+    return draw_pictures(
+        model, Recipe(PROMPT, BLANK, sampling, layers_of(retriever)), seeds, window, **rest
+    )
 
 
 def model_of(height, width, kv_heads=4, codes=64):
@@ -89,10 +91,11 @@ def test_the_window_does_not_change_what_retriever_did(model, borders, window):
     one = drawn(model, retriever=retriever).traces[0]
     other = drawn(model, retriever=retriever, window=window).traces[0]
     assert np.array_equal(one.from_retrieval, other.from_retrieval)
-    assert np.array_equal(index.numbers(one.hits), index.numbers(other.hits))
     assert np.array_equal(one.weight, other.weight)
+    [mine], [its] = one.layers, other.layers
+    assert np.array_equal(index.numbers(mine.hits), index.numbers(its.hits))
     np.testing.assert_allclose(one.p_model, other.p_model, atol=1e-5)
-    np.testing.assert_allclose(one.p_retrieval, other.p_retrieval, atol=1e-6)
+    np.testing.assert_allclose(mine.p_retrieval, its.p_retrieval, atol=1e-6)
 
 
 @pytest.mark.parametrize("window", [1, 5])
@@ -120,7 +123,7 @@ def test_weight_zero_is_plain_drawing_bit_for_bit(model, index, window):
     trace = weightless.traces[0]
     assert not trace.weight.any()
     assert not trace.from_retrieval.any()
-    assert not trace.hits.found().any()
+    assert not trace.layers[0].hits.found().any()
 
 
 def test_other_seeds_draw_other_pictures_and_the_same_seed_the_same(model):
@@ -147,7 +150,9 @@ def test_drawing_keeps_no_state(model, index):
     drawn(model, Sampling(temperature=0), (3, 4), retriever, 6)
     again = drawn(model, retriever=retriever)
     assert torch.equal(first.tokens, again.tokens)
-    assert np.array_equal(first.traces[0].hits.positions, again.traces[0].hits.positions)
+    assert np.array_equal(
+        first.traces[0].layers[0].hits.positions, again.traces[0].layers[0].hits.positions
+    )
 
 
 def test_a_sequential_picture_takes_one_pass_a_token(model):
@@ -245,10 +250,11 @@ def test_a_position_names_the_pictures_that_proposed_its_token(model, index):
         "row": 0, "column": 0, "token": int(trace.tokens[0]), "weight": 0.0,
     }  # fmt: skip
     facts = trace.position_facts(8)
-    assert (facts["row"], facts["column"], facts["neighbours"]) == (1, 2, 10)
+    [layer] = facts["layers"]
+    assert (facts["row"], facts["column"], layer["neighbours"]) == (1, 2, 10)
     assert facts["responsibility"] == 1
-    assert facts["proposed_by"]
-    for place in facts["proposed_by"]:
+    assert layer["proposed_by"]
+    for place in layer["proposed_by"]:
         picture = int(place["source"].removesuffix(".png"))
         assert index.tokens[picture, place["row"] * 6 + place["column"]] == facts["token"]
 

@@ -10,7 +10,7 @@ from arrag_engine.decode import Recipe, draw_pictures
 from arrag_engine.errors import InputError
 from arrag_engine.faid import AdapterConfig, Faid, assemble
 from arrag_engine.grid import NEIGHBORHOODS, Grid
-from arrag_engine.retrieval import Retriever, make_retriever
+from arrag_engine.retrieval import Retriever, layers_of, make_retriever
 from arrag_engine.settings import RetrievalOptions, Sampling
 from tests import slow
 from tests.tiny import (
@@ -57,7 +57,9 @@ def retrieval_for(model, index, **options):
 
 
 def drawn(model, faid, retrieval=None, seeds=(7,), window=1, sampling=PLAIN):
-    return draw_pictures(model, Recipe(PROMPT, BLANK, sampling, retrieval, faid), seeds, window)
+    return draw_pictures(
+        model, Recipe(PROMPT, BLANK, sampling, layers_of(retrieval), faid), seeds, window
+    )
 
 
 def small_model(height=4, width=5):
@@ -152,7 +154,8 @@ def test_strength_zero_is_the_base_bit_for_bit(model, index, weight, window):
     assert base.passes == silent.passes
     for mine, its in zip(base.traces, silent.traces, strict=True):
         assert np.array_equal(mine.p_model, its.p_model)
-        assert np.array_equal(index.numbers(mine.hits), index.numbers(its.hits))
+        for one, other in zip(mine.layers, its.layers, strict=True):
+            assert np.array_equal(index.numbers(one.hits), index.numbers(other.hits))
 
 
 def test_every_part_of_an_adapter_is_heard_and_more_strength_is_more_of_it(model, index):
@@ -201,18 +204,18 @@ def test_blenders_hear_as_many_codes_as_they_were_trained_with(model, index):
     retrieval = retrieval_for(model, index)
     told, untold = (drawn(model, Faid(adapter, candidates=k), retrieval) for k in (3, 0))
     assert torch.equal(untold.tokens, told.tokens)
-    assert untold.traces[0].hits.codes.shape == (36, 3)
+    assert untold.traces[0].layers[0].hits.codes.shape == (36, 3)
 
 
 def test_the_trace_tells_what_the_blenders_heard(model, index):
     retrieval = retrieval_for(model, index)
     trace = drawn(model, Faid(adapter_of(model)[0], candidates=4), retrieval).traces[0]
-    assert trace.hits.codes.shape == (36, 4)
-    assert np.array_equal(trace.hits.found().all(1), retrieval.active)
+    assert trace.layers[0].hits.codes.shape == (36, 4)
+    assert np.array_equal(trace.layers[0].hits.found().all(1), retrieval.active)
     assert not trace.weight.any()
     assert not trace.from_retrieval.any()
     facts = trace.position_facts(8)
-    assert facts["neighbours"] == 4
+    assert facts["layers"][0]["neighbours"] == 4
     assert facts["responsibility"] == 0
 
 
@@ -223,7 +226,7 @@ def test_an_adapter_without_blenders_looks_nothing_up(model, index, monkeypatch)
         layer.blender = None
     monkeypatch.setattr(Retriever, "lookup", lambda *_: pytest.fail("looked something up"))
     trace = drawn(model, Faid(adapter), retrieval_for(model, index)).traces[0]
-    assert not trace.hits.found().any()
+    assert not trace.layers[0].hits.found().any()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

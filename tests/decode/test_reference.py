@@ -11,7 +11,7 @@ from arrag_engine.decode.reference import draw_reference
 from arrag_engine.faid import Faid
 from arrag_engine.grid import Grid
 from arrag_engine.index import KeySpec
-from arrag_engine.retrieval import make_retriever
+from arrag_engine.retrieval import layers_of, make_retriever
 from arrag_engine.settings import RetrievalOptions, Sampling
 from tests import slow
 from tests.decode.test_raster_faid import full_adapter
@@ -39,7 +39,7 @@ def recipe_of(model, sampling, options, strength=0.0, spec=None, given=None):
         retriever = make_retriever(index, model.config.grid, model.vq.codebook(CPU), options)
     if strength:
         faid = Faid(full_adapter(model), strength, candidates=3)
-    return Recipe(PROMPT, BLANK, sampling, retriever, faid, given)
+    return Recipe(PROMPT, BLANK, sampling, layers_of(retriever), faid, given)
 
 
 @pytest.mark.parametrize("sampling", [PLAIN, Sampling(1.0, 0.8, 20, 0.9), Sampling(3.0, 0)])

@@ -14,7 +14,7 @@ from arrag_engine.evaluate import run
 from arrag_engine.evaluate.benchmark import Benchmark, Task, evenly
 from arrag_engine.evaluate.run import draw_tokens, evaluate
 from arrag_engine.images import save_png
-from arrag_engine.retrieval import make_retriever
+from arrag_engine.retrieval import layers_of, make_retriever
 from arrag_engine.settings import RetrievalOptions, Sampling
 from tests.tiny import tiny_index
 
@@ -44,7 +44,9 @@ class Toy(Benchmark[int]):
             codebook, options = model.vq.codebook(model.device), RetrievalOptions(0.9)
             retriever = make_retriever(self.index, model.config.grid, codebook, options)
         prompt = self.checkpoint.prompt_encoder.encode(task.text)
-        return Recipe(prompt.ids, prompt.unconditional, Sampling(1.0), retriever, None, task.given)
+        return Recipe(
+            prompt.ids, prompt.unconditional, Sampling(1.0), layers_of(retriever), None, task.given
+        )
 
     def score(self, task, method, tokens, pixels):
         assert len(tokens) == len(pixels) == len(SEEDS)

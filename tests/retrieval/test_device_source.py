@@ -14,6 +14,7 @@ from arrag_engine.errors import InputError
 from arrag_engine.grid import BORDERS, NEIGHBORHOODS, Grid
 from arrag_engine.index import KEY_SPACES, KeySpec, PatchIndex, create_index, save_index
 from arrag_engine.index.keys import Keys
+from arrag_engine.layers import Layer
 from arrag_engine.retrieval import (
     device_bytes,
     device_index,
@@ -25,7 +26,6 @@ from arrag_engine.retrieval import (
     where_faster,
 )
 from arrag_engine.retrieval.device_search import DeviceSearcher
-from arrag_engine.session import Layer
 from arrag_engine.settings import RetrievalOptions
 from tests.tiny import tiny_index, tiny_source
 
@@ -361,8 +361,8 @@ def test_small_indexes_and_those_of_a_cpu_stay_where_they_are(model, monkeypatch
 def test_a_plan_searches_where_it_is_told(model_file, monkeypatch):
     loaded = load_checkpoint(model_file, torch.float32)
     layer = Layer(tiny_index(loaded.model), only="", weight=0.5)
-    plain = session.plan(loaded, "red", layer=layer)
-    placed = session.plan(loaded, "red", layer=layer, place=lambda i: device_index(i, "cpu"))
+    plain = session.plan(loaded, "red", layers=[layer])
+    placed = session.plan(loaded, "red", layers=[layer], place=lambda i: device_index(i, "cpu"))
     searches = []
     search = DeviceSearcher.search
     monkeypatch.setattr(
@@ -373,5 +373,5 @@ def test_a_plan_searches_where_it_is_told(model_file, monkeypatch):
     drawing = len(searches)
     assert drawing > 0
     for one, other in zip(wanted.traces, found.traces, strict=True):
-        assert np.array_equal(one.hits.positions, other.hits.positions)
+        assert np.array_equal(one.layers[0].hits.positions, other.layers[0].hits.positions)
     assert len(searches) == drawing  # a trace holds nothing of the device

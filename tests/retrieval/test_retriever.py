@@ -8,7 +8,7 @@ from arrag_engine.decode import Recipe, draw_pictures
 from arrag_engine.errors import InputError
 from arrag_engine.grid import NEIGHBORHOODS, RASTER, Grid
 from arrag_engine.index import KeySpec
-from arrag_engine.retrieval import make_retriever
+from arrag_engine.retrieval import layers_of, make_retriever
 from arrag_engine.settings import RetrievalOptions, Sampling
 from tests import slow
 from tests.tiny import BLANK, PROMPT, tiny_index, tiny_model
@@ -99,7 +99,7 @@ def test_an_index_keyed_by_tokens_still_to_come_cannot_be_drawn_with(model):
     with pytest.raises(
         InputError, match=r"by ring-8, .* later; .* causal-4, causal-8.* or causal-24"
     ):
-        draw_pictures(model, Recipe(PROMPT, BLANK, Sampling(), retriever), [0])
+        draw_pictures(model, Recipe(PROMPT, BLANK, Sampling(), layers_of(retriever)), [0])
     with pytest.raises(InputError, match="ring-8"):
         retriever.check_serves(RASTER)
     for spec in SPECS:
@@ -108,6 +108,6 @@ def test_an_index_keyed_by_tokens_still_to_come_cannot_be_drawn_with(model):
 
 def test_an_index_that_is_not_asked_may_be_keyed_by_anything(model):
     retriever = retriever_for(model, RING, weight=0)
-    drawing = draw_pictures(model, Recipe(PROMPT, BLANK, Sampling(), retriever), [0])
+    drawing = draw_pictures(model, Recipe(PROMPT, BLANK, Sampling(), layers_of(retriever)), [0])
     plain = draw_pictures(model, Recipe(PROMPT, BLANK, Sampling()), [0])
     assert torch.equal(drawing.tokens, plain.tokens)

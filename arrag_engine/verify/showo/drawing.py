@@ -25,7 +25,7 @@ from ...decode.masked import (
 )
 from ...decode.step_noise import StepNoise, draw_by_sum
 from ...models.showo.model import ShowO
-from ...retrieval import Retriever
+from ...retrieval import Layers
 from ...sampling import guide
 from ...settings import Sampling, Schedule
 from ..golden import EXACT, LOGITS, PIXELS, Golden, Values
@@ -103,7 +103,7 @@ class GoldenDrawing:
             known = self.known[0] = given != fixture.vocabulary.mask
             self.canvas.tokens[known] = given[known] - fixture.vocabulary.first_code
 
-    def run(self, retriever: Retriever | None = None) -> dict[str, Tensor]:
+    def run(self, layers: Layers) -> dict[str, Tensor]:
         """What each step gave [S, ...], and the tokens in the end."""
         model, recorded = Listening(self.fixture.model), Recorded()
         prompts = torch.tensor(self.streams)
@@ -118,7 +118,7 @@ class GoldenDrawing:
             logits = guide(model.logits, self.recipe.sampling.cfg)[0]
             recorded.add(logits_cond=model.logits[0], logits_cfg=logits)
             recorded.add(logits_uncond=model.logits[-1])
-            self.step(step, mixed(p_model, retriever, [self.canvas], self.known)[0], recorded)
+            self.step(step, mixed(p_model, layers, [self.canvas], self.known)[0], recorded)
         return recorded.stacked() | {"tokens": torch.from_numpy(self.canvas.tokens)}
 
     def step(self, step: int, p: Tensor, recorded: Recorded) -> None:
@@ -181,7 +181,7 @@ ONE_FOR_ALL = ("mask_ratio", "temperature")
 def check_t2i(fixture: ShowOFixture, golden: Golden) -> Values:
     for name, settings in fixture.settings["t2i"].items():
         drawings = [
-            GoldenDrawing(fixture, golden, name, settings, i).run()
+            GoldenDrawing(fixture, golden, name, settings, i).run(Layers(()))
             for i in range(len(settings["prompts"]))
         ]
         for value, limit in STEP_LIMITS.items():

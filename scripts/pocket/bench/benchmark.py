@@ -16,6 +16,7 @@ from arrag_engine.evaluate.benchmark import ADAPTED, Part, Progress
 from arrag_engine.evaluate.measures import copied_share, frechet_distance, moments
 from arrag_engine.evaluate.pictures import Pictures, decode_tokens, write_sheet
 from arrag_engine.faid import Faid
+from arrag_engine.retrieval import layers_of
 
 from . import DATA
 from .bits import likelihoods
@@ -65,7 +66,9 @@ class Bench:
         prompt = encoder.blank() if blank else encoder.encode(task.text)
         retriever = self.library.retriever(use, method, word_of(task), bool(prompt.unknown))
         faid = self.faid if method in ADAPTED else None
-        return Recipe(prompt.ids, prompt.unconditional, use.sampling, retriever, faid, task.given)
+        return Recipe(
+            prompt.ids, prompt.unconditional, use.sampling, layers_of(retriever), faid, task.given
+        )
 
     def score(
         self, task: PocketTask, method: str, tokens: np.ndarray, pixels: np.ndarray

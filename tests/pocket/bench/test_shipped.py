@@ -12,8 +12,9 @@ from arrag_engine.checkpoints import load_checkpoint
 from arrag_engine.evaluate.pictures import Pictures, decode_tokens
 from arrag_engine.evaluate.run import draw_tasks, draw_tokens
 from arrag_engine.index import load_index
+from arrag_engine.layers import Layer
 from arrag_engine.models.ops import pack_linears
-from arrag_engine.session import Layer, draw, plan
+from arrag_engine.session import draw, plan
 from arrag_engine.settings import PROMPT
 from scripts.comfyui import ROOT
 from scripts.pocket.bench import PROMPTS, SCORER
@@ -49,7 +50,7 @@ def draw_template(bench, text, seed):
     inputs = {node["class_type"]: node["inputs"] for node in workflow.values()}
     assert inputs["ARRAG_LoadIndex"]["only"] == PROMPT
     assert (inputs["ARRAG_RetrievalOptions"]["weight"], inputs[SAMPLER]["cfg"]) == (-1, -1)
-    planned = plan(bench.checkpoint, text, layer=Layer(bench.library.index))
+    planned = plan(bench.checkpoint, text, layers=[Layer(bench.library.index)])
     seed = inputs[SAMPLER]["seed"] if seed is None else seed
     drawing = draw(bench.checkpoint, planned, [seed])
     return decode_tokens(bench.checkpoint, drawing.tokens.flatten(1).numpy())

@@ -1,0 +1,328 @@
+"""What a person chooses of each index becomes a retriever: pictures, keys, weight, steering.
+
+Whatever is not chosen takes its recommended value here, and an index is restricted to the pictures
+that the prompt is about.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from .bounds import POSITION_WEIGHT, check_choice, shown
+from .errors import InputError
+from .faid import Faid
+from .grid import BORDERS, NEIGHBORHOODS
+from .index import KEY_SPACES, KeySpec, PatchIndex
+from .models.base import Loaded, Prompt
+from .recommended import Recommended
+from .retrieval import Retriever, Steering, calibrated_options, make_retriever
+from .settings import AS_BUILT, PROMPT, RECOMMENDED, RetrievalOptions
+
+LISTED = 5
+"""How many words a note lists."""
+ROUNDING = 1e-9
+"""By which weights may exceed 1 together."""
+
+
+@dataclass(frozen=True)
+class KeyChoice:
+    """How patches are found, each field chosen by itself."""
+
+    neighborhood: str = RECOMMENDED
+    borders: str = RECOMMENDED
+    space: str = RECOMMENDED
+    position_weight: float | None = None
+    """None goes with the neighbourhood: as built, or else recommended."""
+
+    def __post_init__(self) -> None:
+        for name, value, choices in (
+            ("neighborhood", self.neighborhood, tuple(NEIGHBORHOODS)),
+            ("borders", self.borders, BORDERS),
+            ("key space", self.space, KEY_SPACES),
+        ):
+            check_choice(name, value, (*choices, AS_BUILT, RECOMMENDED))
+        if self.position_weight is not None:
+            POSITION_WEIGHT.check(self.position_weight)
+
+    def spec(self, built: KeySpec, advised: KeySpec) -> KeySpec:
+        """The keys that are meant."""
+        bases = {AS_BUILT: built, RECOMMENDED: advised}
+        chosen: dict[str, Any] = {}
+        for name in ("neighborhood", "borders", "space"):
+            choice = getattr(self, name)
+            chosen[name] = getattr(bases[choice], name) if choice in bases else choice
+        weight = self.position_weight
+        if weight is None:
+            weight = bases.get(self.neighborhood, advised).position_weight
+        return KeySpec(position_weight=weight, **chosen)
+
+
+AS_BUILT_KEYS = KeyChoice(AS_BUILT, AS_BUILT, AS_BUILT)
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """An index at work in a drawing. What is None takes the recommended value."""
+
+    index: PatchIndex
+    only: str = PROMPT
+    """Which pictures: a pattern of captions, names and sources, with `{prompt}` for the words of
+    the prompt; empty for all."""
+    keys: KeyChoice = field(default_factory=KeyChoice)
+    weight: float | Literal["auto"] | None = None
+    temperature: float | None = None
+    neighbours: int | None = None
+    duplicates: Literal["first", "sum"] | None = None
+    top_p: float | None = None
+    include: str = ""
+    """Patterns of captions, names and sources, one a line: only pictures that match one of them.
+    `=name` means the picture of that name alone."""
+    exclude: str = ""
+    """The same, for pictures that are left out."""
+    steering: Steering = field(default_factory=Steering)
+
+    def __post_init__(self) -> None:
+        for name in ("only", "include", "exclude"):
+            value = getattr(self, name)
+            if not isinstance(value, str):
+                raise InputError(f"{name} is {shown(value)}; write a pattern")
+        RetrievalOptions(**self.chosen())
+
+    def chosen(self) -> dict[str, Any]:
+        """The options that are not left to the recommendation."""
+        names = ("weight", "temperature", "neighbours", "duplicates", "top_p")
+        options = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in options.items() if value is not None}
+
+
+def make_retrievers(
+    checkpoint: Loaded,
+    prompt: Prompt,
+    layers: Sequence[Layer],
+    advised: Recommended,
+    faid: Faid | None,
+    codebook: np.ndarray,
+) -> tuple[tuple[Retriever, ...], list[str]]:
+    """(the layers as they work in a drawing, what to say of them). A layer for which nothing is to
+    be retrieved drops out.
+
+    Args:
+        codebook: The model's unit rows [codes, dim].
+
+    Raises:
+        InputError: An index or a value cannot be used, or the weights exceed 1 together.
+    """
+    working: list[tuple[Layer, Retriever]] = []
+    notes: list[str] = []
+    for number, layer in enumerate(layers, start=1):
+        retriever, said = _retriever(checkpoint, prompt, layer, advised, faid, codebook)
+        notes += [f"Layer {number}: {note}" for note in said] if len(layers) > 1 else said
+        if retriever is not None:
+            working.append((layer, retriever))
+    check_weights([one for layer, one in working if layer.weight is not None])
+    retrievers, said = _share_weights(working)
+    return tuple(retrievers), [*notes, *said]
+
+
+def check_weights(chosen: Sequence[Retriever]) -> None:
+    """Refuse weights that exceed 1 together.
+
+    Raises:
+        InputError: They do, at some position; with the largest equal weights that fit.
+    """
+    if not chosen:
+        return
+    grid = chosen[0].source.grid
+    total = _sum_of_weights(chosen, grid.size)
+    worst = int(total.argmax())
+    if total[worst] <= 1 + ROUNDING:
+        return
+    parts = [float(one.largest_weights[worst]) for one in chosen]
+    row, column = divmod(worst, grid.width)
+    listed = " + ".join(f"{part:g}" for part in parts if part)
+    raise InputError(
+        f"the weights of {sum(map(bool, parts))} layers add up to {total[worst]:g} in row {row}, "
+        f"column {column} ({listed}); choose at most {_largest_equal(chosen, grid.size):g} for "
+        "each, or regions that do not overlap"
+    )
+
+
+def _largest_equal(chosen: Sequence[Retriever], size: int) -> float:
+    """The largest weight that all layers with a chosen number can have, rounded down."""
+    fixed = [one for one in chosen if one.options.weight != "auto"]
+    left = 1 - _sum_of_weights([one for one in chosen if one.options.weight == "auto"], size)
+    spans = np.sum(
+        [np.zeros(size), *(one.active if one.factors is None else one.factors for one in fixed)],
+        axis=0,
+    )
+    used = spans > 0
+    fits = float((left[used] / spans[used]).min(initial=1.0))
+    return math.floor(max(fits, 0.0) * 1000 + ROUNDING) / 1000
+
+
+def _sum_of_weights(retrievers: Sequence[Retriever], size: int) -> np.ndarray:
+    """Σ of the largest λ [N]."""
+    return np.sum([np.zeros(size), *(one.largest_weights for one in retrievers)], axis=0)
+
+
+def _share_weights(
+    working: Sequence[tuple[Layer, Retriever]],
+) -> tuple[list[Retriever], list[str]]:
+    """The layers, those with a recommended weight sharing what the chosen ones leave at each
+    position, and a note if that makes them smaller."""
+    chosen = [one for layer, one in working if layer.weight is not None]
+    advised = [one for layer, one in working if layer.weight is None]
+    if not advised or len(working) == 1:
+        return [one for _, one in working], []
+    size = advised[0].source.grid.size
+    wanted = _sum_of_weights(advised, size)
+    left = (1 - _sum_of_weights(chosen, size)).clip(min=0)
+    scale = np.divide(left, wanted, out=np.ones(size), where=wanted > left)
+    if (scale == 1).all():
+        return [one for _, one in working], []
+    shared = [one if layer.weight is not None else _scaled(one, scale) for layer, one in working]
+    return shared, [
+        "Where layers overlap, the recommended weights are made smaller, so that all add up to 1."
+    ]
+
+
+def _scaled(one: Retriever, scale: np.ndarray) -> Retriever:
+    factors = scale if one.factors is None else one.factors * scale
+    return replace(one, factors=factors)
+
+
+def _retriever(
+    checkpoint: Loaded,
+    prompt: Prompt,
+    layer: Layer,
+    advised: Recommended,
+    faid: Faid | None,
+    codebook: np.ndarray,
+) -> tuple[Retriever | None, list[str]]:
+    """(how patches are retrieved, what to say of it); None where nothing is to be retrieved."""
+    grid = checkpoint.model.grid
+    layer.index.check_fits(grid, codebook)
+    auto = layer.weight == "auto"
+    index, notes = select(layer, prompt, checkpoint.prompt_encoder.has_unknown)
+    if index is None:
+        return None, notes
+    index, said = _filtered(index, layer)
+    keys = AS_BUILT_KEYS if auto and layer.keys == KeyChoice() else layer.keys
+    index, more = _keyed(index, keys, advised.keys)
+    base = calibrated_options(index) if auto else advised.retrieval
+    if faid is not None and not auto:
+        base = replace(base, weight=advised.faid_weight)
+    options = replace(base, **layer.chosen())
+    notes += [*said, *more, _retrieval_note(index.spec, options, layer, advised)]
+    notes += _weight_hint(layer, prompt, options, advised)
+    unknown = bool(prompt.unknown)
+    return make_retriever(index, grid, codebook, options, unknown, layer.steering), notes
+
+
+def _filtered(index: PatchIndex, layer: Layer) -> tuple[PatchIndex, list[str]]:
+    """(the index with the included and without the excluded sources, what to say of it).
+
+    Raises:
+        InputError: No picture is left.
+    """
+    included, excluded = _lines(layer.include), _lines(layer.exclude)
+    if not included and not excluded:
+        return index, []
+    images = np.arange(len(index.tokens)) if index.images is None else index.images
+    kept = images
+    if included:
+        kept = np.intersect1d(kept, index.sources.any_of(included))
+    if excluded:
+        kept = np.setdiff1d(kept, index.sources.any_of(excluded))
+    if len(kept) == 0:
+        raise InputError(
+            f"include and exclude leave none of the {len(images)} pictures of the index; change "
+            f"the patterns ({_listed([*included, *excluded])})"
+        )
+    note = f"Sources: {len(kept)} of {len(images)} pictures, by include and exclude."
+    return index.restricted(kept), [note]
+
+
+def _lines(patterns: str) -> list[str]:
+    return [line.strip() for line in patterns.splitlines() if line.strip()]
+
+
+def select(layer: Layer, prompt: Prompt, has_unknown: bool) -> tuple[PatchIndex | None, list[str]]:
+    """(the part of the index to retrieve from, what to say of it); None where there is nothing.
+
+    A model that has unknown words needs retrieval for these alone: what it knows it draws better
+    without.
+
+    Args:
+        has_unknown: Whether there are words that the model's tokenizer does not know.
+
+    Raises:
+        InputError: A pattern without `{prompt}` matches no picture.
+    """
+    index, pattern = layer.index, layer.only.strip()
+    if not pattern or (layer.weight == "auto" and pattern == PROMPT):
+        return index, []
+    if PROMPT not in pattern:
+        found = index.matching(pattern)
+        assert found.images is not None
+        return found, [f"Subject: {len(found.images)} pictures match {pattern!r}."]
+    if not index.sources.captioned:
+        return index, ["The index has no captions: retrieval uses all of its pictures."]
+    beside = pattern.replace(PROMPT, " ").split()
+    words = [*(prompt.unknown if has_unknown else [prompt.text]), *beside]
+    if not words:
+        return None, ["The model knows every word of the prompt: nothing is retrieved."]
+    subject = index.sources.about(words)
+    if len(subject.images) == 0:
+        return None, [f"No caption of the index has {_listed(words)}: nothing is retrieved."]
+    count = len(subject.images)
+    note = f"Subject: {_listed(subject.words)}; {count} picture{'s' * (count > 1)} of the index."
+    return index.restricted(subject.images), [note]
+
+
+def _listed(words: Sequence[str]) -> str:
+    more = f" and {len(words) - LISTED} more" if len(words) > LISTED else ""
+    return ", ".join(repr(word) for word in words[:LISTED]) + more
+
+
+def _keyed(index: PatchIndex, keys: KeyChoice, advised: KeySpec) -> tuple[PatchIndex, list[str]]:
+    """The index with the chosen keys; recommended ones only where the index can have them."""
+    if keys == KeyChoice():
+        if index.searcher.kind != "flat":
+            return index, ["Keys: as built; those of an index with a search structure are fixed."]
+        if index.vectors is None:
+            advised = replace(advised, space="codebook")
+    return index.rekeyed(keys.spec(index.spec, advised)), []
+
+
+def _retrieval_note(
+    spec: KeySpec, options: RetrievalOptions, layer: Layer, advised: Recommended
+) -> str:
+    weight = options.weight if options.weight == "auto" else f"{options.weight:g}"
+    own = [name for name in ("weight", "temperature", "neighbours") if getattr(layer, name) is None]
+    source = f" ({', '.join(own)}: {advised.source})" if own and weight != "auto" else ""
+    return (
+        f"Retrieval: weight {weight}, temperature {options.temperature:g}, {options.neighbours} "
+        f"neighbours, keys {spec}{source}."
+    )
+
+
+def _weight_hint(
+    layer: Layer, prompt: Prompt, options: RetrievalOptions, advised: Recommended
+) -> list[str]:
+    """A hint where the index has a subject that the model does not know, and λ hides it."""
+    weight = options.weight
+    if weight == "auto" or weight >= advised.visible_weight or not prompt.unknown:
+        return []
+    subject = layer.index.sources.about(prompt.unknown)
+    if len(subject.images) == 0:
+        return []
+    return [
+        f"The index has {len(subject.images)} pictures of {_listed(subject.words)}, but a weight "
+        f"of {weight:g} is too low to show it; {advised.retrieval.weight:g} is recommended."
+    ]
