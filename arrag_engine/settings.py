@@ -39,6 +39,9 @@ Curve = Literal["constant", "linear", "ease in", "ease out", "rows"]
 weight; or one factor for each row of the picture."""
 CURVES: tuple[Curve, ...] = get_args(Curve)
 
+Unknown = Literal["zero", "ignore"]
+UNKNOWN: tuple[Unknown, ...] = get_args(Unknown)
+
 PROMPT = "{prompt}"
 """Stands for the prompt's words in a layer's `only`."""
 AS_BUILT, RECOMMENDED = "as built", "recommended"

@@ -38,6 +38,8 @@ SHOW_O_FILES = {
     "prompts": [],
     "vanilla": SHOW_O_MODEL,
     "t2i": ["prompts", *SHOW_O_MODEL],
+    "db": ["vq", "vanilla"],
+    "daid_proposed": ["db", "prompts", *SHOW_O_MODEL],
 }
 SHOW_O_GROUPS: dict[str, Group] = {
     "preprocess": showo.check_preprocess,
@@ -45,6 +47,8 @@ SHOW_O_GROUPS: dict[str, Group] = {
     "prompts": showo.check_prompts,
     "vanilla": showo.check_vanilla,
     "t2i": showo.check_t2i,
+    "db": showo.check_db,
+    "daid_proposed": showo.check_daid,
 }
 
 

@@ -142,13 +142,13 @@ class VQModel(nn.Module):
         [-1, 1], H and W multiples of the patch size."""
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # else other codes
             bits = self.encoder(images).permute(0, 2, 3, 1) > 0
-        codes = (bits.long() << self._places(bits.device)).sum(dim=-1)
+        codes = (bits.long() << _places(self.config.bits, bits.device)).sum(dim=-1)
         return codes, signs(bits)
 
     def vectors(self, codes: Tensor) -> Tensor:
         """Code vectors [..., bits] of codes [...]: 1 where the bit is set, else -1. The first
         number is the most significant bit."""
-        return signs(codes[..., None] >> self._places(codes.device) & 1)
+        return code_vectors(codes, self.config.bits)
 
     def decode(self, codes: Tensor) -> Tensor:
         """Images [B, 3, h*p, w*p] (about [-1, 1], not clipped) of codes [B, h, w]."""
@@ -159,9 +159,15 @@ class VQModel(nn.Module):
         which their codes differ, squared."""
         return self.vectors(torch.arange(self.config.codebook_size)).numpy()
 
-    def _places(self, device: torch.device) -> Tensor:
-        """How far to shift a code for each of its bits [bits]."""
-        return torch.arange(self.config.bits - 1, -1, -1, device=device)
+
+def code_vectors(codes: Tensor, bits: int) -> Tensor:
+    """Vectors [..., bits] of codes [...]; see `VQModel.vectors`."""
+    return signs(codes[..., None] >> _places(bits, codes.device) & 1)
+
+
+def _places(bits: int, device: torch.device) -> Tensor:
+    """How far to shift a code for each of its bits [bits]."""
+    return torch.arange(bits - 1, -1, -1, device=device)
 
 
 def signs(bits: Tensor) -> Tensor:

@@ -118,8 +118,26 @@ class GoldenDrawing:
             logits = guide(model.logits, self.recipe.sampling.cfg)[0]
             recorded.add(logits_cond=model.logits[0], logits_cfg=logits)
             recorded.add(logits_uncond=model.logits[-1])
-            self.step(step, mixed(p_model, layers, [self.canvas], self.known)[0], recorded)
+            p = mixed(p_model, layers, [self.canvas], self.known)[0]
+            if layers:
+                self.record_found(layers, recorded)
+            self.step(step, p, recorded)
         return recorded.stacked() | {"tokens": torch.from_numpy(self.canvas.tokens)}
+
+    def record_found(self, layers: Layers, recorded: Recorded) -> None:
+        """What the only layer found where it was asked: each code once, with its nearest hit."""
+        [layer], known = layers.each, self.known[0]
+        active = layers.informed(known) & ~known
+        codes = np.full((known.size, layer.neighbours), -1)
+        distances = np.full((known.size, layer.neighbours), -1.0)
+        for position in np.flatnonzero(active):
+            [proposal] = self.canvas.proposals[int(position)]
+            assert proposal is not None
+            found, first = np.unique(proposal.hits.codes[0], return_index=True)
+            first = np.sort(first)
+            codes[position, : len(found)] = proposal.hits.codes[0, first]
+            distances[position, : len(found)] = proposal.hits.distances[0, first]
+        recorded.add(active=active, retr_codes=codes, retr_distances=distances)
 
     def step(self, step: int, p: Tensor, recorded: Recorded) -> None:
         noise, schedule, known = self.noise(step), self.recipe.schedule, self.known[0]

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,6 +19,7 @@ from ...models.pixels import to_uint8
 from ...models.showo.layouts import TOKENIZER
 from ...models.showo.model import ShowO, Vocabulary
 from ...models.showo.prompt import text_ids
+from ...models.showo.vq import code_vectors
 from ..golden import LEVELS, Golden, Values
 
 CFG_LOGITS, PROBS = 1e-3, 1e-4
@@ -51,6 +53,12 @@ class ShowOFixture:
     @cached_property
     def vocabulary(self) -> Vocabulary:
         return Vocabulary(self.settings["total_vocab"], self.settings["image_vocab"])
+
+    @cached_property
+    def codebook(self) -> np.ndarray:
+        """Code vectors [codes, bits]."""
+        codes = self.settings["image_vocab"]
+        return code_vectors(torch.arange(codes), codes.bit_length() - 1).numpy()
 
     @cached_property
     def model(self) -> ShowO:
