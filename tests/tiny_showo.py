@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 
 from arrag_engine.grid import Grid
+from arrag_engine.index import KeySpec, PatchIndex, create_index
 from arrag_engine.models.showo.layouts import official_name
 from arrag_engine.models.showo.model import SPECIAL, ShowO, ShowOConfig
 from arrag_engine.models.showo.phi import PhiConfig
 from arrag_engine.models.showo.prompt import END_OF_TEXT
-from arrag_engine.models.showo.vq import VQConfig
+from arrag_engine.models.showo.vq import VQConfig, code_vectors
 from arrag_engine.models.tokenizing import UNKNOWN
+from tests.tiny import tiny_source
 
+AROUND = KeySpec("ring-8", "zero", "codebook")
 WORDS = ["a", "red", "car", "two", "apples", "on", "grass", "blue"]
 TEXT = 12
 """Text ids, some of which no word has."""
@@ -45,6 +49,23 @@ def tiny_showo(seed: int = 0, config: ShowOConfig | None = None) -> ShowO:
         mean = 1.0 if "norm" in name and name.endswith("weight") else 0.0
         parameter.normal_(mean, scale)
     return model
+
+
+def sign_index(
+    images: int = 6,
+    config: ShowOConfig | None = None,
+    spec: KeySpec = AROUND,
+    structure: str = "bits",
+    seed: int = 0,
+) -> PatchIndex:
+    """An index of random token grids of a Show-o, whose code vectors are signs."""
+    config, rng = config or tiny_showo_config(), np.random.default_rng(seed)
+    shape = (images, config.grid.size)
+    tokens = rng.integers(0, config.vq.codebook_size, shape).astype(np.uint16)
+    codes = torch.arange(config.vq.codebook_size)
+    rows = code_vectors(codes, config.vq.bits).numpy()
+    sources = [tiny_source(i, seed) for i in range(images)]
+    return create_index(config.grid, tokens, None, rows, sources, spec, structure)
 
 
 def text_tokenizer() -> str:

@@ -10,9 +10,13 @@ from arrag_engine import session
 from arrag_engine.checkpoints import load_checkpoint
 from arrag_engine.decode import Recipe, draw_pictures
 from arrag_engine.decode.step_noise import step_noise
-from arrag_engine.settings import Sampling, SamplingChoice, Schedule
+from arrag_engine.errors import InputError
+from arrag_engine.grid import NEIGHBORHOODS
+from arrag_engine.retrieval import Asked, make_retriever
+from arrag_engine.settings import RetrievalOptions, Sampling, SamplingChoice, Schedule
 from tests.models.slow_showo import slow_logits
-from tests.tiny_showo import showo_folder, tiny_showo
+from tests.tiny import tiny_index, tiny_model
+from tests.tiny_showo import showo_folder, sign_index, tiny_showo
 
 IDS = [17, 1, 2, 3, 4, 1]
 BLANK = [12, 12, 12, 17, 1, 1]
@@ -130,3 +134,86 @@ def test_it_draws_through_the_session_and_says_what_it_uses(tmp_path, showo):
     cut = session.plan(checkpoint, "a red car on blue grass two apples red", SamplingChoice(cfg=2))
     assert any("cut off after" in note for note in cut.notes)
     assert cut.recipe.schedule.steps == 50
+
+
+def slow_found(index, tokens, known, position, k, ignore):
+    """[(squared distance, patch)] of the nearest patches, by looking at every sign of all."""
+    rows, grid = index.codebook, index.grid
+
+    def around(codes, there, place):
+        row, column = divmod(place, grid.width)
+        for r, c in NEIGHBORHOODS["ring-8"]:
+            inside = 0 <= row + r < grid.height and 0 <= column + c < grid.width
+            at = (row + r) * grid.width + column + c
+            yield rows[codes[at]] if inside and there[at] else None
+
+    query, found = list(around(tokens, known, position)), []
+    for number in range(index.size):
+        picture, place = divmod(number, grid.size)
+        key = around(index.tokens[picture], np.ones(grid.size, bool), place)
+        distance = 0.0
+        for one, other in zip(query, key, strict=True):
+            if one is not None or not ignore:
+                zero = np.zeros(rows.shape[1])
+                pair = (zero if half is None else half for half in (one, other))
+                distance += float((np.subtract(*pair) ** 2).sum())
+        found.append((distance, number))
+    return sorted(found)[:k]
+
+
+@pytest.mark.parametrize("unknown", ["zero", "ignore"])
+def test_what_is_retrieved_is_what_slow_search_finds(showo, unknown):
+    index = sign_index(4)
+    options = RetrievalOptions(0.5, 4.0, 12)
+    retriever = make_retriever(index, showo.grid, index.codebook, options, unknown=unknown)
+    rng = np.random.default_rng(0)
+    tokens, known = rng.integers(0, 64, 36), rng.random(36) < 0.3
+    positions = np.flatnonzero(retriever.query.informed(known) & ~known)
+    proposals = retriever.propose([Asked(tokens, positions, known)])
+    for position, proposal in zip(positions, proposals, strict=True):
+        wanted = slow_found(index, tokens, known, position, 12, unknown == "ignore")
+        hits = proposal.hits
+        assert hits.distances[0].tolist() == [distance for distance, _ in wanted]
+        assert index.numbers(hits)[0].tolist() == [number for _, number in wanted]
+
+
+def test_only_search_by_bits_can_leave_neighbours_out(showo):
+    index = sign_index(4, structure="flat")
+    with pytest.raises(InputError, match="counts every neighbour; build the index with the struct"):
+        make_retriever(index, showo.grid, index.codebook, unknown="ignore")
+
+
+@pytest.mark.parametrize("unknown", ["zero", "ignore"])
+def test_retrieval_joins_and_weight_zero_is_plain_bit_for_bit(showo, unknown):
+    index = sign_index(4)
+
+    def drawn(weight, seeds):
+        options = RetrievalOptions(weight, 2.0, 12)
+        retriever = make_retriever(index, showo.grid, index.codebook, options, unknown=unknown)
+        recipe = Recipe(IDS, BLANK, Sampling(cfg=2.0), [retriever], schedule=Schedule(5))
+        return draw_pictures(showo, recipe, seeds).tokens
+
+    plain = Recipe(IDS, BLANK, Sampling(cfg=2.0), schedule=Schedule(5))
+    assert torch.equal(drawn(0.0, [7, 8]), draw_pictures(showo, plain, [7, 8]).tokens)
+    mixed = drawn(0.8, [7, 8])
+    assert not torch.equal(mixed, draw_pictures(showo, plain, [7, 8]).tokens)
+    assert torch.equal(mixed[1:], drawn(0.8, [8]))
+
+
+def test_an_index_of_another_family_is_refused_either_way(showo):
+    janus = tiny_model()
+    with pytest.raises(
+        InputError, match=r"another VQ \(64 codes of 8 numbers, the model has 64 of 6"
+    ):
+        make_retriever(tiny_index(janus), showo.grid, showo.vq.codebook(showo.device))
+    with pytest.raises(
+        InputError, match=r"another VQ \(64 codes of 6 numbers, the model has 64 of 8"
+    ):
+        make_retriever(sign_index(4), janus.grid, janus.vq.codebook(janus.device))
+
+
+def test_signs_of_another_order_are_another_vq(showo):
+    index = sign_index(4)
+    with pytest.raises(InputError, match="another VQ"):
+        index.check_fits(showo.grid, np.ascontiguousarray(index.codebook[:, ::-1]))
+    index.check_fits(showo.grid, showo.vq.codebook(showo.device))

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from arrag_engine.cli import main
 from arrag_engine.errors import InputError
-from arrag_engine.verify import SHOW_O_GROUPS, verify_folder
+from arrag_engine.verify import SHOW_O_FILES, SHOW_O_GROUPS, verify_folder
 
 ORACLE = Path(__file__).parents[3] / "shared" / "oracle-showo"
 pytestmark = pytest.mark.skipif(
@@ -21,9 +21,12 @@ INPUTS = {
     "prompts": {f"text_ids.{i}" for i in range(6)} | {"text_mask"},
     "vanilla": {"input_ids"},
     "t2i": {"draw_uniform", "mask_uniform", "draw_margin", "given_image_tokens"},
+    "db": {"big.codes", "distribution.distances", "distribution.codes"}
+    | {"distribution.unique_weight"},
+    "daid_proposed": {"draw_uniform", "mask_uniform", "draw_margin"},
 }
-"""What the checks are given, what is of no account (`text_mask`: all ones), and how far draws are
-from another one."""
+"""What the checks are given, how far draws are from another one, and what nothing here uses: a mask
+of ones, and the official retriever's weight of a distribution."""
 
 
 @pytest.fixture
@@ -41,7 +44,8 @@ def test_the_official_numbers_are_reproduced():
     for group, inputs in INPUTS.items():
         for name in load_file(ORACLE / f"{group}.safetensors"):
             checked = f"showo-{group}.{name}" in checks
-            assert checked != (name in inputs or name.split(".")[-1] in inputs), name
+            given = name in inputs or name.split(".", 1)[-1] in inputs
+            assert checked != given, name
 
 
 CORRUPTIONS = [
@@ -61,12 +65,19 @@ CORRUPTIONS = [
     ("t2i", "c.tokens", 1),
     ("t2i", "inpaint.masked_after", 1),
     ("t2i", "greedy.sampled_ids", 1),
+    ("db", "keys", 1),
+    ("db", "full.distances", 1),
+    ("db", "distribution.unique", 0.01),
+    ("daid_proposed", "ignore.retr_codes", 1),
+    ("daid_proposed", "ignore.p_merged", 0.01),
+    ("daid_proposed", "zero.retr_distances", 1),
+    ("daid_proposed", "zero.active", 1),
 ]
 
 
 @pytest.mark.parametrize(("group", "name", "amount"), CORRUPTIONS)
 def test_one_wrong_number_fails_its_check_and_no_other(copy, group, name, amount):
-    for other in SHOW_O_GROUPS.keys() - {group, "preprocess", "prompts"}:
+    for other in SHOW_O_GROUPS.keys() - {group, *SHOW_O_FILES[group]}:
         (copy / f"{other}.safetensors").unlink()
     path = copy / f"{group}.safetensors"
     tensors = load_file(path)

@@ -74,12 +74,12 @@ def build_searcher(
         kind = "flat" if keys.size <= FLAT_LIMIT or recall_target == 1 else large
     if kind == "compact" and problem:
         raise InputError(f"{problem}; choose another structure or key space")
+    if kind == "flat" or keys.size == 0:
+        return Flat(keys)
     if kind == "bits":
         if problem := why_not_bits(keys):
             raise InputError(f"{problem}; choose another structure or key space")
         return Bits(keys)
-    if kind == "flat" or keys.size == 0:
-        return Flat(keys)
     centroids = train_centroids(keys, list_count(keys.size))
     numbers = assign(keys, centroids, progress)
     lists = Lists.sorted(numbers, len(centroids))
