@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from . import decode, session, shipped
+from .attribution import Credits, drawing_credits
 from .build import BuildOptions, ReadSettings, build_from_images
 from .build import build_index as build_from_folder
 from .checkpoints import Checkpoint, load_checkpoint, resolve_dtype, resolve_storage
@@ -55,6 +56,11 @@ class Drawing:
         """What drew each token and what was retrieved for it, one per picture. They are made at
         first use, for they cost look-ups."""
         return self.grids.traces
+
+    @property
+    def credits(self) -> list[Credits]:
+        """What each picture owes to the model and to each source; made from the traces."""
+        return drawing_credits(self.grids)
 
 
 def load_model(
@@ -110,6 +116,7 @@ def draw(
     window: int = 0,
     progress: Progress | None = None,
     exact_batch: bool = False,
+    negative: str = "",
 ) -> Drawing:
     """Draw a picture for each seed. What is not chosen takes its recommended value.
 
@@ -119,13 +126,15 @@ def draw(
         window: Tokens computed per pass; the pictures stay the same. 0 = the device's.
         exact_batch: In 16 bit, each picture of several is the one drawn alone; it takes longer.
         progress: Called with (positions decided, tokens [B, N] so far).
+        negative: What guidance leads away from, in words; without effect at guidance 1.
 
     Raises:
-        InputError: The prompt, a value or a layer cannot be used.
+        InputError: A prompt, a value or a layer cannot be used.
     """
     faid = Faid(adapter) if isinstance(adapter, FaidAdapter) else adapter
     clock = [time.perf_counter()]
-    planned = session.plan(model, prompt, sampling, layers, faid, place=searched_on(model))
+    place = searched_on(model)
+    planned = session.plan(model, prompt, sampling, layers, faid, place=place, negative=negative)
     clock.append(time.perf_counter())
     grids = session.draw(
         model, planned, seeds, window, progress, kept=model.passes, exact_batch=exact_batch

@@ -254,6 +254,15 @@ def from_floats(pixels: Tensor) -> Image.Image:
     return _upright_rgb(Image.fromarray(array))
 
 
+def read_mask(file: Path | bytes) -> np.ndarray:
+    """Shares [h, w] float32 from 0 (black) to 1 (white) of the greys of a picture.
+
+    Raises:
+        InputError: It cannot be read as a picture.
+    """
+    return np.asarray(open_picture(file).convert("L"), np.float32) / 255
+
+
 def to_tensor(images: list[Image.Image]) -> Tensor:
     """[B, 3, H, W] float32 in [-1, 1] of RGB pictures of one size."""
     pixels = [torch.frombuffer(bytearray(i.tobytes()), dtype=torch.uint8) for i in images]

@@ -31,11 +31,12 @@ def model_probabilities(
     """
     sampling = sampling or Sampling(cfg=1.0)
     streams = [prompt] if sampling.cfg == 1 else [prompt, unconditional]
-    text = model.embed_text(torch.tensor(streams, device=model.device))
     codes = torch.from_numpy(tokens[:-1].astype(np.int64)).to(model.device)
-    picture = model.embed_codes(codes).expand(len(text), -1, -1)
-    logits = model.logits(torch.cat((text, picture), dim=1))[:, -len(tokens) :]
-    return model_distribution(guide(logits, sampling.cfg)[0].cpu(), sampling)
+    picture, logits = model.embed_codes(codes), []
+    for ids in streams:  # of any length each
+        text = model.embed_text(torch.tensor(ids, device=model.device))
+        logits.append(model.logits(torch.cat((text, picture))[None])[:, -len(tokens) :])
+    return model_distribution(guide(torch.cat(logits), sampling.cfg)[0].cpu(), sampling)
 
 
 @dataclass(frozen=True)

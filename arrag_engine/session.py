@@ -22,6 +22,9 @@ from .retrieval import Retriever
 from .settings import Sampling, SamplingChoice, Schedule
 from .threads import few_threads
 
+NEGATIVE = "negative prompt"
+"""What messages call it."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -41,6 +44,7 @@ def plan(
     faid: Faid | None = None,
     codebook: np.ndarray | None = None,
     place: Callable[[PatchIndex], PatchIndex] | None = None,
+    negative: str = "",
     schedule: Schedule | None = None,
 ) -> Plan:
     """Work out what a drawing will use.
@@ -51,16 +55,19 @@ def plan(
         codebook: The model's unit rows [codes, dim]; computed when absent.
         place: Says where the part of the index that is used is searched; see
             `retrieval.where_faster`. It finds the same patches anywhere.
+        negative: What guidance leads away from, of any length; blank for nothing in particular.
         schedule: Of a model that draws in any order; None = the recommended one.
 
     Raises:
-        InputError: The prompt, a value or the index cannot be used.
+        InputError: A prompt, a value or the index cannot be used.
     """
     prompt = checkpoint.prompt_encoder.encode(text)
     advised = recommended(checkpoint)
     chosen = (sampling or SamplingChoice()).over(advised.sampling)
-    notes = [*prompt.notes, *_unknown_note(prompt), _sampling_note(chosen, advised, sampling)]
+    unconditional, said = _unconditional(checkpoint, prompt, negative, chosen)
     schedule = schedule or advised.schedule
+    notes = [*prompt.notes, *_unknown_note(prompt), *said]
+    notes.append(_sampling_note(chosen, advised, sampling))
     if not checkpoint.model.order.raster:
         notes.append(_schedule_note(schedule))
     retrievers: Sequence[Retriever] = ()
@@ -69,7 +76,7 @@ def plan(
             codebook = checkpoint.model.vq.codebook(checkpoint.model.device)
         retrievers, said = make_retrievers(checkpoint, prompt, layers, advised, faid, codebook)
         notes += said
-    streams = (prompt.ids, prompt.unconditional)
+    streams = (prompt.ids, unconditional)
     recipe = Recipe(*streams, chosen, retrievers, faid, schedule=schedule, place=place)
     return Plan(prompt, recipe, tuple(notes))
 
@@ -119,10 +126,22 @@ def draw(
         return run(model, planned.recipe, seeds, window, progress, device, kept)
 
 
-def _unknown_note(prompt: Prompt) -> list[str]:
+def _unknown_note(prompt: Prompt, which: str = "") -> list[str]:
     if not prompt.unknown:
         return []
-    return [f"The model does not know: {', '.join(prompt.unknown)}."]
+    return [f"The model does not know{which}: {', '.join(prompt.unknown)}."]
+
+
+def _unconditional(
+    checkpoint: Loaded, prompt: Prompt, negative: str, sampling: Sampling
+) -> tuple[list[int], list[str]]:
+    """(ids of the stream that guidance leads away from, what to say of the negative prompt)."""
+    if isinstance(negative, str) and not negative.strip():
+        return prompt.unconditional, []
+    encoded = checkpoint.prompt_encoder.encode(negative, NEGATIVE)
+    if sampling.cfg == 1:
+        return prompt.unconditional, ["The negative prompt has no effect: guidance (cfg) is 1."]
+    return encoded.ids, [*encoded.notes, *_unknown_note(encoded, f", of the {NEGATIVE}")]
 
 
 def _sampling_note(used: Sampling, advised: Recommended, choice: SamplingChoice | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from . import folders
+from .attribution import SaveWithAttribution
 from .border import bordered, guard_log
 from .build import BuildPatchIndex
 from .faid import FAiDSampler, LoadFAiDAdapter
@@ -24,6 +25,7 @@ NODES: list[type[io.ComfyNode]] = [
     FAiDSampler,
     VQEncode,
     VQDecode,
+    SaveWithAttribution,
 ]
 
 

@@ -19,10 +19,10 @@ from .memory import ManagedModel, load_managed_adapter
 from .newer import ADVANCED, found_by
 from .samplers import (
     DrawingSettings,
-    batch_input,
     draw,
     drawing_inputs,
     drawing_outputs,
+    later_inputs,
     notes_output,
 )
 from .types import CATEGORY, Model, Retrieval, Trace
@@ -112,7 +112,7 @@ class FAiDSampler(io.ComfyNode):
                     tooltip="From Retrieval Options: the index to retrieve patches from. Without "
                     "it, the adapter receives no patches.",
                 ),
-                batch_input(),
+                *later_inputs(),
             ],
             outputs=[
                 *drawing_outputs(),

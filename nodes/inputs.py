@@ -11,6 +11,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..arrag_engine.bounds import Bound, is_number, shown
+from ..arrag_engine.decode import Drawing
 from ..arrag_engine.errors import InputError
 from ..arrag_engine.layers import Layer
 from .memory import ManagedModel
@@ -56,6 +57,7 @@ KINDS: dict[str, tuple[Test, str]] = {
     "ARRAG_INDEX": (_is(IndexChoice), "connect the output of Load Patch Index"),
     "ARRAG_RETRIEVAL": (is_retrieval, "connect the output of Retrieval Options"),
     "ARRAG_TOKENS": (_is(TokenGrids), "connect the tokens of a sampler or of VQ Encode"),
+    "ARRAG_TRACE": (_is(Drawing), "connect the trace of the sampler"),
 }
 """By type of input: a test of values, and the advice where it fails."""
 

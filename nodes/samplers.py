@@ -65,6 +65,7 @@ class DrawingSettings:
     window: int
     preview_every: int
     exact_batch: bool = False
+    negative: str = ""
 
     def __post_init__(self) -> None:
         WINDOW.check(self.window)
@@ -156,17 +157,28 @@ def drawing_inputs() -> list[io.Input]:
     ]
 
 
-def batch_input() -> io.Input:
-    """The last input of every sampler's own list."""
-    return io.Boolean.Input(
-        "exact_batch",
-        default=False,
-        optional=True,
-        tooltip="In 16-bit precision: draw the pictures of a batch one after the other, so that "
-        "each is the picture drawn alone. Off: faster, and a picture may differ from the one drawn "
-        "alone. In fp32 they are always the same.",
-        **ADVANCED,
-    )
+def later_inputs() -> list[io.Input]:
+    """Inputs that every sampler has after its own, in the order workflows store them: only ever
+    append."""
+    return [
+        io.Boolean.Input(
+            "exact_batch",
+            default=False,
+            optional=True,
+            tooltip="In 16-bit precision: draw the pictures of a batch one after the other, so "
+            "that each is the picture drawn alone. Off: faster, and a picture may differ from the "
+            "one drawn alone. In fp32 they are always the same.",
+            **ADVANCED,
+        ),
+        io.String.Input(
+            "negative",
+            multiline=True,
+            default="",
+            optional=True,
+            tooltip="Negative prompt: what guidance leads away from, such as a colour or a thing. "
+            "Empty = nothing in particular. It has no effect at cfg 1.",
+        ),
+    ]
 
 
 def drawing_outputs() -> list[io.Output]:
@@ -202,11 +214,18 @@ def draw(
     seeds = picture_seeds(settings.seed, settings.batch)
     place = managed.search_place
     planned = session.plan(
-        checkpoint, settings.prompt, sampling, retrieval, faid, managed.codebook, place
+        checkpoint,
+        settings.prompt,
+        sampling,
+        retrieval,
+        faid,
+        managed.codebook,
+        place,
+        settings.negative,
     )
     unused = [OTHER_SAMPLER] if faid is None and checkpoint.faid is not None else []
     notes = show_notes(node_id, [*planned.notes, *unused])
-    length = len(planned.prompt.ids) + managed.model.grid.size
+    length = planned.recipe.longest + managed.model.grid.size
     device = managed.to_device(working_bytes(managed, length, settings), faid is not None)
     preview = Preview(managed.model, device, settings.preview_every)
     drawing = session.draw(
@@ -253,7 +272,7 @@ class ARSampler(io.ComfyNode):
             category=CATEGORY,
             description="Draws pictures token by token with the model alone, without retrieval.",
             **found_by("autoregressive", "Janus", "text to image", "sampler"),
-            inputs=[*drawing_inputs(), batch_input()],
+            inputs=[*drawing_inputs(), *later_inputs()],
             outputs=[*drawing_outputs(), notes_output()],
             hidden=[io.Hidden.unique_id],
         )
@@ -283,7 +302,7 @@ class DAiDSampler(io.ComfyNode):
                     optional=True,
                     tooltip="From Retrieval Options. Without it, the model draws alone.",
                 ),
-                batch_input(),
+                *later_inputs(),
             ],
             outputs=[
                 *drawing_outputs(),

@@ -154,7 +154,9 @@ class Skipped:
     def new_cache(self, rows: int, capacity: int, device: torch.device) -> Any:
         return SimpleNamespace(keys=self.nothing.clone(), values=self.nothing.clone())
 
-    def prefill(self, x: Tensor, cache: Any, copies: int = 1, hook: Any = None) -> Tensor:
+    def prefill(
+        self, x: Tensor, cache: Any, copies: int = 1, hook: Any = None, first: int = 0
+    ) -> Tensor:
         return x[:, -1]
 
     def predict(self, hidden: Tensor, hook: Any = None) -> Tensor:

@@ -94,10 +94,15 @@ def logits(model, ids, tokens):
     return model.logits(torch.cat((text, image), dim=1))[0, -1]
 
 
-def p_model(model, prompt, pad_id, tokens, sampling):
-    """The model's shaped distribution [vocab] in float64 (temperature only)."""
+def unguided(prompt, pad_id):
+    """Ids of the second stream without a negative prompt."""
     ends = (0, len(prompt) - 1)
-    blank = [word if i in ends else pad_id for i, word in enumerate(prompt)]
+    return [word if i in ends else pad_id for i, word in enumerate(prompt)]
+
+
+def p_model(model, prompt, pad_id, tokens, sampling, negative=None):
+    """The model's shaped distribution [vocab] in float64 (temperature only)."""
+    blank = negative or unguided(prompt, pad_id)
     cond, uncond = logits(model, prompt, tokens), logits(model, blank, tokens)
     guided = (uncond + sampling.cfg * (cond - uncond)).double()
     return torch.softmax(guided / (sampling.temperature or 1), dim=-1).numpy()
@@ -114,14 +119,16 @@ def p_retrieved(index, codebook, offsets, tokens, position, options):
     return proposals(sorted(rows, key=lambda r: r[0]), len(codebook), options)
 
 
-def picture(model, prompt, pad_id, sampling, seed, index=None, offsets=(), options=None):
+def picture(
+    model, prompt, pad_id, sampling, seed, index=None, offsets=(), options=None, negative=None
+):
     """Tokens of one picture, one at a time, everything worked out afresh for each."""
     grid, vocab = model.config.grid, model.config.vq.codebook_size
     codebook = model.vq.quantize.rows(torch.device("cpu")).numpy()
     tokens: list[int] = []
     for position in range(grid.size):
         noise = Noise(seed, position, vocab)
-        p = p_model(model, prompt, pad_id, tokens, sampling)
+        p = p_model(model, prompt, pad_id, tokens, sampling, negative)
         retrieved = index and p_retrieved(index, codebook, offsets, tokens, position, options)
         if retrieved is not None and sampling.temperature == 0:
             p = (1 - options.weight) * p + options.weight * retrieved
@@ -229,7 +236,7 @@ def centres(model, tensors, layer, codes, former, eps):
 
 def faid_picture(
     model, blenders, prompt, pad_id, sampling, seed, index, offsets, k, options=None,
-    semantics="step", strength=1.0,
+    semantics="step", strength=1.0, negative=None,
 ):  # fmt: skip
     """Tokens of one picture drawn with blenders (tensors, layers, hops), DAiD on top with options.
 
@@ -237,8 +244,7 @@ def faid_picture(
     """
     grid, vocab = model.config.grid, model.config.vq.codebook_size
     codebook = model.vq.quantize.rows(torch.device("cpu")).numpy()
-    ends = (0, len(prompt) - 1)
-    blank = [word if i in ends else pad_id for i, word in enumerate(prompt)]
+    blank = negative or unguided(prompt, pad_id)
     rows, tokens, codes, active = patches(index, offsets), [], [], []
     for position in range(grid.size):
         padded = np.zeros(grid.size, dtype=int)

@@ -22,13 +22,14 @@ def test_the_documented_examples_run(tmp_path, monkeypatch, capsys):
     Image.new("RGB", (96, 96), "red").save(tmp_path / "my_pictures" / "a.png")
     names = {}
     blocks = re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     for block in blocks:
         exec(block, names)
     assert Image.open(tmp_path / "flamingo.png").size == (96, 96)
     assert "Subject: 'flamingo'" in capsys.readouterr().out
     assert names["drawing"].tokens.shape == (1, 12, 12)
     assert names["drawing"].timings.keys() == {"plan", "draw", "decode"}
+    assert [c.licence for c in names["credits"].sources]
     assert names["alone"].traces[0].weight.max() == 0
     assert [source.caption for source in names["mine"].sources] == ["a flamingo"]
 

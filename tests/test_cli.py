@@ -40,6 +40,33 @@ def test_a_picture_is_written_and_named(run, tmp_path):
     assert (facts["prompt"], facts["seed"], facts["decoding"]) == ("red", 0, "plain")
 
 
+@pytest.mark.parametrize("suffix", ["txt", "json"])
+def test_credits_are_written_beside_and_into_each_picture(run, tmp_path, suffix):
+    line = DRAW + " --index {files}/index.safetensors --only= --weight 0.8 --batch 2"
+    assert run(f"{line} --credits {{tmp}}/c.{suffix}")[0] == 0
+    for i in range(2):
+        with Image.open(tmp_path / f"a-{i}.png") as image:
+            credits = json.loads(image.text["arrag_credits"])
+            assert image.text["arrag"]
+        beside = (tmp_path / f"c-{i}.{suffix}").read_text(encoding="utf-8")
+        shares = [source["share"] for source in credits["sources"]]
+        assert sum(shares) + credits["model"] + credits["unlisted"] == pytest.approx(1)
+        if suffix == "json":
+            assert json.loads(beside) == credits
+        else:
+            first = credits["sources"][0]
+            assert f"{100 * first['share']:5.1f} %  {first['name']}, licence CC0" in beside
+
+
+def test_credits_without_retrieval_name_the_model_and_no_flag_writes_none(run, tmp_path):
+    assert run(DRAW + " --credits {tmp}/c.txt")[0] == 0
+    assert "100.0 %  the model" in (tmp_path / "c.txt").read_text()
+    assert run(DRAW)[0] == 0
+    assert "arrag_credits" not in Image.open(tmp_path / "a.png").text
+    code, _, err = run(DRAW + " --credits {tmp}/c.xml")
+    assert (code, "c.xml must end in .json" in err) == (2, True)
+
+
 def test_the_settings_reach_the_engine(run, tmp_path, model, index):
     """Drawn with the engine directly, the same settings give the same tokens."""
     line = DRAW + " --json {tmp}/a.json --index {files}/index.safetensors --seed 11 --batch 2"
@@ -107,7 +134,7 @@ def test_the_settings_of_faid_reach_the_engine(run, tmp_path, model_file, index,
     told = {"adapter", "strength", "candidates", "semantics", "retrieval_weight"}
     assert told <= report["settings"].keys()
     assert report["settings"]["retrieval_weight"] == options.weight
-    neighbours = report["images"][0]["positions"][7]["neighbours"]
+    neighbours = report["images"][0]["positions"][7]["layers"][0]["neighbours"]
     assert neighbours == (9 if more else 3)
 
 
@@ -126,7 +153,30 @@ def test_the_report_tells_settings_timings_and_retrieval_facts(run, tmp_path):
     assert first["weight"] == 0
     assert inner["weight"] == JANUS_PRO.retrieval.weight
     assert 0 <= inner["responsibility"] <= 1
-    assert inner["nearest"]["source"].endswith(".png")
+    assert inner["layers"][0]["nearest"]["source"].endswith(".png")
+
+
+def test_a_negative_prompt_reaches_the_engine(run, tmp_path, model_file):
+    line = DRAW + " --seed 3 --json {tmp}/a.json --negative"
+    code, _, err = run(line + " purple")
+    assert code == 0
+    assert err.splitlines()[0] == "The model does not know, of the negative prompt: purple."
+    report = json.loads((tmp_path / "a.json").read_text())
+    assert report["settings"]["negative"] == "purple"
+    loaded = load_checkpoint(model_file, torch.float32)
+    planned = session.plan(loaded, "red", negative="purple")
+    drawn_here = session.draw(loaded, planned, [3]).tokens.flatten().tolist()
+    assert report["images"][0]["tokens"] == drawn_here
+    run(DRAW + " --seed 3 --json {tmp}/b.json --negative=")
+    report = json.loads((tmp_path / "b.json").read_text())
+    assert "negative" not in report["settings"]
+    assert report["images"][0]["tokens"] != drawn_here
+
+
+def test_a_negative_prompt_without_effect_is_named(run):
+    code, _, err = run(DRAW + " --negative apples --cfg 1")
+    assert code == 0
+    assert "The negative prompt has no effect: guidance (cfg) is 1." in err.splitlines()
 
 
 def test_unknown_words_are_a_warning_and_in_the_report(run, tmp_path):
@@ -185,7 +235,7 @@ def test_neighbours_beyond_the_index_mean_all_of_it(run, tmp_path, index):
     code, _, _ = run(f"{DRAW} {INDEX} --only= --neighbours 1000000 --json {{tmp}}/a.json")
     assert code == 0
     report = json.loads((tmp_path / "a.json").read_text())
-    assert report["images"][0]["positions"][7]["neighbours"] == index.size
+    assert report["images"][0]["positions"][7]["layers"][0]["neighbours"] == 64  # kept
 
 
 def test_inspect_tells_the_sizes_of_a_model(run, model, model_file):

@@ -29,6 +29,14 @@ BAD_INPUT = {
     ),
     "top_k": (f"{DRAW} --top-k -1", "--top-k is -1"),
     "top_p": (f"{DRAW} --top-p 1.1", "--top-p is 1.1; choose more than 0, at most 1"),
+    "negative prompt endless": (
+        f"{DRAW} --negative {'x' * 20_001}",
+        "the negative prompt has 20001 characters, at most 20000 are allowed",
+    ),
+    "negative prompt too long": (
+        f"{DRAW} --negative {'red,' * 300}",
+        "at most 476 are allowed; shorten it",
+    ),
     "window": (f"{DRAW} --window -1", "--window is -1; choose 0 to 4096"),
     "batch 0": (f"{DRAW} --batch 0", "--batch is 0; choose 1 to 64"),
     "batch 65": (f"{DRAW} --batch 65", "--batch is 65"),

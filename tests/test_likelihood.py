@@ -12,13 +12,14 @@ from tests.tiny import BLANK, PROMPT
 
 
 @pytest.mark.parametrize("sampling", [Sampling(1.0), Sampling(3.0, 0.7, 10, 0.9)])
-def test_a_drawn_picture_is_as_probable_as_when_it_was_drawn(model, index, sampling):
+@pytest.mark.parametrize("other", [BLANK, [1, 4], [1, *range(5, 20), 4]])
+def test_a_drawn_picture_is_as_probable_as_when_it_was_drawn(model, index, sampling, other):
     """The trace keeps what the model gave each token while it drew."""
     codebook = model.vq.codebook(model.device)
     retriever = make_retriever(index, model.config.grid, codebook, RetrievalOptions(0.3))
-    drawing = draw_pictures(model, Recipe(PROMPT, BLANK, sampling, layers_of(retriever)), [3])
+    drawing = draw_pictures(model, Recipe(PROMPT, other, sampling, layers_of(retriever)), [3])
     tokens = drawing.tokens.flatten().numpy()
-    p = model_probabilities(model, PROMPT, BLANK, tokens, sampling)
+    p = model_probabilities(model, PROMPT, other, tokens, sampling)
     assert p.shape == (36, model.config.vq.codebook_size)
     assert torch.allclose(p.sum(dim=1), torch.ones(36), atol=1e-5)
     [trace] = drawing.traces

@@ -94,3 +94,4 @@ def test_a_lock_holds_no_address_and_no_command(name):
 def test_drawing_installs_nothing_of_the_tests():
     pins = locked("draw", default_environment())
     assert not {"pytest", "hypothesis", "ruff", "basedpyright", "playwright"} & pins.keys()
+    assert "c2pa-python" not in pins  # optional

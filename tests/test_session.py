@@ -222,6 +222,57 @@ def test_values_out_of_range_are_refused_at_once(index, wrong):
         wrong(index)
 
 
+@pytest.mark.parametrize("blank", ["", "  ", "\n"])
+def test_no_negative_prompt_is_the_attended_pads(checkpoint, blank):
+    planned = plan(checkpoint, "a red car", negative=blank)
+    assert planned.recipe.unconditional == [1, *[2] * 7, 4]
+    assert planned.notes == plan(checkpoint, "a red car").notes
+
+
+def test_a_negative_prompt_is_encoded_as_a_prompt_is(checkpoint):
+    planned = plan(checkpoint, "a red car", negative="two purple apples")
+    encoded = checkpoint.prompt_encoder.encode("two purple apples")
+    assert planned.recipe.prompt == checkpoint.prompt_encoder.encode("a red car").ids
+    assert planned.recipe.unconditional == encoded.ids
+    assert planned.notes[0] == "The model does not know, of the negative prompt: purple."
+    assert planned.prompt.unknown == []
+    pictures = {
+        tuple(draw(checkpoint, plan(checkpoint, "a red car", negative=text), [3]).tokens.flatten())
+        for text in ("", "two purple apples", "apples")
+    }
+    assert len(pictures) == 3
+
+
+def test_at_guidance_1_a_negative_prompt_does_nothing_and_the_note_says_so(checkpoint):
+    choice = SamplingChoice(cfg=1.0)
+    with_one = plan(checkpoint, "a red car", choice, negative="purple apples")
+    without = plan(checkpoint, "a red car", choice)
+    said = [note for note in with_one.notes if note not in without.notes]
+    assert said == ["The negative prompt has no effect: guidance (cfg) is 1."]
+    assert with_one.recipe.streams == without.recipe.streams
+    assert torch.equal(
+        draw(checkpoint, with_one, [3]).tokens, draw(checkpoint, without, [3]).tokens
+    )
+
+
+@pytest.mark.parametrize(
+    ("negative", "message"),
+    [
+        (
+            "red " * 500,
+            r"^the negative prompt has 506 tokens, at most 476 are allowed; shorten it$",
+        ),
+        ("x" * 20_001, r"^the negative prompt has 20001 characters"),
+        ("\ud800", "^the negative prompt contains an incomplete character"),
+        (7, "^the negative prompt is 7; write"),
+    ],
+)
+def test_an_impossible_negative_prompt_is_refused_in_the_plan(checkpoint, negative, message):
+    for cfg in (None, 1.0):
+        with pytest.raises(InputError, match=message):
+            plan(checkpoint, "a red car", SamplingChoice(cfg=cfg), negative=negative)
+
+
 def test_nothing_to_retrieve_draws_what_the_model_draws(checkpoint, pandas):
     alone = plan(checkpoint, "a red car")
     nothing = plan(checkpoint, "a red car", layers=[Layer(pandas)])

@@ -8,36 +8,30 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from .. import shipped
 from ..bounds import (
     BATCH,
     CANDIDATES,
     CFG,
-    NEIGHBOURS,
-    RETRIEVAL_TEMPERATURE,
-    RETRIEVAL_TOP_P,
     SEED,
     STRENGTH,
     TEMPERATURE,
     TOP_K,
     TOP_P,
-    WEIGHT,
     WINDOW,
     picture_seeds,
 )
 from ..errors import InputError
 from ..files import atomic_write
-from ..index import load_index
-from ..models.janus.prompt import check_prompt
+from ..models.tokenizing import check_prompt
 from ..paths import check_output, given_name
-from ..settings import AS_BUILT, DUPLICATES, PROMPT, RECOMMENDED, SEMANTICS, SamplingChoice
+from ..settings import SEMANTICS, SamplingChoice
+from .layers import add_retrieval_flags, check_layer_flags, chosen_layers
 from .parser import number
 from .progress import follow, progress_bar
 from .shared import (
     Command,
-    add_key_flags,
     add_model_flags,
     check_adapter,
     check_inputs,
@@ -48,7 +42,7 @@ if TYPE_CHECKING:
     from ..checkpoints import Checkpoint
     from ..decode import Drawing
     from ..faid import Faid, FaidAdapter
-    from ..layers import Layer
+    from ..retrieval import Retriever
     from ..session import Plan
 
 
@@ -57,20 +51,14 @@ def add_commands(command: Command) -> None:
     add_model_flags(parser)
     add = parser.add_argument
     add("--prompt", required=True, help="what to draw")
+    add(
+        "--negative",
+        default="",
+        metavar="TEXT",
+        help="what guidance leads away from; without effect at --cfg 1 (default: nothing)",
+    )
     add("--out", required=True, type=Path, help="PNG to write; a batch adds -0, -1, …")
-    add(
-        "--index",
-        check=given_name,
-        help="index to look patches up in: path or shipped name, such as pocket (default: none)",
-    )
-    add(
-        "--only",
-        default=PROMPT,
-        metavar="PATTERN",
-        help="pictures of the index to use: {prompt} = those about the prompt's rare words (the "
-        "default), '' = all, otherwise those whose caption, name or source matches",
-    )
-    add_key_flags(parser)
+    add_retrieval_flags(parser)
     add(
         "--decoding",
         choices=("plain", "daid", "faid"),
@@ -86,32 +74,6 @@ def add_commands(command: Command) -> None:
     )
     add("--top-k", **number(TOP_K), default=0, help="most probable tokens to keep; 0 = all")
     add("--top-p", **number(TOP_P), help="1 = all tokens (default: the model's own)")
-    add(
-        "--weight",
-        type=weight_of,
-        check=WEIGHT.check,
-        help="retrieval weight λ, or auto: as calibrated (default: recommended for the model)",
-    )
-    add(
-        "--retrieval-temperature",
-        **number(RETRIEVAL_TEMPERATURE),
-        help="τ: a lower one prefers nearer patches (default: recommended for the model)",
-    )
-    add(
-        "--neighbours",
-        **number(NEIGHBOURS),
-        help="K patches per query (default: recommended for the model)",
-    )
-    add(
-        "--duplicates",
-        choices=DUPLICATES,
-        help="neighbours with one code: the first counts, or the sum (default: recommended)",
-    )
-    add(
-        "--retrieval-top-p",
-        **number(RETRIEVAL_TOP_P),
-        help="top-p of the proposals (default: recommended)",
-    )
     add(
         "--adapter",
         check=given_name,
@@ -149,21 +111,23 @@ def add_commands(command: Command) -> None:
         help="in 16 bit, draw the pictures of a batch one after the other, each as drawn alone",
     )
     add(
+        "--credits",
+        type=Path,
+        help="file to write each source's share of the picture to, .txt or .json; the PNG has them "
+        "too then; a batch adds -0, -1, … (default: none)",
+    )
+    add(
         "--json",
         type=Path,
         help="report to write: settings, timings, retrieval facts (default: none)",
     )
 
 
-def weight_of(text: str) -> float | Literal["auto"]:
-    return "auto" if text == "auto" else float(text)
-
-
 def generate(a: argparse.Namespace) -> int:
     """Draw pictures for a prompt and save them as PNG."""
     sampling, decoding = _checked_settings(a)
     started = time.perf_counter()
-    layers = [_layer(a)] if a.index is not None and decoding != "plain" else []
+    layers = chosen_layers(a) if decoding != "plain" else []
     check_adapter(a.adapter)
     checkpoint = load_model(a)
     from ..api import searched_on
@@ -171,7 +135,7 @@ def generate(a: argparse.Namespace) -> int:
 
     faid = _faid(checkpoint, a) if decoding == "faid" else None
     place = searched_on(checkpoint)
-    planned = plan(checkpoint, a.prompt, sampling, layers, faid, place=place)
+    planned = plan(checkpoint, a.prompt, sampling, layers, faid, place=place, negative=a.negative)
     for note in planned.notes:
         print(note, file=sys.stderr)
     loaded = time.perf_counter()
@@ -192,7 +156,7 @@ def generate(a: argparse.Namespace) -> int:
         print(note, file=sys.stderr)
     drawn = time.perf_counter()
     settings = _settings(a, checkpoint, planned, decoding)
-    files = _save_pictures(checkpoint, drawing, a.out, settings)
+    files = _save_pictures(checkpoint, drawing, a.out, settings, a.credits)
     if a.json:
         timings = {
             "load_s": round(loaded - started, 3),
@@ -219,21 +183,29 @@ def _settings(
         "dtype": str(checkpoint.model.dtype).removeprefix("torch."),
         **asdict(recipe.sampling),
     }
+    if a.negative.strip():
+        settings["negative"] = a.negative
     if recipe.faid is not None:
         settings |= {name: getattr(a, name) for name in ("adapter", "strength", "semantics")}
         settings["candidates"] = recipe.faid.received
-    for retriever in recipe.layers:
-        settings |= {"index": a.index, "only": a.only}
-        settings |= {f"keys_{k}": v for k, v in asdict(retriever.source.spec).items()}
-        settings |= {f"retrieval_{k}": v for k, v in asdict(retriever.options).items()}
+    if len(recipe.layers) == 1 and a.index is not None:
+        settings |= {"index": a.index, "only": a.only, **_layer_settings(recipe.layers[0])}
+    elif recipe.layers:
+        settings["layers"] = [_layer_settings(one) for one in recipe.layers]
     return settings
+
+
+def _layer_settings(layer: Retriever) -> dict[str, Any]:
+    keys = {f"keys_{k}": v for k, v in asdict(layer.source.spec).items()}
+    return keys | {f"retrieval_{k}": v for k, v in asdict(layer.options).items()}
 
 
 def _checked_settings(a: argparse.Namespace) -> tuple[SamplingChoice, str]:
     """(sampling, decoding) of `generate`, refused before anything is loaded."""
-    decoding = a.decoding or ("faid" if a.adapter else "daid" if a.index else "plain")
-    if decoding == "daid" and a.index is None:
+    decoding = a.decoding or ("faid" if a.adapter else "daid" if a.index or a.layers else "plain")
+    if decoding == "daid" and a.index is None and a.layers is None:
         raise InputError("--decoding daid needs --index; pass an index, such as 'pocket'")
+    check_layer_flags(a)
     if a.adapter is not None and decoding != "faid":
         raise InputError(
             f"--decoding {decoding} does not use --adapter; choose faid, or omit --adapter"
@@ -241,33 +213,13 @@ def _checked_settings(a: argparse.Namespace) -> tuple[SamplingChoice, str]:
     check_output(a.out, ".png")
     if a.json:
         check_output(a.json, ".json")
+    if a.credits:
+        check_output(a.credits, ".txt" if a.credits.suffix.lower() == ".txt" else ".json")
     check_prompt(a.prompt)
+    if a.negative.strip():
+        check_prompt(a.negative, "negative prompt")
     check_inputs(a)
     return SamplingChoice(a.cfg, a.temperature, a.top_k, a.top_p), decoding
-
-
-def _chosen_options(a: argparse.Namespace) -> dict[str, Any]:
-    """The retrieval options that are not left to the recommendation."""
-    options = {
-        "weight": a.weight,
-        "temperature": a.retrieval_temperature,
-        "neighbours": a.neighbours,
-        "duplicates": a.duplicates,
-        "top_p": a.retrieval_top_p,
-    }
-    return {name: value for name, value in options.items() if value is not None}
-
-
-def _layer(a: argparse.Namespace) -> Layer:
-    from ..layers import KeyChoice, Layer
-
-    index = load_index(shipped.resolve(a.index, shipped.INDEXES))
-    # Recommended keys belong to the recommended weight. With a weight, 0.1 used the keys as built.
-    base = RECOMMENDED if a.weight is None else AS_BUILT
-    keys = KeyChoice(
-        a.neighborhood or base, a.borders or base, a.key_space or base, a.position_weight
-    )
-    return Layer(index, a.only, keys, **_chosen_options(a))
 
 
 def _faid(checkpoint: Checkpoint, a: argparse.Namespace) -> Faid:
@@ -293,23 +245,42 @@ def load_adapter_flag(checkpoint: Checkpoint, name: str | None) -> FaidAdapter:
 
 
 def _save_pictures(
-    checkpoint: Checkpoint, drawing: Drawing, out: Path, settings: dict[str, Any]
+    checkpoint: Checkpoint,
+    drawing: Drawing,
+    out: Path,
+    settings: dict[str, Any],
+    credits: Path | None,
 ) -> list[Path]:
-    """Decode one picture after the other and save it with its settings inside."""
+    """Decode one picture after the other and save it with its settings and credits inside."""
     from ..api import decode_picture
     from ..images import save_png
 
     batch = len(drawing.tokens)
-    files = [out] if batch == 1 else [_numbered(out, i) for i in range(batch)]
+    files = _numbered(out, batch)
+    texts = [{} for _ in files] if credits is None else _save_credits(drawing, credits)
     for i, (file, codes) in enumerate(zip(files, drawing.tokens, strict=True)):
         facts = json.dumps(settings | {"seed": settings["seed"] + i}, ensure_ascii=False)
-        save_png(decode_picture(checkpoint, codes), file, {"arrag": facts})
+        save_png(decode_picture(checkpoint, codes), file, {"arrag": facts, **texts[i]})
     print(*files, sep="\n")  # when all are saved: the reader of a pipe may stop
     return files
 
 
-def _numbered(path: Path, number: int) -> Path:
-    return path.with_stem(f"{path.stem}-{number}")
+def _save_credits(drawing: Drawing, out: Path) -> list[dict[str, str]]:
+    """Write the credits of each picture; returns them as text fields of the pictures."""
+    from ..attribution import CHUNK, drawing_credits
+
+    owed = drawing_credits(drawing)
+    for path, credits in zip(_numbered(out, len(owed)), owed, strict=True):
+        text = credits.as_text() if path.suffix.lower() == ".txt" else credits.as_json()
+        with atomic_write(path) as temporary:
+            temporary.write_text(f"{text}\n", encoding="utf-8")
+    return [{CHUNK: credits.as_json()} for credits in owed]
+
+
+def _numbered(path: Path, batch: int) -> list[Path]:
+    """The files of a batch."""
+    stems = [path.stem] if batch == 1 else [f"{path.stem}-{i}" for i in range(batch)]
+    return [path.with_stem(stem) for stem in stems]
 
 
 def _write_report(

@@ -26,7 +26,7 @@ from .choice import Chooser, Draft
 from .device_noise import PLACES, NoiseSlab
 from .graphs import GraphRecorder, Recording
 from .packet import Packet
-from .passes import Chosen, fill_candidates, not_numbers, prompt_streams
+from .passes import Chosen, fill_candidates, not_numbers, prompt_groups
 from .recipe import Recipe
 
 STEP = 64
@@ -75,10 +75,10 @@ def shape_of(
     if sampling.greedy:
         neighbors = sum(one.options.neighbours for one in recipe.layers if one.largest_weight > 0)
         proposals = min(neighbors, model.vocab)
-    length = len(recipe.prompt) - 1 + model.grid.size
+    length = recipe.longest - 1 + model.grid.size
     return Shape(
         batch,
-        1 if sampling.cfg == 1 else 2,
+        len(recipe.streams),
         pass_width(model, window),
         -(-length // STEP) * STEP,
         model.dtype,
@@ -175,29 +175,38 @@ class FixedPass:
 
     def begin(self, recipe: Recipe, seeds: Sequence[int]) -> Tensor:
         """Start a drawing; p_model [vocab] of position 0, on the CPU, from the prompt's pass."""
-        sampling, streams = recipe.sampling, prompt_streams(recipe, self.shape.device)
-        numbers = self.numbers.host
+        sampling, numbers = recipe.sampling, self.numbers.host
         numbers["temperature"][...] = sampling.temperature or 1.0
         numbers["cfg"][...], numbers["top_p"][...] = sampling.cfg, sampling.top_p
         numbers["strength"][...] = 1.0 if recipe.faid is None else recipe.faid.strength
         self.numbers.send()
         # A token's input is the token before it: position p reads the sequence up to `before` + p.
-        self.sent.host["before"][:] = streams.shape[1] - 1
+        lengths = [len(ids) for ids in recipe.streams]
+        self.sent.host["before"][:] = np.repeat(lengths, self.shape.batch) - 1
         self.sent.host["top_k"][...] = sampling.top_k
         self.cache.keys.zero_()  # what is masked is multiplied by 0, and must be a number
         self.cache.values.zero_()
         if self.noise is not None:
             self.noise.begin(seeds)
-        hook = None
-        if self.blending is not None:
-            self.blending.forget()
-            hook = self.blending.opening(streams.shape[1])
-        x = self.model.embed_text(streams)
-        hidden = self.model.prefill(x, self.cache, self.shape.batch, hook)
-        logits = guide(self.model.predict(hidden, hook), sampling.cfg)[0].cpu()
+        logits = guide(self._opening_logits(recipe), sampling.cfg)[0].cpu()
         if not logits.isfinite().all():
             raise InputError(not_numbers(self.model))
         return model_distribution(logits, sampling)
+
+    def _opening_logits(self, recipe: Recipe) -> Tensor:
+        """Run the prompts into the cache; the logits [streams, vocab] of position 0."""
+        hook, found, first = None, [], 0
+        if self.blending is not None:
+            self.blending.forget()
+            hook = self.blending.opening(len(recipe.prompt))
+        for ids in prompt_groups(recipe, self.shape.device):
+            x = self.model.embed_text(ids)
+            hidden = self.model.prefill(x, self.cache, self.shape.batch, hook, first)
+            found.append(self.model.predict(hidden, hook))
+            first += self.shape.batch * len(ids)
+            # Blenders work in the conditional stream, which is in the first group.
+            hook = None if self.blending is None else self.blending.prompt
+        return torch.cat(found)
 
     def run(self) -> tuple[np.ndarray, np.ndarray]:
         """Tokens [B, width] and their p_model [B, width] of what was sent."""

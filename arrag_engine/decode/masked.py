@@ -23,7 +23,7 @@ from ..retrieval import Asked, Layers, mix
 from ..sampling import guide, model_distribution
 from ..settings import Schedule
 from .canvas import Canvas, begin
-from .passes import not_numbers, prompt_streams
+from .passes import check_lengths, not_numbers, prompt_groups
 from .recipe import Drawing, Progress, Recipe
 from .step_noise import StepNoise, draw_by_sum, step_noise
 from .trace import Cost, make_trace
@@ -45,7 +45,8 @@ def draw_masked(
     """Draw one picture per seed; see `draw_pictures`.
 
     Raises:
-        InputError: An adapter, which only models that draw in raster order have.
+        InputError: An adapter, which only models that draw in raster order have; a prompt that
+            leaves no room for the picture.
     """
     check_masked(model, recipe)
     grid = model.grid
@@ -56,7 +57,7 @@ def draw_masked(
     known[:, : canvases[0].decided] = True
     kept = known.copy()
     searched = recipe.searched()
-    opened = model.open(prompt_streams(recipe, device))
+    opened = [(len(ids), model.open(ids)) for ids in prompt_groups(recipe, device)]
     steps = 0 if known.all() else recipe.schedule.steps
     for step in range(steps):
         p_model = predict(model, opened, recipe, canvases, known, device)
@@ -82,11 +83,12 @@ def check_masked(model: MaskedBackbone, recipe: Recipe) -> None:
             f"the model draws in {model.order.name}, adapters exist for models in raster order; "
             "draw without one"
         )
+    check_lengths(model, recipe)
 
 
 def predict(
     model: MaskedBackbone,
-    opened: Any,
+    opened: Sequence[tuple[int, Any]],
     recipe: Recipe,
     canvases: Sequence[Canvas],
     known: np.ndarray,
@@ -95,17 +97,19 @@ def predict(
     """p_model [B, N, vocab] where the model computes, given the known tokens of each picture.
 
     Args:
-        opened: What the model keeps of the prompts.
+        opened: How many streams the prompts of each group have, and what the model keeps of them.
         known: Mask [B, N].
 
     Raises:
         InputError: The logits are not numbers.
     """
-    streams = 1 if recipe.sampling.cfg == 1 else 2
     tokens = torch.from_numpy(np.stack([canvas.tokens for canvas in canvases])).to(device)
     stand = torch.from_numpy(known).to(device)
-    logits = model.masked_logits(opened, tokens.repeat(streams, 1), stand.repeat(streams, 1))
-    guided = guide(logits, recipe.sampling.cfg)
+    logits = [
+        model.masked_logits(prompts, tokens.repeat(streams, 1), stand.repeat(streams, 1))
+        for streams, prompts in opened
+    ]
+    guided = guide(torch.cat(logits), recipe.sampling.cfg)
     if not guided.isfinite().all():
         raise InputError(not_numbers(model))
     return model_distribution(guided, recipe.sampling)

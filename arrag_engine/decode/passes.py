@@ -83,23 +83,25 @@ class ExactPasses:
         self.sampling, self.chooser = recipe.sampling, chooser
         self.count, self.notes = 0, ()
         self.size = model.grid.size
-        streams = prompt_streams(recipe, device)
         # The last id of a prompt is the input of position 0.
-        self.starts = [len(ids) - 1 for ids in streams for _ in range(batch)]
-        self.streams = len(streams)
+        self.starts = [len(ids) - 1 for ids in recipe.streams for _ in range(batch)]
+        self.streams = len(recipe.streams)
         self.cache = model.new_cache(len(self.starts), max(self.starts) + self.size, device)
-        self.opening = self._prefill(streams, batch)
+        last = torch.tensor(recipe.prompt[-1], device=device)
+        self.opening = model.embed_text(last)  # [hidden]
+        self._prefill(prompt_groups(recipe, device), batch)
 
-    def _prefill(self, streams: Tensor, batch: int) -> Tensor:
-        """Run all but the last prompt id into the cache; return the last one's embedding [hidden].
+    def _prefill(self, groups: Sequence[Tensor], batch: int) -> None:
+        """Run all but the last id of each prompt into the cache.
 
-        All pictures share the prompt, so it is run once and copied.
+        All pictures share the prompts, so each is run once and copied.
         """
-        x = self.model.embed_text(streams)  # [streams, T, hidden]
-        if x.shape[1] > 1:
-            hook = None if self.blending is None else self.blending.prompt
-            self.model.prefill(x[:, :-1], self.cache, batch, hook)
-        return x[0, -1]
+        hook, first = None if self.blending is None else self.blending.prompt, 0
+        for ids in groups:
+            if ids.shape[1] > 1:
+                x = self.model.embed_text(ids[:, :-1])  # [rows, T - 1, hidden]
+                self.model.prefill(x, self.cache, batch, hook, first)
+            first += batch * len(ids)
 
     def close(self) -> None:
         pass  # nothing outlives the drawing
@@ -180,10 +182,27 @@ def fill_candidates(
     return active
 
 
-def prompt_streams(recipe: Recipe, device: torch.device) -> Tensor:
-    """Text ids [streams, T]: conditional and, with guidance, unconditional."""
-    streams = [recipe.prompt] if recipe.sampling.cfg == 1 else [recipe.prompt, recipe.unconditional]
-    return torch.tensor(streams, device=device)
+def prompt_groups(recipe: Recipe, device: torch.device) -> list[Tensor]:
+    """Text ids [rows, T] of the streams, in order: those of one length run together, and one of
+    another length alone, without padding and mask."""
+    alike = len(set(map(len, recipe.streams))) == 1
+    groups = [recipe.streams] if alike else [[ids] for ids in recipe.streams]
+    return [torch.tensor(rows, device=device) for rows in groups]
+
+
+def check_lengths(model: Backbone, recipe: Recipe) -> None:
+    """Refuse prompts that leave no room for the picture.
+
+    Raises:
+        InputError: One is too long.
+    """
+    size, limit = model.grid.size, model.max_positions
+    for name, ids in zip(("prompt", "negative prompt"), recipe.streams, strict=False):
+        if len(ids) + size > limit:
+            raise InputError(
+                f"the {name} has {len(ids)} tokens and the picture {size}, the model takes {limit} "
+                f"together; shorten the {name}"
+            )
 
 
 def not_numbers(model: Backbone) -> str:

@@ -17,12 +17,11 @@ import numpy as np
 import torch
 
 from ..bounds import PASS_WINDOW
-from ..errors import InputError
 from ..models.base import RasterBackbone
 from .canvas import Canvas, begin
 from .choice import Chooser, Draft, DraftRule
 from .fixed import KeptPasses, open_fixed
-from .passes import Chosen, ExactPasses, Passes
+from .passes import Chosen, ExactPasses, Passes, check_lengths
 from .recipe import Drawing, Progress, Recipe
 from .trace import Cost, make_trace
 
@@ -107,13 +106,8 @@ def check_raster(model: RasterBackbone, recipe: Recipe, window: int) -> None:
         InputError: A window out of range, a prompt that leaves no room for the picture, an index
             whose queries need tokens that are drawn later.
     """
-    size, limit = model.grid.size, model.max_positions
     PASS_WINDOW.check(window)
-    if len(recipe.prompt) + size > limit:
-        raise InputError(
-            f"the prompt has {len(recipe.prompt)} tokens and the picture {size}, the model takes "
-            f"{limit} together; shorten the prompt"
-        )
+    check_lengths(model, recipe)
     recipe.retrieval().check_serve(model.order)
 
 

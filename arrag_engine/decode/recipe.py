@@ -27,7 +27,8 @@ class Recipe:
     prompt: Sequence[int]
     """Text ids [T]; the last one opens the picture."""
     unconditional: Sequence[int]
-    """Ids [T] of the stream that guidance leads away from."""
+    """Ids of the stream that guidance leads away from, of any length. The last one is the
+    prompt's."""
     sampling: Sampling
     layers: Sequence[Retriever] = ()
     """What is retrieved, and what it weighs."""
@@ -41,6 +42,16 @@ class Recipe:
     place: Callable[[Any], PatchSource] | None = None
     """Where the sources of the layers are searched while drawing, for example on a GPU; they find
     the same there. Nothing of that place outlives the drawing."""
+
+    @property
+    def streams(self) -> tuple[Sequence[int], ...]:
+        """Ids of the prompts that run: conditional and, with guidance, unconditional."""
+        return (self.prompt,) if self.sampling.cfg == 1 else (self.prompt, self.unconditional)
+
+    @property
+    def longest(self) -> int:
+        """Ids of the longest prompt that runs."""
+        return max(map(len, self.streams))
 
     def retrieval(self) -> Layers:
         """The layers, which find what the adapter receives too."""

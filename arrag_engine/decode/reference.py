@@ -14,7 +14,6 @@ from ..models.base import RasterBackbone
 from ..retrieval import Asked, Layers, mix
 from ..sampling import guide, model_distribution
 from .noise import Noise, draw
-from .passes import prompt_streams
 from .recipe import Recipe
 from .reference_faid import adapter_hook
 
@@ -43,11 +42,13 @@ def draw_reference(model: RasterBackbone, recipe: Recipe, seed: int) -> np.ndarr
 
 def next_logits(model: RasterBackbone, recipe: Recipe, tokens: np.ndarray, position: int) -> Tensor:
     """Logits [streams, vocab] of the token at a position, after prompt and tokens[:position]."""
-    ids = prompt_streams(recipe, model.device)
-    picture = torch.from_numpy(tokens).to(model.device).expand(len(ids), -1)
-    hook = adapter_hook(model, recipe, tokens, position, ids)
-    x = torch.cat((model.embed_text(ids), model.embed_codes(picture)), dim=1)
-    return model.logits(x, hook=hook)[:, ids.shape[1] - 1 + position]
+    picture, rows = model.embed_codes(torch.from_numpy(tokens).to(model.device)), []
+    for stream, ids in enumerate(recipe.streams):
+        text = model.embed_text(torch.tensor(ids, device=model.device))
+        hook = adapter_hook(model, recipe, tokens, position, len(ids), blended=stream == 0)
+        logits = model.logits(torch.cat((text, picture))[None], hook=hook)
+        rows.append(logits[0, len(ids) - 1 + position])
+    return torch.stack(rows)
 
 
 def with_retrieval(

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ..faid import FaidHook, whole_picture
 from ..models.base import RasterBackbone
@@ -15,13 +14,20 @@ from .recipe import Recipe
 
 
 def adapter_hook(
-    model: RasterBackbone, recipe: Recipe, tokens: np.ndarray, position: int, ids: Tensor
+    model: RasterBackbone,
+    recipe: Recipe,
+    tokens: np.ndarray,
+    position: int,
+    length: int,
+    blended: bool,
 ) -> FaidHook | None:
-    """What the adapter of a recipe adds, when the token at a position is to be predicted.
+    """What the adapter of a recipe adds to a stream, when the token at a position is to be
+    predicted.
 
     Args:
         tokens: [N]; those from `position` on are not drawn yet, and nothing before looks at them.
-        ids: Prompts [streams, T]. The second stream receives no patches.
+        length: Ids of the stream's prompt.
+        blended: Whether the stream receives patches, as the conditional one does.
     """
     faid, size = recipe.faid, model.grid.size
     if faid is None or faid.strength == 0:
@@ -34,11 +40,11 @@ def adapter_hook(
     hook = whole_picture(
         model,
         faid.adapter,
-        torch.from_numpy(codes).to(model.device).expand(len(ids), -1, -1),
+        torch.from_numpy(codes).to(model.device)[None],
         torch.from_numpy(active).to(model.device),
-        ids.shape[1],
+        length,
         faid.semantics,
-        rows=torch.tensor([1, 0][: len(ids)], device=model.device),
+        rows=torch.tensor([int(blended)], device=model.device),
     )
     return replace(hook, strength=faid.strength)
 

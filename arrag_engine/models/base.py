@@ -26,7 +26,7 @@ class Prompt:
     text: str
     ids: list[int]
     unconditional: list[int]
-    """Ids of the second stream, which guidance leads away from; as many as `ids`."""
+    """Ids of the second stream without a negative prompt; as many as `ids`."""
     unknown: list[str]
     """Words that the tokenizer does not know, in order of appearance."""
     notes: tuple[str, ...] = ()
@@ -41,8 +41,12 @@ class PromptEncoder(Protocol):
         """Whether there are words that the tokenizer does not know."""
         ...
 
-    def encode(self, text: str) -> Prompt:
-        """Ids of the prompt for a caption; an InputError where it is empty or too long."""
+    def encode(self, text: str, called: str = "prompt") -> Prompt:
+        """Ids of the prompt for a caption; an InputError where it is empty or too long.
+
+        Args:
+            called: What a message calls it.
+        """
         ...
 
 
@@ -155,10 +159,12 @@ class RasterBackbone(Backbone, Protocol):
         """Keys and values of `rows` sequences of up to `capacity` tokens."""
         ...
 
-    def prefill(self, x: Tensor, cache: Any, copies: int = 1, hook: Any = None) -> Tensor:
-        """Run inputs x [rows, T, hidden] from position 0 on into a cache of rows * copies
-        sequences; row r becomes the sequences r * copies .. (r + 1) * copies - 1. Returns the last
-        hidden states [rows, hidden]."""
+    def prefill(
+        self, x: Tensor, cache: Any, copies: int = 1, hook: Any = None, first: int = 0
+    ) -> Tensor:
+        """Run inputs x [rows, T, hidden] from position 0 on into a cache, of which row r becomes
+        the sequences first + r * copies .. first + (r + 1) * copies - 1. Returns the last hidden
+        states [rows, hidden]."""
         ...
 
     def predict(self, hidden: Tensor, hook: Any = None) -> Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate, groupby, pairwise
 from typing import Any, Protocol
 
 import torch
@@ -115,6 +116,13 @@ class Span:
         return self.starts is not None and len(set(self.starts)) == 1
 
     @cached_property
+    def runs(self) -> list[slice]:
+        """Rows after each other that stand at the same position."""
+        assert self.starts is not None
+        ends = [*accumulate(len(list(rows)) for _, rows in groupby(self.starts))]
+        return [slice(a, b) for a, b in pairwise([0, *ends])]
+
+    @cached_property
     def mask(self) -> Tensor:
         """[rows, 1, L, length], True where attending is allowed: everything up to oneself."""
         places = torch.arange(self.length, device=self.positions.device)
@@ -211,11 +219,10 @@ def attend_one_by_one(q: Tensor, k: Tensor, v: Tensor, span: Span) -> Tensor:
     On the CPU a wider call rounds differently, and a picture would depend on its window and batch.
     """
     assert span.starts is not None
-    rows = [slice(None)] if span.together else [slice(i, i + 1) for i in range(len(q))]
     out = torch.empty_like(q)
-    for row in rows:
+    for row in span.runs:
         for i in range(q.shape[2]):
-            seen = slice(0, span.starts[row.start or 0] + i + 1)
+            seen = slice(0, span.starts[row.start] + i + 1)
             out[row, :, i : i + 1] = F.scaled_dot_product_attention(
                 q[row, :, i : i + 1], k[row, :, seen], v[row, :, seen]
             )

@@ -4,20 +4,47 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from tokenizers import Encoding, Tokenizer
 
+from ..bounds import shown
 from ..errors import InputError
 
 UNKNOWN = "<unk>"
 NO_WORD = "\ue000"
 """A character for private use, which no caption of a training set has."""
 
+MAX_CHARACTERS = 20_000
+"""Of a caption."""
 MAX_GROWTH = 1000
 """How many times as long as a caption what a tokenizer makes of it before the lookup may be; a few
 replacements after each other could fill any memory, which ends the process."""
+
+
+def check_prompt(text: str, called: str = "prompt") -> str:
+    """The caption, unchanged.
+
+    Args:
+        called: What a message calls it.
+
+    Raises:
+        InputError: It is not text, empty or too long.
+    """
+    if not isinstance(text, str):
+        raise InputError(f"the {called} is {shown(text)}; write what to draw")
+    if not text.strip():
+        raise InputError(f"the {called} is empty; write what to draw")
+    if len(text) > MAX_CHARACTERS:
+        raise InputError(
+            f"the {called} has {len(text)} characters, at most {MAX_CHARACTERS} are allowed; "
+            f"shorten it"
+        )
+    if re.search("[\ud800-\udfff]", text):
+        raise InputError(f"the {called} contains an incomplete character; type it again")
+    return text
 
 
 class TextTokenizer:

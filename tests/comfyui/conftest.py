@@ -101,6 +101,13 @@ def every_node(workflow):
         images=[sampler, 0],
     )
     add("info", "PreviewAny", source=["build", 1])
+    add(
+        "credit",
+        "ARRAG_SaveWithAttribution",
+        **{"image": [sampler, 0], "trace": [sampler, 2], "filename_prefix": "every"},
+        **{"credit_file": False, "content_credentials": "off"},
+    )
+    add("credits", "PreviewAny", source=["credit", 0])
     for name in ("decode", "faid"):
         add(f"show {name}", "PreviewImage", images=[name, 0])
     return body

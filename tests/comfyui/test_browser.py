@@ -2,6 +2,7 @@
 
 import json
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -139,3 +140,47 @@ def overlaps(nodes, title=30):
         for b in boxes[:i]
         if a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
     ]
+
+
+ADD_SAVE = """(signer) => {
+    const sampler = app.graph.nodes.find((node) => node.type === 'ARRAG_DAiDSampler');
+    app.graph.nodes.filter((node) => node.type === 'SaveImage').forEach((n) => app.graph.remove(n));
+    const save = LiteGraph.createNode('ARRAG_SaveWithAttribution');
+    save.pos = [sampler.pos[0] + 600, sampler.pos[1]];
+    app.graph.add(save);
+    const output = (name) => sampler.outputs.findIndex((one) => one.name === name);
+    sampler.connect(output('image'), save, 'image');
+    sampler.connect(output('trace'), save, 'trace');
+    save.widgets.find((widget) => widget.name === 'content_credentials').value = signer;
+    return String(save.id);
+}"""
+DROP = """async ({ url }) => {
+    app.graph.clear();
+    const bytes = await (await fetch(url)).blob();
+    await app.handleFile(new File([bytes], 'dropped.png', { type: 'image/png' }));
+    return app.graph.nodes.map((node) => node.type);
+}"""
+
+
+@pytest.mark.parametrize("renderer", ["classic", "nodes 2"])
+def test_save_with_attribution_shows_its_picture_which_can_be_dropped(page, renderer):
+    signer = "own certificate" if find_spec("c2pa") else "off"
+    page.evaluate(
+        "(on) => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)",
+        renderer == "nodes 2",
+    )
+    workflow = json.loads((ROOT / "workflows" / "daid.json").read_text("utf-8"))
+    page.evaluate("(workflow) => app.loadGraphData(workflow)", workflow)
+    node = page.evaluate(ADD_SAVE, signer)
+    types = sorted(page.evaluate("() => app.graph.nodes.map((node) => node.type)"))
+    page.evaluate("() => app.queuePrompt(0)")  # a dialog may cover the button
+    saved = f"() => app.nodeOutputs[{node}]?.images?.[0]"
+    image = page.wait_for_function(saved).json_value()
+    assert image["filename"].startswith("AR-RAG_")
+    if renderer == "classic":
+        page.wait_for_function(f"() => app.graph.getNodeById({node}).imgs?.[0]?.naturalWidth >= 64")
+    else:
+        shown = page.locator(f"[data-node-id='{node}'] img[src*='AR-RAG_']")
+        shown.first.wait_for()
+    url = f"/view?filename={image['filename']}&subfolder={image['subfolder']}&type=output"
+    assert sorted(page.evaluate(DROP, {"url": url})) == types

@@ -13,17 +13,21 @@ CONSTANTS = {
     "object": {"a": 1},
     "list": {"__value__": ["a", 1, None]},
 }
-OPTIONAL = ("retrieval", "images")
+OPTIONAL = ("retrieval", "images", "mask")
 """Where null means that nothing is connected."""
 WIRES = [
     (SAMPLER, "model"),
     (SAMPLER, "retrieval"),
     (OPTIONS, "index"),
+    (OPTIONS, "retrieval"),
+    (OPTIONS, "mask"),
     ("ARRAG_VQEncode", "model"),
     ("ARRAG_VQEncode", "image"),
     ("ARRAG_VQDecode", "tokens"),
     ("ARRAG_LoadAdapter", "model"),
     ("ARRAG_BuildIndex", "images"),
+    ("ARRAG_SaveWithAttribution", "image"),
+    ("ARRAG_SaveWithAttribution", "trace"),
 ]
 
 

@@ -69,7 +69,10 @@ def test_rarely_touched_inputs_are_advanced_and_the_others_are_not(told):
     assert advanced["ARRAG_DAiDSampler"] == {
         *("top_k", "top_p", "window", "preview_every", "exact_batch"),
     }
-    assert advanced["ARRAG_RetrievalOptions"] == {"settings_from", "duplicates", "top_p"}
+    assert advanced["ARRAG_RetrievalOptions"] == {
+        *("settings_from", "duplicates", "top_p", "start", "end", "curve", "rows"),
+        *("max_distance", "include", "exclude", "copy_limit"),
+    }
     assert "recall_target" in advanced["ARRAG_BuildIndex"]
     for name in ("prompt", "seed", "cfg", "temperature", "weight", "only", "model", "index"):
         assert not any(name in inputs for inputs in advanced.values()), name

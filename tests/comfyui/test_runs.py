@@ -300,6 +300,38 @@ def test_unusable_prompt_is_one_sentence(client, workflow, prompt):
     assert "prompt" in result.error
 
 
+@pytest.mark.parametrize("negative", ["car " * 10_000, "\ud800"], ids=["long", "incomplete"])
+def test_unusable_negative_prompt_is_one_sentence(client, workflow, negative):
+    result = client.run(workflow("baseline", ARRAG_Sampler={"negative": negative}))
+    assert_one_sentence(result)
+    assert "the negative prompt" in result.error
+
+
+@pytest.mark.parametrize(
+    ("name", "node"),
+    [
+        ("baseline", "ARRAG_Sampler"),
+        ("daid", "ARRAG_DAiDSampler"),
+        ("faid", "ARRAG_FAiDSampler"),
+    ],
+)
+def test_every_sampler_has_a_negative_prompt_and_says_when_it_has_no_effect(
+    client, workflow, name, node
+):
+    def run(**more):
+        told = {"prompt": "a lion and a mushroom", "seed": 6, "cfg": 1.5}
+        result = client.run(workflow(name, **{node: told | more}))
+        assert result.ending == "execution_success", result.error
+        return pixels(client, result.images()[0]), result.of("text")[0]
+
+    (without, notes), (with_one, same) = run(), run(negative="a mushroom")
+    assert notes == same
+    assert not np.array_equal(without, with_one)
+    (without, _), (with_one, notes) = run(cfg=1.0), run(cfg=1.0, negative="a mushroom")
+    assert np.array_equal(without, with_one)
+    assert "The negative prompt has no effect: guidance (cfg) is 1." in notes
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"not a model", b"\xff" * 64], ids=["empty", "text", "ff"]
 )

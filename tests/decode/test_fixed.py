@@ -94,6 +94,33 @@ def test_what_blenders_remember_is_the_same(small, adapter, semantics, spec):
     assert_same(*both(small, recipe, window=6))
 
 
+@pytest.mark.parametrize("length", [1, 4, 70])
+@pytest.mark.parametrize("window", [1, 4])
+@pytest.mark.parametrize("strength", [0.0, 0.5])
+def test_a_negative_prompt_has_starts_of_its_own(small, adapter, length, window, strength):
+    """One of 70 ids needs a larger cache than the prompt of 5."""
+    faid = Faid(adapter, strength, candidates=3) if strength else None
+    recipe = recipe_of(small, options=RETRIEVALS["a little"], faid=faid)
+    ids = [*np.arange(length - 1) % 36, PROMPT[-1]]
+    recipe = replace(recipe, unconditional=[int(i) for i in ids])
+    assert_same(*both(small, recipe, window=window))
+
+
+def test_one_pass_serves_negative_prompts_of_several_lengths(small):
+    kept = KeptPasses()
+    for length in (2, 5, 30, 3):
+        recipe = replace(recipe_of(small), unconditional=[*[7] * (length - 1), PROMPT[-1]])
+        assert_same(*both(small, recipe, window=3, kept=kept))
+    assert len(kept) == 1
+
+
+def test_a_negative_prompt_that_does_not_run_takes_no_room(small):
+    long = replace(recipe_of(small, SAMPLINGS["one stream"]), unconditional=[7] * 90)
+    assert shape_of(small, long, 1, 1, CPU) == shape_of(
+        small, recipe_of(small, SAMPLINGS["one stream"]), 1, 1, CPU
+    )
+
+
 @pytest.mark.parametrize("count", [1, 7, 19, 20])
 @pytest.mark.parametrize("window", [1, 4])
 def test_given_tokens_pass_a_window_at_a_time(small, count, window):

@@ -65,7 +65,7 @@ def slow_picture(toy, recipe, seed):
         known = [s is not None for s in stood]
         row = torch.tensor([tokens]), torch.tensor([known])
         cond, uncond = (
-            toy.masked_logits(toy.open(torch.tensor([ids])), *row)[0] for ids in (IDS, OTHER)
+            toy.masked_logits(toy.open(torch.tensor([ids])), *row)[0] for ids in recipe.streams
         )
         p = torch.softmax(uncond + recipe.sampling.cfg * (cond - uncond), dim=-1)
         noise = step_noise(seed, step, n)
@@ -138,6 +138,19 @@ def test_a_picture_equals_the_slow_loop(toy, index, weight, given):
     wanted, _ = slow_picture(toy, replace(recipe, layers=[retriever] if weight else []), 7)
     assert tokens == wanted
     assert given is None or tokens[:9] == list(range(9))
+
+
+@pytest.mark.parametrize("negative", [[5], [8, 2, 9], [4, 4, 7, 1, 6]])
+def test_a_negative_prompt_of_any_length_equals_the_slow_loop(toy, index, negative):
+    recipe = replace(recipe_of(retriever_for(toy, index)), unconditional=negative)
+    found = draw_pictures(toy, recipe, [7, 8]).tokens.flatten(1).tolist()
+    assert found == [slow_picture(toy, recipe, seed)[0] for seed in (7, 8)]
+    assert found[0] != slow_picture(toy, recipe_of(retriever_for(toy, index)), 7)[0]
+
+
+def test_prompts_that_leave_no_room_are_refused(toy):
+    with pytest.raises(InputError, match="the negative prompt has 30 tokens and the picture 35"):
+        draw_pictures(toy, replace(recipe_of(), unconditional=[3] * 30), [7])
 
 
 def test_the_order_is_known_only_while_drawing(toy):

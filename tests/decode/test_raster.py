@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
-from arrag_engine.decode import Recipe, draw_pictures
+from arrag_engine.decode import KeptPasses, Recipe, draw_pictures
 from arrag_engine.decode.noise import Noise
 from arrag_engine.errors import InputError
 from arrag_engine.grid import NEIGHBORHOODS, Grid
@@ -224,6 +224,52 @@ def test_an_impossible_request_is_refused(model, arguments, message):
 def test_a_prompt_that_leaves_no_room_is_refused(model):
     with pytest.raises(InputError, match="prompt has 477 tokens and the picture 36"):
         draw_pictures(model, Recipe([1] * 477, [1] * 477, Sampling()), [0])
+
+
+def test_a_negative_prompt_that_leaves_no_room_is_refused(model):
+    recipe = Recipe(PROMPT, [1] * 477, Sampling())
+    wanted = (
+        "the negative prompt has 477 tokens and the picture 36, the model takes 512 together; "
+        "shorten the negative prompt"
+    )
+    with pytest.raises(InputError, match=wanted):
+        draw_pictures(model, recipe, [0])
+
+
+@pytest.mark.parametrize("kept", [None, KeptPasses()], ids=["exact", "fixed"])
+def test_a_negative_prompt_runs_alone_and_at_guidance_1_not_at_all(model, monkeypatch, kept):
+    prefills, rows = [], set()
+    prefill, logits = type(model).prefill, type(model).logits
+
+    def note_prefill(self, x, *rest):
+        prefills.append(tuple(x.shape[:2]))
+        return prefill(self, x, *rest)
+
+    def note_logits(self, x, *rest):
+        rows.add(len(x))
+        return logits(self, x, *rest)
+
+    monkeypatch.setattr(type(model), "prefill", note_prefill)
+    monkeypatch.setattr(type(model), "logits", note_logits)
+    last = 1 if kept is None else 0  # the last id belongs to the first pass, or to the prompt's
+    negative = [1, *range(5, 14), 4]
+    draw_pictures(model, Recipe(PROMPT, negative, Sampling(2.0)), [7, 8], kept=kept)
+    assert prefills == [(1, 5 - last), (1, 11 - last)]
+    assert rows == {4}
+    prefills.clear(), rows.clear()
+    one = draw_pictures(model, Recipe(PROMPT, negative, Sampling(1.0)), [7, 8], kept=kept)
+    assert prefills == [(1, 5 - last)]
+    assert rows == {2}
+    blank = draw_pictures(model, Recipe(PROMPT, BLANK, Sampling(1.0)), [7, 8], kept=kept)
+    assert torch.equal(one.tokens, blank.tokens)
+
+
+def test_a_negative_prompt_equal_to_the_prompt_leaves_guidance_nothing_to_do(model):
+    """Whatever the guidance, the two streams agree."""
+    alone = drawn(model, Sampling(1.0, temperature=0.5)).tokens
+    for cfg in (2.0, 9.0):
+        recipe = Recipe(PROMPT, PROMPT, Sampling(cfg, temperature=0.5))
+        assert torch.equal(draw_pictures(model, recipe, [7]).tokens, alone)
 
 
 def test_the_trace_tells_what_a_reader_can_work_out(model, index):

@@ -104,6 +104,22 @@ def test_settings_and_strength_equal_the_slow_reference(sampling, strength):
     assert found.tokens.flatten().tolist() == wanted
 
 
+@pytest.mark.parametrize("negative", [[1, 4], [1, *range(5, 15), 4]])
+def test_a_negative_prompt_equals_the_slow_reference(negative):
+    """It receives no patches, whatever its length."""
+    model = small_model()
+    index = tiny_index(model)
+    adapter, blenders = adapter_of(model)
+    wanted = slow.faid_picture(
+        model, blenders, PROMPT, PAD_ID, PLAIN, 7, index, CAUSAL_4, 3, negative=negative
+    )
+    faid, retrieval = Faid(adapter, candidates=3), retrieval_for(model, index)
+    recipe = Recipe(PROMPT, negative, PLAIN, layers_of(retrieval), faid)
+    for window in (1, 4):
+        found = draw_pictures(model, recipe, [7], window).tokens.flatten()
+        assert found.tolist() == wanted
+
+
 @pytest.mark.parametrize("neighbours", [2, 3, 30])
 def test_both_methods_at_once_equal_the_slow_reference(neighbours):
     """Each hears as many neighbours as it asked for, whichever wants more."""

@@ -27,6 +27,13 @@ RETRIEVALS = {
 }
 
 
+NEGATIVES = {
+    "as long": [1, 8, 9, 10, 4],
+    "long": [1, *range(5, 37), 4],
+    "one id": [4],
+}
+
+
 @pytest.fixture(scope="module")
 def small():
     return tiny_model(3, replace(tiny_config(), grid=Grid(4, 5)))
@@ -53,6 +60,22 @@ def test_a_fast_picture_is_the_reference_picture(small, sampling, options, stren
         assert found.tolist() == wanted
 
 
+@pytest.mark.parametrize("negative", NEGATIVES.values(), ids=NEGATIVES)
+@pytest.mark.parametrize("options", [None, RETRIEVALS["much"]], ids=["plain", "retrieving"])
+@pytest.mark.parametrize("strength", [0.0, 1.5])
+def test_a_negative_prompt_of_any_length_makes_the_reference_picture(
+    small, negative, options, strength
+):
+    """In any window and batch."""
+    recipe = replace(recipe_of(small, PLAIN, options, strength), unconditional=negative)
+    wanted = [draw_reference(small, recipe, seed).tolist() for seed in (7, 8)]
+    for window in (1, 6):
+        found = draw_pictures(small, recipe, [7, 8], window).tokens.flatten(1)
+        assert found.tolist() == wanted
+        alone = draw_pictures(small, recipe, [8], window).tokens.flatten()
+        assert alone.tolist() == wanted[1]
+
+
 @pytest.mark.parametrize(
     "spec", [KeySpec("causal-8", "zero"), KeySpec("causal-24", "zero", "codebook", 2.0)], ids=str
 )
@@ -76,4 +99,11 @@ def test_the_reference_equals_a_loop_without_the_engine(small):
     recipe = recipe_of(small, PLAIN, options)
     offsets = ((-1, -1), (-1, 0), (-1, 1), (0, -1))
     wanted = slow.picture(small, PROMPT, PAD_ID, PLAIN, 7, index, offsets, options)
+    assert draw_reference(small, recipe, 7).tolist() == wanted
+
+
+@pytest.mark.parametrize("negative", NEGATIVES.values(), ids=NEGATIVES)
+def test_the_reference_with_a_negative_prompt_equals_a_loop_without_the_engine(small, negative):
+    recipe = replace(recipe_of(small, PLAIN, None), unconditional=negative)
+    wanted = slow.picture(small, PROMPT, PAD_ID, PLAIN, 7, negative=negative)
     assert draw_reference(small, recipe, 7).tolist() == wanted

@@ -84,7 +84,7 @@ class ToyEncoder:
 
     has_unknown = False
 
-    def encode(self, text: str) -> Prompt:
+    def encode(self, text: str, called: str = "prompt") -> Prompt:
         ids = [len(word) % 29 for word in text.split()]
         return Prompt(text, ids, [29] * len(ids), [])
 

@@ -180,15 +180,23 @@ class JanusPro(nn.Module):
         return KVCache(self.config.llama, rows, capacity, device, self.dtype)
 
     def prefill(
-        self, x: Tensor, cache: KVCache, copies: int = 1, hook: DrawingHook | None = None
+        self,
+        x: Tensor,
+        cache: KVCache,
+        copies: int = 1,
+        hook: DrawingHook | None = None,
+        first: int = 0,
     ) -> Tensor:
-        """Run inputs x [rows, T, hidden] from position 0 on into a cache of rows * copies
-        sequences; the last hidden states [rows, hidden]. Each row runs once and is copied."""
+        """Run inputs x [rows, T, hidden] from position 0 on into rows * copies sequences of a
+        cache, from sequence `first` on; the last hidden states [rows, hidden]. Each row runs once
+        and is copied."""
         rows, length, _ = x.shape
         once = self.new_cache(rows, length, x.device)
         hidden = self.llama(x, None, once, hook)
         for whole, part in ((cache.keys, once.keys), (cache.values, once.values)):
-            whole[:, :, :, :length] = part.repeat_interleave(copies, dim=1)
+            whole[:, first : first + rows * copies, :, :length] = part.repeat_interleave(
+                copies, dim=1
+            )
         return hidden[:, -1]
 
     def picture_bytes(self, count: int = 1) -> int:

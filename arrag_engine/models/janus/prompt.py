@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Sequence
 
-from ...bounds import shown
 from ...errors import InputError
 from ..base import Prompt
-from ..tokenizing import TextTokenizer
+from ..tokenizing import TextTokenizer, check_prompt
 
 BEGIN_OF_SENTENCE = "<｜begin▁of▁sentence｜>"
 PAD = "<｜▁pad▁｜>"
 BEGIN_OF_IMAGE = "<begin_of_image>"
 TEMPLATE = "<|User|>: {text}\n\n<|Assistant|>:"
 
-MAX_CHARACTERS = 20_000
 MAX_TOKENS = 1024
 """Far beyond the captions such models were trained on; every token costs memory in each layer."""
 
@@ -25,26 +22,6 @@ def unconditional(ids: Sequence[int], pad_id: int) -> list[int]:
     """The second stream of a prompt: pads for all but the first and the last id. There is no
     attention mask: pads are attended."""
     return [*ids[:1], *[pad_id] * (len(ids) - 2), *ids[-1:]] if len(ids) > 1 else list(ids)
-
-
-def check_prompt(text: str) -> str:
-    """The caption, unchanged.
-
-    Raises:
-        InputError: It is not text, empty or too long.
-    """
-    if not isinstance(text, str):
-        raise InputError(f"the prompt is {shown(text)}; write what to draw")
-    if not text.strip():
-        raise InputError("the prompt is empty; write what to draw")
-    if len(text) > MAX_CHARACTERS:
-        raise InputError(
-            f"the prompt has {len(text)} characters, at most {MAX_CHARACTERS} are allowed; "
-            f"shorten it"
-        )
-    if re.search("[\ud800-\udfff]", text):
-        raise InputError("the prompt contains an incomplete character; type it again")
-    return text
 
 
 class PromptEncoder(TextTokenizer):
@@ -68,19 +45,22 @@ class PromptEncoder(TextTokenizer):
         self.pad_id = self.special(PAD)
         self.begin_of_image_id = self.special(BEGIN_OF_IMAGE)
 
-    def encode(self, text: str) -> Prompt:
+    def encode(self, text: str, called: str = "prompt") -> Prompt:
         """Ids of the prompt for a caption.
+
+        Args:
+            called: What a message calls it.
 
         Raises:
             InputError: The caption is empty or too long.
         """
-        check_prompt(text)
+        check_prompt(text, called)
         encoding = self.encoded(TEMPLATE.format(text=text))
         ids = [self.bos_id, *encoding.ids, self.begin_of_image_id]
         self.check_ids([*ids, self.pad_id], self.vocab_size)
         if len(ids) > self.max_tokens:
             raise InputError(
-                f"the prompt has {len(ids)} tokens, at most {self.max_tokens} are allowed; "
+                f"the {called} has {len(ids)} tokens, at most {self.max_tokens} are allowed; "
                 f"shorten it"
             )
         return Prompt(text, ids, unconditional(ids, self.pad_id), self.unknown_words(text))

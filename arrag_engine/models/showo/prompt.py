@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from tokenizers import Encoding
 
 from ..base import Prompt
-from ..janus.prompt import check_prompt
-from ..tokenizing import TextTokenizer
+from ..tokenizing import TextTokenizer, check_prompt
 from .model import MAX_TEXT, Vocabulary
 
 END_OF_TEXT = "<|endoftext|>"
@@ -50,24 +49,27 @@ class PromptEncoder(TextTokenizer):
         self.vocabulary, self.max_text = vocabulary, max_text
         self.end_id = self.special(END_OF_TEXT)
 
-    def encode(self, text: str) -> Prompt:
+    def encode(self, text: str, called: str = "prompt") -> Prompt:
         """Ids of the prompt for a caption; what does not fit the text part is cut off, and noted.
+
+        Args:
+            called: What a message calls it.
 
         Raises:
             InputError: The caption is empty or implausibly long.
         """
-        check_prompt(text)
+        check_prompt(text, called)
         encoding = self.encoded(text)
         self.check_ids([*encoding.ids, self.end_id], self.vocabulary.text)
         ids, blank = self._ids(encoding.ids), self._ids([])
         pads = [self.vocabulary.special("pad")] * (len(ids) - len(blank))
-        notes = self._cut_note(text, encoding)
+        notes = self._cut_note(text, encoding, called)
         return Prompt(text, ids, [*pads, *blank], self.unknown_words(text), notes)
 
     def _ids(self, words: Sequence[int]) -> list[int]:
         return text_ids(words, self.vocabulary, self.end_id, self.max_text)
 
-    def _cut_note(self, text: str, encoding: Encoding) -> tuple[str, ...]:
+    def _cut_note(self, text: str, encoding: Encoding, called: str) -> tuple[str, ...]:
         """Where a caption is cut off, if it is."""
         over = len(begun(encoding.ids, self.end_id)) - (self.max_text - 1)
         if over <= 0:
@@ -75,6 +77,6 @@ class PromptEncoder(TextTokenizer):
         kept = len(encoding.ids) - over
         last = text[: encoding.offsets[kept - 1][1]][-SHOWN:] if kept else ""
         return (
-            f"The prompt has {len(encoding.ids)} tokens, the model reads {kept}: it is cut off "
+            f"The {called} has {len(encoding.ids)} tokens, the model reads {kept}: it is cut off "
             f"after {last!r}.",
         )

@@ -107,7 +107,7 @@ class GoldenDrawing:
         """What each step gave [S, ...], and the tokens in the end."""
         model, recorded = Listening(self.fixture.model), Recorded()
         prompts = torch.tensor(self.streams)
-        opened = model.open(prompts)
+        opened = [(len(prompts), model.open(prompts))]
         for step in range(self.recipe.schedule.steps):
             tokens = torch.from_numpy(self.canvas.tokens).expand(len(prompts), -1)
             stand = torch.from_numpy(self.known).expand(len(prompts), -1)
