@@ -29,7 +29,7 @@ from .models.ops import pack_linears
 from .models.pixels import to_uint8
 from .paths import check_output
 from .retrieval import where_faster
-from .settings import SamplingChoice
+from .settings import SamplingChoice, ScheduleChoice
 
 Parts = Callable[[int, int], None]
 """Called with (parts done, parts in all)."""
@@ -117,6 +117,7 @@ def draw(
     progress: Progress | None = None,
     exact_batch: bool = False,
     negative: str = "",
+    schedule: ScheduleChoice | None = None,
 ) -> Drawing:
     """Draw a picture for each seed. What is not chosen takes its recommended value.
 
@@ -127,6 +128,7 @@ def draw(
         exact_batch: In 16 bit, each picture of several is the one drawn alone; it takes longer.
         progress: Called with (positions decided, tokens [B, N] so far).
         negative: What guidance leads away from, in words; without effect at guidance 1.
+        schedule: Steps, and how the grid is filled, of a model that draws in any order.
 
     Raises:
         InputError: A prompt, a value or a layer cannot be used.
@@ -134,7 +136,16 @@ def draw(
     faid = Faid(adapter) if isinstance(adapter, FaidAdapter) else adapter
     clock = [time.perf_counter()]
     place = searched_on(model)
-    planned = session.plan(model, prompt, sampling, layers, faid, place=place, negative=negative)
+    planned = session.plan(
+        model,
+        prompt,
+        sampling,
+        layers,
+        faid,
+        place=place,
+        negative=negative,
+        schedule=schedule,
+    )
     clock.append(time.perf_counter())
     grids = session.draw(
         model, planned, seeds, window, progress, kept=model.passes, exact_batch=exact_batch

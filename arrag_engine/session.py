@@ -13,13 +13,14 @@ import torch
 
 from .bounds import BATCH, WINDOW
 from .decode import WIDTH, Drawing, KeptPasses, Progress, Recipe, draw_one_by_one, draw_pictures
+from .errors import InputError
 from .faid import Faid
 from .index import PatchIndex
 from .layers import Layer, make_retrievers
 from .models.base import Backbone, Loaded, Prompt
 from .recommended import Recommended, recommended
 from .retrieval import Retriever
-from .settings import Sampling, SamplingChoice, Schedule
+from .settings import Sampling, SamplingChoice, Schedule, ScheduleChoice
 from .threads import few_threads
 
 NEGATIVE = "negative prompt"
@@ -45,7 +46,7 @@ def plan(
     codebook: np.ndarray | None = None,
     place: Callable[[PatchIndex], PatchIndex] | None = None,
     negative: str = "",
-    schedule: Schedule | None = None,
+    schedule: ScheduleChoice | None = None,
 ) -> Plan:
     """Work out what a drawing will use.
 
@@ -56,7 +57,7 @@ def plan(
         place: Says where the part of the index that is used is searched; see
             `retrieval.where_faster`. It finds the same patches anywhere.
         negative: What guidance leads away from, of any length; blank for nothing in particular.
-        schedule: Of a model that draws in any order; None = the recommended one.
+        schedule: Of a model that draws in any order.
 
     Raises:
         InputError: A prompt, a value or the index cannot be used.
@@ -64,12 +65,12 @@ def plan(
     prompt = checkpoint.prompt_encoder.encode(text)
     advised = recommended(checkpoint)
     chosen = (sampling or SamplingChoice()).over(advised.sampling)
+    filled = _schedule(checkpoint, schedule or ScheduleChoice(), advised)
     unconditional, said = _unconditional(checkpoint, prompt, negative, chosen)
-    schedule = schedule or advised.schedule
     notes = [*prompt.notes, *_unknown_note(prompt), *said]
     notes.append(_sampling_note(chosen, advised, sampling))
     if not checkpoint.model.order.raster:
-        notes.append(_schedule_note(schedule))
+        notes.append(_schedule_note(filled))
     retrievers: Sequence[Retriever] = ()
     if layers:
         if codebook is None:
@@ -77,7 +78,7 @@ def plan(
         retrievers, said = make_retrievers(checkpoint, prompt, layers, advised, faid, codebook)
         notes += said
     streams = (prompt.ids, unconditional)
-    recipe = Recipe(*streams, chosen, retrievers, faid, schedule=schedule, place=place)
+    recipe = Recipe(*streams, chosen, retrievers, faid, schedule=filled, place=place)
     return Plan(prompt, recipe, tuple(notes))
 
 
@@ -156,6 +157,20 @@ def _sampling_note(used: Sampling, advised: Recommended, choice: SamplingChoice 
     if not own:
         return f"Sampling: {values}."
     return f"Sampling: {values} ({', '.join(own)}: {advised.source})."
+
+
+def _schedule(checkpoint: Loaded, choice: ScheduleChoice, advised: Recommended) -> Schedule:
+    """The schedule that is meant.
+
+    Raises:
+        InputError: One is chosen for a model that has none.
+    """
+    if choice != ScheduleChoice() and checkpoint.model.order.raster:
+        raise InputError(
+            f"steps and schedule are chosen, but {checkpoint.name} draws in raster order, one token "
+            "after the other; leave them out, or choose a model that draws in any order"
+        )
+    return choice.over(advised.schedule)
 
 
 def _schedule_note(schedule: Schedule) -> str:

@@ -166,6 +166,29 @@ class Schedule:
 
 
 @dataclass(frozen=True)
+class ScheduleChoice:
+    """`Schedule` in which None takes the model's own value."""
+
+    steps: int | None = None
+    temperature: float | None = None
+    curve: MaskCurve | None = None
+    power: float | None = None
+    sigmoid: tuple[float, float, float] | None = None
+
+    def __post_init__(self) -> None:
+        self.over(Schedule())
+
+    def over(self, own: Schedule) -> Schedule:
+        """The values that are meant.
+
+        Raises:
+            InputError: A value out of range.
+        """
+        chosen = {name: value for name, value in asdict(self).items() if value is not None}
+        return replace(own, **chosen)
+
+
+@dataclass(frozen=True)
 class AdapterConfig:
     """What an adapter consists of."""
 
