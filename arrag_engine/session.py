@@ -167,8 +167,8 @@ def _schedule(checkpoint: Loaded, choice: ScheduleChoice, advised: Recommended) 
     """
     if choice != ScheduleChoice() and checkpoint.model.order.raster:
         raise InputError(
-            f"steps and schedule are chosen, but {checkpoint.name} draws in raster order, one token "
-            "after the other; leave them out, or choose a model that draws in any order"
+            f"steps and schedule are chosen, but {checkpoint.name} draws in raster order, one "
+            "token after the other; leave them out, or choose a model that draws in any order"
         )
     return choice.over(advised.schedule)
 

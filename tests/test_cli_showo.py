@@ -16,10 +16,8 @@ def showo(tmp_path_factory):
 
 
 def generated(run, showo, tmp_path, more=""):
-    line = (
-        "generate --model {showo} --dtype fp32 --prompt red --out {tmp}/a.png --json {tmp}/a.json"
-    )
-    code, _, err = run(f"{line} {more}", showo=showo)
+    line = "generate --model {showo} --dtype fp32 --prompt red --out {tmp}/a.png"
+    code, _, err = run(f"{line} --json {{tmp}}/a.json {more}", showo=showo)
     assert code == 0, err
     return json.loads((tmp_path / "a.json").read_text()), err
 
@@ -91,7 +89,7 @@ def test_convert_inspect_and_build_take_it(run, showo, tmp_path, files):
     assert "6x6" in out
     assert "12x12 pixels" in out
     assert run("convert {showo} --out {tmp}/one.safetensors", showo=showo)[0] == 0
-    line = "build {files}/pictures --model {tmp}/one.safetensors --out {tmp}/i.safetensors"
+    line = "build --images {files}/pictures --model {tmp}/one.safetensors --out {tmp}/i.safetensors"
     keys = "--neighborhood ring-8 --borders zero --key-space codebook --structure bits"
     code, _, err = run(f"{line} {keys}", files=files)
     assert code == 0, err

@@ -13,7 +13,13 @@ from arrag_engine.decode.step_noise import step_noise
 from arrag_engine.errors import InputError
 from arrag_engine.grid import NEIGHBORHOODS
 from arrag_engine.retrieval import Asked, make_retriever
-from arrag_engine.settings import RetrievalOptions, Sampling, SamplingChoice, Schedule
+from arrag_engine.settings import (
+    RetrievalOptions,
+    Sampling,
+    SamplingChoice,
+    Schedule,
+    ScheduleChoice,
+)
 from tests.models.slow_showo import slow_logits
 from tests.tiny import tiny_index, tiny_model
 from tests.tiny_showo import showo_folder, sign_index, tiny_showo
@@ -120,7 +126,7 @@ def test_given_tokens_stay_whatever_the_noise(showo, heat):
 
 def test_it_draws_through_the_session_and_says_what_it_uses(tmp_path, showo):
     checkpoint = load_checkpoint(showo_folder(tmp_path / "show-o", showo), torch.float32)
-    planned = session.plan(checkpoint, "a red car", schedule=Schedule(4, 0.5, "linear"))
+    planned = session.plan(checkpoint, "a red car", schedule=ScheduleChoice(4, 0.5, "linear"))
     assert planned.recipe.schedule == Schedule(4, 0.5, "linear")
     assert planned.recipe.sampling.cfg == 6
     assert any("4 steps" in note and "linear" in note for note in planned.notes)
