@@ -26,7 +26,6 @@ from .index import KeySpec, PatchIndex
 from .index import load_index as read_index
 from .layers import Layer
 from .models.ops import pack_linears
-from .models.pixels import to_uint8
 from .paths import check_output
 from .retrieval import where_faster
 from .settings import SamplingChoice, ScheduleChoice
@@ -168,11 +167,9 @@ def searched_on(model: Checkpoint) -> Callable[[PatchIndex], PatchIndex] | None:
     return partial(where_faster, device=device, free_bytes=free)
 
 
-@torch.inference_mode()
 def decode_picture(model: Checkpoint, codes: Tensor) -> Image.Image:
     """The picture of codes [height, width]."""
-    pixels = model.model.vq.decode(codes[None].to(model.model.device))
-    return Image.fromarray(to_uint8(pixels)[0].cpu().numpy())
+    return Image.fromarray(model.decode(codes[None])[0].numpy())
 
 
 def build_index(

@@ -230,7 +230,7 @@ def build(
     keys = KeyChoice(neighborhood, borders, key_space, chosen(POSITION_WEIGHT, position_weight))
     spec = keys.spec(KeySpec(), recommended(model.checkpoint).keys)
     options = BuildOptions(spec, ReadSettings(licence, source, crops), structure, recall_target)
-    device = model.to_device(model.model.picture_bytes(BATCH))
+    device = model.to_decode(BATCH)
     os.makedirs(out.parent, exist_ok=True)
     if place is not None:
         built = build_index(

@@ -31,6 +31,8 @@ class CastingOps(comfy.ops.manual_cast):
     """ComfyUI's layers, and the engine's for stored weights as one of them."""
 
     PackedLinear = CastingPackedLinear
+    HostOps = comfy.ops.manual_cast
+    """ComfyUI decides where the picture tokenizer lies."""
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -62,7 +62,7 @@ class Holder(nn.Module):
         self.held = held
 
 
-def manage(module: nn.Module, kept: KeptPasses) -> comfy.model_patcher.ModelPatcher:
+def manage(module: nn.Module, kept: KeptPasses | None = None) -> comfy.model_patcher.ModelPatcher:
     """Leave it to ComfyUI where a module's weights lie; `kept` is cleared when they are moved.
 
     ComfyUI 0.16 and newer rebind CoreModelPatcher at their start, so it is looked up at every call.
@@ -70,7 +70,7 @@ def manage(module: nn.Module, kept: KeptPasses) -> comfy.model_patcher.ModelPatc
     """
     patchers = comfy.model_patcher
     kind = getattr(patchers, "CoreModelPatcher", patchers.ModelPatcher)
-    if "Dynamic" in kind.__name__:
+    if kept is not None and "Dynamic" in kind.__name__:
         kept.recorder = None
     patcher = watched(kind)(
         Holder(module),
@@ -84,7 +84,8 @@ def manage(module: nn.Module, kept: KeptPasses) -> comfy.model_patcher.ModelPatc
 class ManagedModel:
     """A checkpoint whose weights ComfyUI loads, offloads and frees.
 
-    A FAiD adapter is managed beside its base, whose weights it never touches.
+    What draws tokens, the VQ, and a FAiD adapter are managed beside each other: none needs the
+    others on the GPU all the time.
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
@@ -94,7 +95,8 @@ class ManagedModel:
         self.device = comfy.model_management.get_torch_device()
         self.passes = KeptPasses(GraphRecorder(plain_layers))
         """What drawings on a GPU leave for the next ones, with the base or an adapter of it."""
-        self.patcher = manage(checkpoint.model, self.passes)
+        self.patcher = manage(nn.ModuleList(checkpoint.model.drawing_parts), self.passes)
+        self.vq_patcher = manage(checkpoint.model.vq)
         self.adapter_patcher = None
         if checkpoint.faid is not None:
             self.adapter_patcher = manage(checkpoint.faid, self.passes)
@@ -115,16 +117,61 @@ class ManagedModel:
         if self.device.type != "cuda":
             return index
         free = comfy.model_management.get_free_memory(self.device)
-        unloaded = self.patcher.model_size() - self.patcher.loaded_size()
-        return where_faster(index, self.device, free - unloaded)
+        return where_faster(index, self.device, free - missing([self.patcher, self.vq_patcher]))
 
-    def to_device(self, working_bytes: int = 0, with_adapter: bool = False) -> torch.device:
-        """Bring the weights to the device, leaving memory to work; returns the device."""
+    def to_draw(self, working_bytes: int, with_adapter: bool, previews: bool) -> bool:
+        """Bring what draws tokens to the device, leaving memory to work.
+
+        Args:
+            previews: Whether pictures are to be decoded meanwhile.
+
+        Returns:
+            Whether they can be: the device may be too small for that.
+        """
         patchers = [self.patcher]
         if with_adapter and self.adapter_patcher is not None:
             patchers.append(self.adapter_patcher)
+        seeing = working_bytes + self.model.picture_bytes()
+        previews = previews and self._room([*patchers, self.vq_patcher], seeing)
+        if previews:
+            patchers, working_bytes = [*patchers, self.vq_patcher], seeing
         comfy.model_management.load_models_gpu(patchers, memory_required=working_bytes)
+        return previews
+
+    def to_decode(self, pictures: int = 1) -> torch.device:
+        """Bring the VQ to the device, leaving memory for pictures at once; returns the device.
+        What has drawn tokens stays there if that fits."""
+        needed, patchers = self.model.picture_bytes(pictures), [self.vq_patcher]
+        drew = [p for p in (self.patcher, self.adapter_patcher) if p is not None]
+        drew = [p for p in drew if p.loaded_size() > 0]
+        if self._room([*patchers, *drew], needed):
+            patchers += drew
+        comfy.model_management.load_models_gpu(patchers, memory_required=needed)
         return self.device
+
+    def _room(self, patchers: Sequence[Any], working_bytes: int) -> bool:
+        """Whether the device can hold weights and so many bytes at once. Kept passes make room if
+        it cannot with them."""
+        if fits(patchers, working_bytes, self.device):
+            return True
+        self.passes.clear()
+        return fits(patchers, working_bytes, self.device)
+
+
+def missing(patchers: Sequence[Any]) -> int:
+    """Bytes of weights that do not lie on the device yet."""
+    return sum(patcher.model_size() - patcher.loaded_size() for patcher in patchers)
+
+
+def fits(patchers: Sequence[Any], working_bytes: int, device: torch.device) -> bool:
+    """Whether a device has memory for weights and work, once ComfyUI has unloaded all others."""
+    if device.type == "cpu":
+        return True
+    ours = {id(patcher) for patcher in patchers}
+    loaded = [p for p in comfy.model_management.loaded_models() if p is not None]
+    others = [p for p in loaded if id(p) not in ours and p.load_device == device]
+    free = comfy.model_management.get_free_memory(device) + sum(p.loaded_size() for p in others)
+    return free >= missing(patchers) + working_bytes
 
 
 def load_managed(path: Path, dtype: str, progress: Callable[[int, int], None]) -> ManagedModel:

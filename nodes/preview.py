@@ -19,45 +19,60 @@ UNDRAWN = "#303030"
 
 
 class Preview:
-    """The engine's progress callback: one tick per token, one picture per `every` rows and, at the
-    end, the whole picture."""
+    """The engine's progress callback: one tick per token, a preview whenever a picture has grown by
+    `every` rows and, at the end, the whole pictures."""
 
     def __init__(self, model: ImageModel, device: torch.device, every: int) -> None:
         self.model = model
         self.device = device
-        self.every = 0 if switched_off() else every
-        self.shown = 0
+        self.every = every
+        self.shown = np.zeros(1, int)
+        """Rows [1 + B] at the last preview: of the progress, and of each picture."""
+        self.drawn: dict[int, tuple[np.ndarray, Image.Image]] = {}
+        """The rows [height, width] of tokens that each picture was last shown with, and how."""
         self.bar = comfy.utils.ProgressBar(model.config.grid.size)
 
     def __call__(self, decided: int, tokens: np.ndarray) -> None:
         comfy.model_management.throw_exception_if_processing_interrupted()
-        rows, height = decided // self.model.config.grid.width, self.model.config.grid.height
+        grid = self.model.config.grid
+        codes = [whole_rows(one, grid.width) for one in tokens]
+        rows = np.array([decided // grid.width, *map(len, codes)])
+        grown = rows - self.shown
         image = None
-        if self.every and (self.shown + self.every <= rows or self.shown < rows == height):
+        if self.every and (grown.max() >= self.every or (decided == grid.size and grown[0] > 0)):
             self.shown = rows
-            picture = self.picture(tokens, rows)
+            picture = tile([self.picture(i, one) for i, one in enumerate(codes)])
             image = ("JPEG", picture, max(picture.size))
         self.bar.update_absolute(decided, preview=image)
 
-    def picture(self, tokens: np.ndarray, rows: int) -> Image.Image:
-        """All pictures of the batch side by side in their real size, as far as `rows` reach."""
-        grid = self.model.config.grid
-        codes = torch.from_numpy(tokens).view(-1, grid.height, grid.width)[:, :rows]
+    def picture(self, number: int, codes: np.ndarray) -> Image.Image:
+        """A picture of the batch in its real size, as far as its codes [rows, width] reach. It is
+        decoded again only if they have changed."""
+        last = self.drawn.get(number)
+        if last is not None and np.array_equal(codes, last[0]):
+            return last[1]
         height, width = self.model.config.image_size
-        canvases = []
-        for one in codes.split(1):
-            pixels = to_uint8(self.model.vq.decode(one.to(self.device)))[0].cpu().numpy()
-            canvas = Image.new("RGB", (width, height), UNDRAWN)
-            canvas.paste(Image.fromarray(pixels))
-            canvases.append(canvas)
-        return tile(canvases)
+        canvas = Image.new("RGB", (width, height), UNDRAWN)
+        if len(codes):
+            one = torch.from_numpy(codes)[None].to(self.device)
+            canvas.paste(Image.fromarray(to_uint8(self.model.vq.decode(one))[0].cpu().numpy()))
+        self.drawn[number] = codes, canvas
+        return canvas
 
 
-def switched_off() -> bool:
-    """Whether the person who started ComfyUI chose `--preview-method none`.
+def whole_rows(tokens: np.ndarray, width: int) -> np.ndarray:
+    """The rows [rows, width] of tokens [N] before the first one with a gap."""
+    rows = tokens.reshape(-1, width)
+    gaps = np.flatnonzero((rows < 0).any(axis=1))
+    return rows[: gaps[0]] if len(gaps) else rows
 
-    It is also 0.3.75's default, so it is no choice of the user.
+
+def rows_between(every: int) -> int:
+    """Rows from one preview to the next, 0 = none, where `every` are asked for.
+
+    There are none if the person who started ComfyUI chose `--preview-method none`. It is also
+    0.3.75's default, so without the flag it is no choice.
     """
     none = LatentPreviewMethod.NoPreviews
     given = any(word.startswith("--preview-method") for word in sys.argv)
-    return given and args.preview_method == none
+    return 0 if given and args.preview_method == none else every

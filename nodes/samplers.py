@@ -30,7 +30,7 @@ from ..arrag_engine.settings import SamplingChoice
 from .inputs import checked, chosen
 from .memory import ManagedModel
 from .newer import ADVANCED, found_by
-from .preview import Preview
+from .preview import Preview, rows_between
 from .types import (
     CATEGORY,
     RECOMMENDED_NUMBER,
@@ -45,6 +45,7 @@ from .vq import decode_pixels
 WIDEST = 64
 """Window on offer; wider ones save no more passes."""
 OTHER_SAMPLER = "The adapter of the model is not used: only the FAiD Sampler uses adapters."
+NO_PREVIEW = "No preview: the GPU's memory holds the decoder, but not the VQ beside it."
 
 
 @dataclass(frozen=True)
@@ -226,15 +227,18 @@ def draw(
     unused = [OTHER_SAMPLER] if faid is None and checkpoint.faid is not None else []
     notes = show_notes(node_id, [*planned.notes, *unused])
     length = planned.recipe.longest + managed.model.grid.size
-    device = managed.to_device(working_bytes(managed, length, settings), faid is not None)
-    preview = Preview(managed.model, device, settings.preview_every)
+    every, working = rows_between(settings.preview_every), working_bytes(managed, length, settings)
+    shown = managed.to_draw(working, faid is not None, every > 0)
+    if every and not shown:
+        notes = show_notes(node_id, [*notes.splitlines(), NO_PREVIEW])
+    preview = Preview(managed.model, managed.device, every if shown else 0)
     drawing = session.draw(
         checkpoint,
         planned,
         seeds,
         settings.window,
         preview,
-        device,
+        managed.device,
         managed.passes,
         settings.exact_batch,
     )

@@ -18,7 +18,7 @@ from .types import CATEGORY, Model, TokenGrids, Tokens
 
 def decode_pixels(managed: ManagedModel, tokens: TokenGrids) -> Tensor:
     """A ComfyUI IMAGE [B, H, W, 3] in [0, 1], one picture at a time to save memory."""
-    device = managed.to_device(managed.model.picture_bytes())
+    device = managed.to_decode()
     grids = watched(tokens.codes.split(1))
     images = [managed.model.vq.decode(one.to(device)).cpu() for one in grids]
     return ((torch.cat(images).float() + 1) / 2).clamp(0, 1).permute(0, 2, 3, 1)
@@ -44,7 +44,7 @@ class VQEncode(io.ComfyNode):
     @classmethod
     @checked
     def execute(cls, model: ManagedModel, image: Tensor) -> io.NodeOutput:
-        device = model.to_device(model.model.picture_bytes())
+        device = model.to_decode()
         codes = []
         for one in watched(image.unbind()):
             fitted = fit(from_floats(one), *model.model.config.image_size)

@@ -70,6 +70,7 @@ def describe(device: torch.device) -> dict[str, str]:
         "card": torch.cuda.get_device_name(device) if on_gpu else f"none ({device})",
         "driver": driver() if on_gpu else "",
         "cuda": torch.version.cuda or "",
+        "allocator": torch.cuda.get_allocator_backend() if on_gpu else "",
         "torch": torch.__version__,
         "faiss": version("faiss-cpu") or version("faiss-gpu"),
         "transformers": version("transformers"),

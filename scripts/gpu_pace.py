@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
@@ -36,35 +36,33 @@ class Clock:
     A step ends when the host has read its tokens, so the device's work is part of it.
     """
 
-    def __init__(self, tokens: int, meter: Meter | None = None) -> None:
-        self.tokens, self.meter = tokens, meter
+    def __init__(self, tokens: int) -> None:
+        self.tokens = tokens
         self.at: list[float] = []
         self.decided: list[int] = []
-        self.apart: list[float] = []
-        """What the meter stood at."""
 
     def __call__(self, decided: int, tokens: np.ndarray) -> None:
         self.at.append(time.perf_counter())
         self.decided.append(decided)
-        self.apart.append(0.0 if self.meter is None else self.meter.seconds)
         if decided >= self.tokens:
             raise Enough
 
 
-class Meter:
-    """Adds up the time of calls."""
+class Tape:
+    """What the passes of a drawing left, to repeat the drawing without their arithmetic."""
 
-    def __init__(self) -> None:
-        self.seconds = 0.0
+    def __init__(self, one: FixedPass) -> None:
+        self.one, self.left, self.played = one, [], 0
 
-    def wrap(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        def measured(*args: Any) -> Any:
-            started = time.perf_counter()
-            result = call(*args)
-            self.seconds += time.perf_counter() - started
-            return result
+    def record(self) -> None:
+        """In place of `FixedPass.compute`."""
+        FixedPass.compute(self.one)
+        self.left.append(self.one.drawn.clone())
 
-        return measured
+    def play(self) -> None:
+        """In place of `FixedPass.compute`, in the same drawing once more."""
+        self.one.drawn.copy_(self.left[self.played])
+        self.played += 1
 
 
 @dataclass(frozen=True)
@@ -75,19 +73,12 @@ class Pace:
     """From the call to the first step: prompt, first token, what is made for the first drawing."""
     steps: list[float]
     """Of each pass after the given tokens stood."""
-    apart: list[float]
-    """Of each of these, what the meter counted."""
     token: float
     """Mean time of a token drawn after the first step or the given ones."""
 
     @property
     def step(self) -> float:
         return statistics.median(self.steps)
-
-    @property
-    def host(self) -> list[float]:
-        """The steps without what the meter counted."""
-        return [whole - part for whole, part in zip(self.steps, self.apart, strict=True)]
 
     def picture(self, size: int) -> float:
         """A whole picture of `size` tokens, scaled."""
@@ -101,22 +92,20 @@ def pace(
     window: int,
     kept: KeptPasses,
     tokens: int,
-    meter: Meter | None = None,
 ) -> Pace:
     """Draw until `tokens` more than the given ones are decided in every picture."""
     given = 0 if recipe.given is None else len(recipe.given)
-    clock = Clock(min(given + tokens, model.grid.size), meter)
+    clock = Clock(min(given + tokens, model.grid.size))
     gpu.synchronise(model.device)
     started = time.perf_counter()
     with suppress(Enough):
         draw_pictures(model, recipe, seeds, window, clock, model.device, kept)
     begun = max(i for i, n in enumerate(clock.decided) if n <= max(given, clock.decided[0]))
-    at, apart = clock.at[begun:], clock.apart[begun:]
+    at = clock.at[begun:]
     count = clock.decided[-1] - clock.decided[begun]
     return Pace(
         clock.at[0] - started,
         [b - a for a, b in pairwise(at)],
-        [b - a for a, b in pairwise(apart)],
         (at[-1] - at[0]) / count,
     )
 
@@ -192,7 +181,7 @@ def operations(one: FixedPass) -> int:
 
 def address_checks(config: JanusConfig, dtype: torch.dtype) -> list[float]:
     """Seconds that a recorded pass takes to see whether its weights have moved."""
-    recording = Recording(NoReplay(), [gpu.model_without_storage(config, dtype)])
+    recording = Recording(NoReplay(), gpu.model_without_storage(config, dtype).drawing_parts)
     return [gpu.seconds(torch.device("cpu"), recording.holds) for _ in range(100)]
 
 

@@ -1,8 +1,14 @@
 """Fixtures and options shared by all tests of the engine."""
 
 import math
+import os
 import signal
+import subprocess
+import sys
 from dataclasses import replace
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before PyTorch; for what tests start, too:
+# threads that wait for each other at every tiny product take more time than the products.
 
 import numpy as np
 import pytest
@@ -12,6 +18,7 @@ from PIL import Image
 from arrag_engine.cli import main, progress
 from arrag_engine.grid import Grid
 from arrag_engine.index import save_index
+from scripts.comfyui import ROOT
 from scripts.launch_comfyui import declare_missing_operators
 from tests.folders import long
 from tests.tiny import tiny_config, tiny_index, tiny_model, write_adapter, write_tiny
@@ -24,6 +31,33 @@ def pytest_addoption(parser):
     parser.addoption(
         "--mutations", type=int, default=200, help="damaged variants of each file to try"
     )
+
+
+CHECKER = pytest.StashKey[subprocess.Popen]()
+
+
+def pytest_collection_finish(session):
+    """Start the type checker first, which takes half a minute beside the other tests."""
+    wanted = any(item.path.name == "test_types.py" for item in session.items)
+    if wanted and not session.config.option.collectonly:
+        session.config.stash[CHECKER] = subprocess.Popen(
+            [sys.executable, "-m", "basedpyright", "--pythonpath", sys.executable],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+
+def pytest_unconfigure(config):
+    if CHECKER in config.stash:
+        config.stash[CHECKER].kill()
+
+
+@pytest.fixture
+def checker(pytestconfig):
+    """The type checker, at work since the tests began."""
+    return pytestconfig.stash[CHECKER]
 
 
 @pytest.fixture(scope="session")

@@ -324,14 +324,19 @@ def test_an_exact_batch_is_drawn_picture_by_picture(model_file):
         loaded,
         planned,
         [3, 4, 5],
-        progress=lambda done, tokens: seen.append((done, tokens.shape)),
+        progress=lambda done, tokens: seen.append((done, tokens.copy())),
         exact_batch=True,
     )
     assert torch.equal(batch.tokens, torch.cat([one.tokens for one in alone]))
     assert batch.passes == sum(one.passes for one in alone)
     assert len(batch.traces) == 3
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
-    assert seen[-1] == (36, (3, 36))
+    for done, tokens in seen:
+        drawn = (tokens >= 0).sum(axis=1)
+        assert drawn.sum() // 3 == done
+        assert sorted(drawn)[::-1] == list(drawn), "one picture after the other"
+        assert np.array_equal(tokens[tokens >= 0], batch.tokens.flatten(1).numpy()[tokens >= 0])
+    assert (seen[-1][1] >= 0).all()
     whole = load_checkpoint(model_file, torch.float32)
     planned = session.plan(whole, "red")
     one, other = (

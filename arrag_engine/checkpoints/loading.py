@@ -23,6 +23,7 @@ from ..models.janus.prompt import MAX_TOKENS
 from ..models.janus.prompt import PromptEncoder as JanusEncoder
 from ..models.layouts import section
 from ..models.packed import HostEmbedding, PackedLinear, pack
+from ..models.pixels import to_uint8
 from ..models.showo.model import ShowO, ShowOConfig
 from ..models.showo.prompt import PromptEncoder as ShowOEncoder
 from ..settings import Sampling
@@ -52,6 +53,15 @@ class Checkpoint:
     """The blenders that came with the weights."""
     passes: KeptPasses = field(default_factory=lambda: KeptPasses(GraphRecorder()))
     """What drawings on a GPU leave for the next ones."""
+
+    @torch.inference_mode()
+    def decode(self, codes: Tensor) -> Tensor:
+        """Pictures [B, H, W, 3] uint8, on the CPU, of codes [B, height, width]; one after the other
+        to save memory. Passes that are kept give way if the device has no room for that."""
+        device = self.model.device
+        self.passes.make_room(device, self.model.picture_bytes())
+        pixels = [to_uint8(self.model.vq.decode(one.to(device))).cpu() for one in codes.split(1)]
+        return torch.cat(pixels)
 
     @property
     def name(self) -> str:

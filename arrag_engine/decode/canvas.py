@@ -42,6 +42,13 @@ class Canvas:
     def done(self) -> bool:
         return self.cached == self.size
 
+    @property
+    def so_far(self) -> np.ndarray:
+        """Tokens [N], -1 where they are not final."""
+        tokens = self.tokens.copy()
+        tokens[self.decided :] = -1
+        return tokens
+
     def asked(self, position: int) -> Asked:
         """What a query for one position is made of."""
         return Asked(self.tokens, np.array([position]))

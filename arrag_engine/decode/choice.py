@@ -61,7 +61,11 @@ class Chooser:
         Args:
             guess: Whether first guesses are made there, which may depend on proposals too.
         """
+        if not self.layers:
+            return [None] * len(places)
         wanted = [self._matters(canvas, position, guess) for canvas, position in places]
+        if not any(wanted):  # most places, most of the time
+            return [None] * len(places)
         self.look_up(place for place, needed in zip(places, wanted, strict=True) if needed)
         return [
             canvas.proposals[position] if needed else None
@@ -140,10 +144,8 @@ class Chooser:
         return codes, distribution[codes], weight
 
     def noise(self, canvas: Canvas, position: int) -> Noise | None:
-        if self.sampling.greedy:
-            return None
         known = canvas.noise.get(position)
-        if known is None:
+        if known is None and not self.sampling.greedy:
             known = canvas.noise[position] = Noise(canvas.seed, position, self.vocab)
         return known
 

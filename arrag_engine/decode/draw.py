@@ -63,7 +63,7 @@ def draw_one_by_one(
 
     Progress counts the positions of all pictures together, divided by their number.
     """
-    tokens = np.zeros((len(seeds), model.grid.size), np.int64)
+    tokens = np.full((len(seeds), model.grid.size), -1)
     parts: list[Drawing] = []
 
     def report(decided: int, current: np.ndarray) -> None:

@@ -168,7 +168,8 @@ class FixedPass:
             raise
         except RuntimeError as error:
             self.failed = True
-            reason = str(error).partition("\n")[0]
+            first = error.__context__ or error  # ending a failed recording fails too
+            reason = str(first).partition("\n")[0]
             return f"The pass could not be recorded as a CUDA graph, so drawing is slower: {reason}"
         self.recording = Recording(replay, modules)
         return None
@@ -311,8 +312,21 @@ class KeptPasses:
         """Free all buffers."""
         self._kept.clear()
 
+    def make_room(self, device: torch.device, needed: int) -> None:
+        """Free all buffers if the device has less memory left than is needed for other work."""
+        if self._kept and free_bytes(device) < needed:
+            self.clear()
+
     def __len__(self) -> int:
         return len(self._kept)
+
+
+def free_bytes(device: torch.device) -> float:
+    """Memory of a GPU that this process can take, with what its allocator holds unused."""
+    if device.type != "cuda":
+        return float("inf")
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + unused
 
 
 class FixedPasses:

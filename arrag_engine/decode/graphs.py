@@ -7,7 +7,7 @@ manages memory may move at any time. So addresses are compared before every repe
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Protocol
 
 import torch
@@ -15,6 +15,9 @@ from torch import Tensor, nn
 
 WARM_UPS = 2
 """Runs before the recording, in which libraries choose and load their kernels."""
+
+NOWHERE = torch.empty(0)
+"""Lies where a weight lies that is not there."""
 
 Plain = Callable[[nn.Module], AbstractContextManager[None]]
 """While entered, the layers of a module do nothing but compute: a recording must not ask for
@@ -49,17 +52,34 @@ class GraphRecorder:
         """
         if device not in self._aside:
             self._aside[device] = torch.cuda.Stream(device)
-        aside = self._aside[device]
-        aside.wait_stream(torch.cuda.current_stream(device))
+        aside, here = self._aside[device], torch.cuda.current_stream(device)
+        aside.wait_stream(here)
         with torch.cuda.stream(aside):
+            # Whatever libraries make and keep is made now: with CUDA's own allocator
+            # (cudaMallocAsync), memory first taken in a recording exists in its repetitions only.
             for _ in range(WARM_UPS):
                 compute()
-        torch.cuda.current_stream(device).wait_stream(aside)
-        graph = torch.cuda.CUDAGraph()
+        here.wait_stream(aside)
+        graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
         # Other threads (a preview, a browser's request) may use the GPU meanwhile.
-        with torch.cuda.graph(graph, stream=aside, capture_error_mode="thread_local"):
-            compute()
+        recording = torch.cuda.graph(graph, pool, aside, capture_error_mode="thread_local")
+        try:
+            with torch.cuda.stream(here), recording:  # the outer one goes back after a failure
+                compute()
+        except RuntimeError:
+            end_allocating(device, pool)
+            raise
         return graph
+
+
+def end_allocating(device: torch.device, pool: tuple[int, int]) -> None:
+    """Tell PyTorch's allocator that a failed recording is over, which PyTorch itself leaves out.
+
+    With cudaMallocAsync it would never again free memory, nor allow another recording.
+    """
+    with suppress(AttributeError, RuntimeError):  # private; or the recording failed after its end
+        index = torch.cuda.current_device() if device.index is None else device.index
+        torch._C._cuda_endAllocateToPool(index, pool)
 
 
 class Recording:
@@ -68,12 +88,17 @@ class Recording:
     def __init__(self, replay: Replay, modules: Sequence[nn.Module]) -> None:
         self._replay = replay
         tables = [part._parameters for module in modules for part in module.modules()]
-        self._places = [(table, name) for table in tables for name in table]
+        every = ((table, name) for table in tables for name in table)
+        self._places = [(table, name) for table, name in every if table[name] is not None]
         self._addresses = self._now()
 
     def _now(self) -> list[int]:
-        found = (table.get(name) for table, name in self._places)
-        return [address(weight) for weight in found]
+        # Asked before every pass: hundreds of calls, so without a Python function around each.
+        weights = [
+            NOWHERE if (weight := table.get(name)) is None else weight
+            for table, name in self._places
+        ]
+        return list(map(Tensor.data_ptr, weights))
 
     def holds(self) -> bool:
         """Whether all weights lie where they lay when the pass was recorded."""
@@ -81,8 +106,3 @@ class Recording:
 
     def replay(self) -> None:
         self._replay.replay()
-
-
-def address(weight: Tensor | None) -> int:
-    """Where a weight lies."""
-    return 0 if weight is None else weight.data_ptr()

@@ -81,7 +81,7 @@ def fill(
 
     def report() -> None:
         if progress is not None:
-            progress(min(c.decided for c in canvases), np.stack([c.tokens for c in canvases]))
+            progress(min(c.decided for c in canvases), np.array([c.so_far for c in canvases]))
 
     while not all(canvas.done for canvas in canvases):
         draw_retrieved(canvases, chooser, report)

@@ -17,7 +17,7 @@ from .trace import Trace
 
 Progress = Callable[[int, np.ndarray], None]
 """Called at every step with the number of positions that all pictures have decided, and the
-tokens [B, N] so far (later positions hold guesses). What it raises ends the drawing."""
+tokens [B, N] so far, -1 where there is none yet. What it raises ends the drawing."""
 
 
 @dataclass(frozen=True, eq=False)

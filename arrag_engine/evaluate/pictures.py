@@ -13,7 +13,6 @@ from PIL import Image, ImageDraw
 
 from ..checkpoints import Checkpoint
 from ..images import save_png
-from ..models.pixels import to_uint8
 
 COLUMNS = 8
 SHOWN = 48
@@ -58,13 +57,10 @@ class Pictures:
         return float(np.mean(values)) if values else None
 
 
-@torch.inference_mode()
 def decode_tokens(checkpoint: Checkpoint, tokens: np.ndarray) -> np.ndarray:
     """Pictures [B, H, W, 3] uint8 of tokens [B, N]."""
-    model, grid = checkpoint.model, checkpoint.model.grid
-    codes = torch.from_numpy(tokens).view(-1, grid.height, grid.width).to(model.device)
-    pixels = [to_uint8(model.vq.decode(part)) for part in codes.split(1)]
-    return torch.cat(pixels).cpu().numpy()
+    grid = checkpoint.model.grid
+    return checkpoint.decode(torch.from_numpy(tokens).view(-1, grid.height, grid.width)).numpy()
 
 
 def write_sheet(pictures: Pictures, path: Path, mark: str) -> None:

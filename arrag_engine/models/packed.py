@@ -1,4 +1,4 @@
-"""A decoder in less memory: weights of 8 bits, and a text embedding that stays on the CPU."""
+"""A model in less memory: weights of 8 bits, and parts that stay on the CPU."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .ops import linear
+from .ops import Embedding, linear
 
 LARGEST = {torch.int8: 127.0, torch.float8_e4m3fn: 448.0}
 """The largest number that each storage holds."""
@@ -151,6 +151,44 @@ class HostEmbedding(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         return F.embedding(ids.cpu(), self.weight).to(ids.device)
+
+
+class OnHost(nn.Module):
+    """A layer whose weights stay on the CPU. They are copied to where its inputs lie, at every use:
+    time for memory, where a part is used once for many passes of another."""
+
+    def _apply(self, fn: Any, recurse: bool = True) -> OnHost:
+        return self
+
+
+class HostConv2d(OnHost, nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        bias = None if self.bias is None else self.bias.to(x.device)
+        return self._conv_forward(x, self.weight.to(x.device), bias)
+
+
+class HostGroupNorm(OnHost, nn.GroupNorm):
+    def forward(self, x: Tensor) -> Tensor:
+        weight, bias = self.weight.to(x.device), self.bias.to(x.device)
+        return F.group_norm(x, self.num_groups, weight, bias, self.eps)
+
+
+class HostCodes(OnHost, Embedding):
+    def forward(self, ids: Tensor) -> Tensor:
+        return F.embedding(ids.cpu(), self.weight).to(ids.device)
+
+
+class HostOps:
+    """Layers of a part that stays on the CPU."""
+
+    Conv2d = HostConv2d
+    GroupNorm = HostGroupNorm
+    Embedding = HostCodes
+
+
+def host_ops(ops: Any) -> Any:
+    """The layers of a part that may stay on the CPU; `ops` may bring their own."""
+    return getattr(ops, "HostOps", HostOps)
 
 
 def packed_ops(ops: Any, storage: torch.dtype) -> Any:

@@ -26,6 +26,7 @@ import torch
 memory = importlib.import_module("pack.nodes.memory")
 layers = importlib.import_module("pack.nodes.layers")
 checkpoints = importlib.import_module("pack.arrag_engine.checkpoints")
+packed = importlib.import_module("pack.arrag_engine.models.packed")
 cpu = torch.device("cpu")
 for name in ("int8", "fp8"):
     how = {"storage": checkpoints.resolve_storage(name)}
@@ -34,8 +35,8 @@ for name in ("int8", "fp8"):
     layer = model.llama.layers[0].mlp.up_proj
     assert isinstance(layer, layers.CastingPackedLinear), type(layer)
     x = torch.randn(2, 3, model.hidden_size)
-    patcher = memory.manage(model, memory.KeptPasses())
-    sizes = [p.numel() * p.element_size() for p in model.parameters()]
+    patcher = memory.manage(torch.nn.ModuleList(model.drawing_parts), memory.KeptPasses())
+    sizes = [p.nbytes for part in model.drawing_parts for p in part.parameters()]
     assert patcher.model_size() == sum(sizes), "the embedding on the CPU is counted"
     with torch.inference_mode():
         expected = plain.logits(x)
@@ -43,6 +44,9 @@ for name in ("int8", "fp8"):
             patcher.load(cpu, **load)
             assert torch.allclose(model.logits(x), expected, atol=1e-3), (name, load)
             patcher.unpatch_model(cpu)
+    codes = torch.arange(16).view(1, 4, 4)
+    assert not isinstance(model.vq.decoder.conv_in, packed.OnHost)
+    assert torch.equal(model.vq.decode(codes), plain.vq.decode(codes))
 print("fine")
 """
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from arrag_engine.bounds import MAX_SEED
-from arrag_engine.decode import KeptPasses, Recipe, draw_pictures
+from arrag_engine.decode import KeptPasses, Recipe, draw_pictures, fixed
 from arrag_engine.decode.fixed import FixedPass, shape_of
 from arrag_engine.errors import InputError
 from arrag_engine.faid import Faid
@@ -70,20 +70,25 @@ def assert_same(exact, fixed):
         np.testing.assert_allclose(one.p_model, other.p_model, atol=2e-5)
 
 
+def assert_same_in_windows(model, recipe, windows):
+    """Exact passes draw once: that their picture is the same in any window has tests of its own."""
+    exact = draw_pictures(model, recipe, (7, 8))
+    for window in windows:
+        assert_same(exact, draw_pictures(model, recipe, (7, 8), window, kept=KeptPasses()))
+
+
 @pytest.mark.parametrize("sampling", SAMPLINGS.values(), ids=SAMPLINGS)
 @pytest.mark.parametrize("options", RETRIEVALS.values(), ids=RETRIEVALS)
-@pytest.mark.parametrize("window", [1, 3, 100])
-def test_the_picture_is_that_of_exact_passes(small, sampling, options, window):
-    assert_same(*both(small, recipe_of(small, sampling, options), window=window))
+def test_the_picture_is_that_of_exact_passes(small, sampling, options):
+    assert_same_in_windows(small, recipe_of(small, sampling, options), (1, 3, 100))
 
 
 @pytest.mark.parametrize("sampling", [SAMPLINGS["plain"], SAMPLINGS["one stream"]])
 @pytest.mark.parametrize("options", [None, *list(RETRIEVALS.values())[1:4]])
 @pytest.mark.parametrize("strength", [0.5, 1.0])
-@pytest.mark.parametrize("window", [1, 4])
-def test_an_adapter_works_in_the_same_pass(small, adapter, sampling, options, strength, window):
+def test_an_adapter_works_in_the_same_pass(small, adapter, sampling, options, strength):
     faid = Faid(adapter, strength, candidates=3)
-    assert_same(*both(small, recipe_of(small, sampling, options, faid), window=window))
+    assert_same_in_windows(small, recipe_of(small, sampling, options, faid), (1, 4))
 
 
 @pytest.mark.parametrize("semantics", ["step", "stepzero"])
@@ -279,3 +284,15 @@ def test_a_model_in_another_precision_has_passes_of_its_own(small):
 def test_a_wide_window_has_its_noise():
     model = tiny_model(3, replace(tiny_config(), grid=Grid(9, 10)))
     assert_same(*both(model, recipe_of(model), [7], window=80))
+
+
+def test_kept_passes_make_room_for_other_work(small, monkeypatch):
+    kept = KeptPasses()
+    both(small, recipe_of(small), kept=kept)
+    kept.make_room(CPU, 10**15)  # a CPU's memory is not counted
+    assert len(kept) == 1
+    monkeypatch.setattr(fixed, "free_bytes", lambda device: 1000)
+    kept.make_room(CPU, 1000)
+    assert len(kept) == 1
+    kept.make_room(CPU, 1001)
+    assert len(kept) == 0

@@ -3,7 +3,9 @@
 A stand-in records on the CPU: its graph holds the addresses of the weights, as a real one does.
 """
 
+from contextlib import contextmanager
 from dataclasses import replace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -120,6 +122,12 @@ def test_a_weight_put_in_place_of_another_is_noticed(small):
     assert not recording.holds()
 
 
+def test_a_weight_taken_away_is_noticed(small):
+    recording = Recording(Repeat(None, None), [small])
+    small.gen_head.vision_head.bias = None
+    assert not recording.holds()
+
+
 def test_a_recording_that_fails_is_told_and_the_picture_is_drawn(small):
     kept = KeptPasses(StandIn(fails=True))
     wanted = draw_pictures(small, recipe_of(), [7])
@@ -170,3 +178,72 @@ def test_a_cuda_graph_draws_the_same_picture(small, window):
         found = draw_pictures(small, recipe_of(), [7], window, device=cuda, kept=kept)
         assert torch.equal(found.tokens, wanted.tokens)
         assert found.notes == ()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+def test_a_failed_recording_leaves_cuda_as_it_was():
+    recorder, cuda, x = GraphRecorder(), torch.device("cuda"), torch.zeros(3, device="cuda")
+    here = torch.cuda.current_stream()
+    with pytest.raises(RuntimeError):
+        recorder.record(lambda: x.add_(1).cpu(), cuda)  # a recording cannot wait
+    assert torch.cuda.current_stream() == here
+    x.zero_()
+    graph = recorder.record(lambda: x.add_(1), cuda)
+    x.zero_()
+    graph.replay()
+    assert x.tolist() == [1, 1, 1]
+    before, large = torch.cuda.memory_allocated(), torch.ones(2**20, device="cuda")
+    del large
+    torch.cuda.synchronize()
+    assert torch.cuda.memory_allocated() <= before, "memory is freed again"
+
+
+class Streams:
+    """As much of `torch.cuda` as a recording uses; ending it fails, as after a forbidden call."""
+
+    def __init__(self):
+        self.here, self.events = Mock(), []
+
+    def current_stream(self, device):
+        return self.here
+
+    @contextmanager
+    def stream(self, stream):
+        before, self.here = self.here, stream
+        try:
+            yield
+        finally:
+            self.here = before
+
+    @contextmanager
+    def graph(self, graph, pool, stream, capture_error_mode):
+        assert (pool, capture_error_mode) == ((0, 7), "thread_local")
+        self.here = stream
+        self.events.append("recording")
+        try:
+            yield
+        finally:  # PyTorch does not go back to the former stream
+            raise RuntimeError("operation failed due to a previous error during capture")
+
+
+def test_after_a_failed_recording_stream_and_allocator_are_as_before(monkeypatch):
+    fake, ended = Streams(), []
+    for name in ("current_stream", "stream", "graph"):
+        monkeypatch.setattr(torch.cuda, name, getattr(fake, name))
+    monkeypatch.setattr(torch.cuda, "Stream", Mock())
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Mock())
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 7))
+    monkeypatch.setattr(
+        torch._C, "_cuda_endAllocateToPool", lambda *where: ended.append(where), raising=False
+    )
+    before = fake.here
+
+    def compute():
+        if fake.events:
+            raise RuntimeError("not permitted when stream is capturing")
+
+    with pytest.raises(RuntimeError, match="previous error") as raised:
+        GraphRecorder().record(compute, torch.device("cuda", 1))
+    assert "not permitted" in str(raised.value.__context__)
+    assert fake.here is before
+    assert ended == [(1, (0, 7))]

@@ -197,6 +197,8 @@ def test_progress_only_grows_and_reports_tokens_that_stay(model, window):
     for count, tokens in seen:
         assert tokens.shape == (2, 36)
         assert np.array_equal(tokens[:, :count], flat[:, :count])
+        assert np.array_equal(tokens[tokens >= 0], flat[tokens >= 0]), "none is a guess"
+        assert ((tokens[:, 1:] < 0) >= (tokens[:, :-1] < 0)).all(), "nothing after a gap"
 
 
 def test_what_progress_raises_ends_the_drawing(model):

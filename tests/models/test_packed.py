@@ -271,16 +271,39 @@ def test_rows_of_the_embedding_go_to_where_the_ids_are():
 
 @pytest.mark.parametrize("storage", [INT8, FP8, None], ids=["int8", "fp8", "bf16"])
 def test_memory_of_janus_pro_7b(storage):
-    """Weights on the device, the cache of a prompt of 64 tokens and a picture, and a pass of 16."""
+    """Each phase of a drawing in 7.0 GB: tokens in passes of 16, with the cache of a prompt of 64
+    tokens and a picture; pixels, once the passes are freed, with the VQ on the device (ComfyUI) or
+    on the CPU (the command)."""
     with torch.device("meta"):
         model = JanusPro(JANUS_7B, storage=storage)
     for name, parameter in model.named_parameters():
         if not name.startswith("vq.") and parameter.dtype == FP32 and "scale" not in name:
             parameter.data = parameter.data.bfloat16()
-    weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    needed = weights + model.drawing_bytes(2, 64 + 576, 16)
     assert model.dtype == torch.bfloat16
-    assert (needed <= 7.0 * 2**30) == (storage is not None), needed
+    decoder = sum(p.nbytes for part in model.drawing_parts for p in part.parameters())
+    tokens = decoder + model.drawing_bytes(2, 64 + 576, 16)
+    pixels = decoder + sum(p.nbytes for p in model.vq.parameters()) + model.picture_bytes()
+    assert tokens - decoder >= model.new_cache(2, 640, torch.device("meta")).keys.nbytes * 2
+    assert (max(tokens, pixels) <= 7.0e9) == (storage is not None), (tokens, pixels)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_the_vq_stays_on_the_cpu_beside_packed_weights(wide_file, device):
+    plain, packed_model = load(wide_file, "fp32"), load(wide_file, "int8")
+    weights = list(packed_model.model.vq.parameters())
+    for move in (torch.nn.Module.half, lambda m: m.to(device)):
+        move(packed_model.model)
+        assert all(w.dtype == FP32 and w.device.type == "cpu" for w in weights)
+        assert all(a is b for a, b in zip(packed_model.model.vq.parameters(), weights, strict=True))
+    images = torch.rand(2, 3, 24, 24, device=device) * 2 - 1
+    plain.model.to(device)
+    codes, vectors = plain.model.vq.encode(images)
+    again, same = packed_model.model.vq.encode(images)
+    assert torch.equal(again, codes)
+    assert torch.equal(same, vectors)
+    pixels = packed_model.model.vq.decode(codes)
+    assert torch.equal(pixels, plain.model.vq.decode(codes))
+    assert pixels.device.type == device
 
 
 def test_a_pass_counts_the_copy_of_the_largest_weight():

@@ -15,7 +15,7 @@ from ...grid import RASTER, Grid
 from .. import ops as default_ops
 from ..llama import KVCache, LayerHook, Llama, LlamaConfig
 from ..ops import rowwise
-from ..packed import PackedLinear, packed_ops
+from ..packed import PackedLinear, host_ops, packed_ops
 from .vq import VQConfig, VQModel
 
 
@@ -50,6 +50,8 @@ LOGIT_COPIES = 6
 """Arrays of the size of a pass's logits that are held at once."""
 NOISE_AHEAD = 64
 """Positions whose noise is held, at the most."""
+NOISE_BYTES = 40 * 2**20
+"""What noise passes through while a GPU makes it."""
 VQ_MAPS = 4
 """Feature maps at full size that the VQ holds at once in its widest place."""
 
@@ -109,7 +111,7 @@ class JanusPro(nn.Module):
         Args:
             ops: Layers to build from.
             storage: What the linear layers of decoder and head store their weights in (see
-                `packed.py`), where it is not what they compute in.
+                `packed.py`), where it is not what they compute in. The VQ then stays on the CPU.
         """
         super().__init__()
         self.config = config
@@ -118,7 +120,12 @@ class JanusPro(nn.Module):
         self.gen_embed = ops.Embedding(config.vq.codebook_size, config.aligner_widths[0])
         self.gen_aligner = GenAligner(config, ops)
         self.gen_head = GenHead(config, decoder_ops)
-        self.vq = VQModel(config.vq, ops)
+        self.vq = VQModel(config.vq, ops if storage is None else host_ops(ops))
+
+    @property
+    def drawing_parts(self) -> list[nn.Module]:
+        """What draws tokens: all but the picture tokenizer."""
+        return [part for part in self.children() if part is not self.vq]
 
     @property
     def grid(self) -> Grid:
@@ -206,16 +213,19 @@ class JanusPro(nn.Module):
         return 4 * VQ_MAPS * count * height * width * channels  # float32
 
     def drawing_bytes(self, rows: int, capacity: int, window: int) -> int:
-        """About the memory that drawing takes besides the weights.
+        """About the memory that drawing tokens takes besides the weights.
 
-        Keys and values of `rows` sequences of `capacity` positions, what a pass makes of its
-        float32 logits, the noise that is held ahead of need, the largest copy of packed weights,
-        and a picture's way through the VQ.
+        Keys and values of `rows` sequences of `capacity` positions, and the larger of two: once
+        more those of the prompt, each stream once; or what a pass makes of its float32 logits, the
+        noise that is held ahead of need, and the largest copy of packed weights. Pixels are not in
+        it: see `picture_bytes`.
         """
         c = self.config.llama
-        cache = 2 * c.num_layers * rows * c.num_kv_heads * capacity * c.head_dim
+        position = 2 * c.num_layers * c.num_kv_heads * c.head_dim * self.dtype.itemsize
+        prompt = min(rows, 2) * (capacity - self.config.grid.size) * position
         places = LOGIT_COPIES * min(window, self.config.grid.size) + NOISE_AHEAD
         logits = rows * places * self.config.vq.codebook_size
         packed = (layer for layer in self.modules() if isinstance(layer, PackedLinear))
         copied = max((layer.copied for layer in packed), default=0)
-        return (cache + copied) * self.dtype.itemsize + 4 * logits + self.picture_bytes()
+        tokens = copied * self.dtype.itemsize + 4 * logits + NOISE_BYTES
+        return rows * capacity * position + max(prompt, tokens)

@@ -144,6 +144,11 @@ class ShowO(nn.Module):
         self.vq = VQModel(config.vq, ops)
 
     @property
+    def drawing_parts(self) -> list[nn.Module]:
+        """What draws tokens: all but the picture tokenizer."""
+        return [part for part in self.children() if part is not self.vq]
+
+    @property
     def grid(self) -> Grid:
         return self.config.grid
 
@@ -224,7 +229,7 @@ class ShowO(nn.Module):
         """About the memory that drawing `rows` sequences takes besides the weights.
 
         What a pass makes of its float32 logits, a layer's inner states, keys and values of the
-        prompts, the largest copy of packed weights, and a picture's way through the VQ.
+        prompts, and the largest copy of packed weights. Pixels are not in it: see `picture_bytes`.
 
         Args:
             capacity: Ids of prompt and picture.
@@ -236,4 +241,4 @@ class ShowO(nn.Module):
         text = 2 * c.num_layers * rows * c.num_kv_heads * (capacity - size) * c.head_dim
         packed = (layer for layer in self.modules() if isinstance(layer, PackedLinear))
         copied = max((layer.copied for layer in packed), default=0)
-        return (inner + text + copied) * self.dtype.itemsize + 4 * logits + self.picture_bytes()
+        return (inner + text + copied) * self.dtype.itemsize + 4 * logits
