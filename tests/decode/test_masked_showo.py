@@ -20,7 +20,7 @@ from arrag_engine.settings import (
     Schedule,
     ScheduleChoice,
 )
-from tests.models.slow_showo import slow_logits
+from tests.models.slow_showo import slow_logits, slow_share
 from tests.tiny import tiny_index, tiny_model
 from tests.tiny_showo import showo_folder, sign_index, tiny_showo
 
@@ -40,18 +40,11 @@ def showo():
     return tiny_showo()
 
 
-def slow_share(schedule, t):
-    """The official schedules, in float32."""
-    t = torch.tensor(t)
-    if schedule.curve == "cosine":
-        return torch.cos(t * math.pi * 0.5)
-    if schedule.curve == "sigmoid":
-        start, end, tau = schedule.sigmoid
-        first, last = (torch.sigmoid(torch.tensor(x / tau)) for x in (start, end))
-        share = (last - torch.sigmoid((t * (end - start) + start) / tau)) / (last - first)
-    else:
-        share = 1 - t ** (1.0 if schedule.curve == "linear" else schedule.power)
-    return share.clamp(1e-6, 1.0)
+def official_schedule(schedule):
+    """A schedule as the settings of the official program say it."""
+    bend = dict(zip(("start", "end", "tau"), schedule.sigmoid, strict=True))
+    name = f"pow{schedule.power}" if schedule.curve == "pow" else schedule.curve
+    return {"mask_schedule": name, "mask_schedule_params": bend}
 
 
 def slow_picture(model, recipe, seed):
@@ -71,7 +64,7 @@ def slow_picture(model, recipe, seed):
                 tokens[i] = min(int((p[i].cumsum(0) <= noise.draw[i]).sum()), model.vocab - 1)
                 chosen = max(float(p[i, tokens[i]]), 1e-20)
             sure.append(math.log(chosen) - heat * math.log(-math.log(noise.keep[i])))
-        share = slow_share(schedule, (step + 1) / schedule.steps)
+        share = slow_share(official_schedule(schedule), (step + 1) / schedule.steps)
         count = max(1, min(known.count(False) - 1, math.floor(size * share)))
         cut = sorted(sure)[count]
         known = [s >= cut for s in sure]

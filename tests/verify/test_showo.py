@@ -5,14 +5,17 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from arrag_engine.cli import main
 from arrag_engine.errors import InputError
 from arrag_engine.verify import SHOW_O_FILES, SHOW_O_GROUPS, verify_folder
+from tests.golden_showo import write_showo_fixture
+from tests.tiny_showo import crooked_showo_config, tiny_showo
 
 ORACLE = Path(__file__).parents[3] / "shared" / "oracle-showo"
-pytestmark = pytest.mark.skipif(
+needs_oracle = pytest.mark.skipif(
     not ORACLE.is_dir(), reason=f"there are no golden numbers in {ORACLE}"
 )
 INPUTS = {
@@ -29,6 +32,24 @@ INPUTS = {
 of ones, and the official retriever's weight of a distribution."""
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A folder of other sizes, settings and seeds, made with slow code."""
+    model = tiny_showo(4, crooked_showo_config())
+    with torch.inference_mode():
+        return write_showo_fixture(tmp_path_factory.mktemp("golden") / "a", model)
+
+
+def test_a_folder_of_other_sizes_is_checked_and_ok(made):
+    checks = checks_of(made)
+    failed = [str(check) for check in checks.values() if check.status == "FAILED"]
+    assert failed == []
+    for group in SHOW_O_GROUPS:
+        for name in load_file(made / f"{group}.safetensors"):
+            given = name in INPUTS[group] or name.split(".", 1)[-1] in INPUTS[group]
+            assert (checks.get(f"showo-{group}.{name}") is not None) != given, name
+
+
 @pytest.fixture
 def copy(tmp_path):
     return shutil.copytree(ORACLE, tmp_path / "copy", copy_function=shutil.copyfile)
@@ -38,6 +59,7 @@ def checks_of(folder):
     return {check.name: check for check in verify_folder(folder)}
 
 
+@needs_oracle
 def test_the_official_numbers_are_reproduced():
     checks = checks_of(ORACLE)
     assert [str(check) for check in checks.values() if check.status != "ok"] == []
@@ -75,6 +97,7 @@ CORRUPTIONS = [
 ]
 
 
+@needs_oracle
 @pytest.mark.parametrize(("group", "name", "amount"), CORRUPTIONS)
 def test_one_wrong_number_fails_its_check_and_no_other(copy, group, name, amount):
     for other in SHOW_O_GROUPS.keys() - {group, *SHOW_O_FILES[group]}:
@@ -88,6 +111,7 @@ def test_one_wrong_number_fails_its_check_and_no_other(copy, group, name, amount
     assert failed == [f"showo-{group}.{name}"]
 
 
+@needs_oracle
 def test_too_many_levels_apart_fail_though_none_is_far(copy):
     path = copy / "vq.safetensors"
     tensors = load_file(path)
@@ -99,6 +123,7 @@ def test_too_many_levels_apart_fail_though_none_is_far(copy):
     assert checks["showo-vq.image_u8 (share of other levels)"].status == "FAILED"
 
 
+@needs_oracle
 def test_a_wrong_weight_fails(copy):
     path = copy / "showo_model.safetensors"
     tensors = load_file(path)
@@ -109,12 +134,14 @@ def test_a_wrong_weight_fails(copy):
     assert checks["showo-vq.decoded"].status == "ok"
 
 
+@needs_oracle
 def test_constants_come_from_the_language_models_config(copy):
     path = copy / "llm_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"rope_theta": 50.0}))
     assert checks_of(copy)["showo-vanilla.logits_full"].status == "FAILED"
 
 
+@needs_oracle
 def test_a_group_without_its_file_or_model_is_skipped_and_said(copy, capsys):
     (copy / "showo_model.safetensors").unlink()
     (copy / "prompts.safetensors").unlink()
@@ -125,6 +152,7 @@ def test_a_group_without_its_file_or_model_is_skipped_and_said(copy, capsys):
     assert "ok       showo-preprocess.pixels0" in out
 
 
+@needs_oracle
 @pytest.mark.parametrize("missing", ["image_size", "special_ids"])
 def test_settings_that_lack_something_are_refused(copy, missing):
     settings = json.loads((copy / "settings.json").read_text())
@@ -134,6 +162,7 @@ def test_settings_that_lack_something_are_refused(copy, missing):
         list(verify_folder(copy))
 
 
+@needs_oracle
 def test_a_grid_that_is_not_the_models_is_refused(copy):
     settings = json.loads((copy / "settings.json").read_text())
     (copy / "settings.json").write_text(json.dumps(settings | {"grid_width": 12}))

@@ -42,10 +42,9 @@ def schedule_of(settings: dict[str, Any]) -> Schedule:
     steps, temperature = settings["timesteps"], settings["temperature"]
     if curve.startswith("pow"):
         return Schedule(steps, temperature, "pow", float(curve.removeprefix("pow")))
-    sigmoid = Schedule.sigmoid
-    if told:
-        sigmoid = (float(told["start"]), float(told["end"]), float(told["tau"]))
-    return Schedule(steps, temperature, curve, sigmoid=sigmoid)
+    names = zip(("start", "end", "tau"), Schedule.sigmoid, strict=True)
+    start, end, tau = (float(told.get(name, default)) for name, default in names)
+    return Schedule(steps, temperature, curve, sigmoid=(start, end, tau))
 
 
 @dataclass
