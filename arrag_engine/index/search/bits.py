@@ -42,11 +42,25 @@ def popcount(words: np.ndarray) -> np.ndarray:
 
 
 def pack(bits: np.ndarray) -> np.ndarray:
-    """Words [..., W] uint64 of bits [..., n]."""
+    """Words [W, ...] uint64 of bits [..., n]."""
     packed = np.packbits(bits, axis=-1)
     missing = -packed.shape[-1] % WORD
     widths = [(0, 0)] * (packed.ndim - 1) + [(0, missing)]
-    return np.ascontiguousarray(np.pad(packed, widths)).view(np.uint64)
+    words = np.ascontiguousarray(np.pad(packed, widths)).view(np.uint64)
+    return np.ascontiguousarray(np.moveaxis(words, -1, 0))
+
+
+def nearest_places(distances: np.ndarray, k: int) -> np.ndarray:
+    """Places [at most k] of the k smallest distances [n], ties by the lower place; in no order.
+
+    Distances are small whole numbers: how many there are of each tells where the k-th lies.
+    """
+    if len(distances) <= k:
+        return np.arange(len(distances))
+    limit = int(np.searchsorted(np.bincount(distances).cumsum(), k))
+    below = np.flatnonzero(distances < limit)
+    level = np.flatnonzero(distances == limit)
+    return np.concatenate((below, level[: k - len(below)]))
 
 
 class BitSearch:
@@ -68,15 +82,14 @@ class BitSearch:
 
     @cached_property
     def _present(self) -> np.ndarray:
-        """Words [A, W] with a bit for each number of a key that is no zero."""
+        """Words [W, A] with a bit for each number of a key that is no zero."""
         inside = self.keys.neighbors >= 0  # [A, offsets]
         return pack(np.repeat(inside, self.keys.codebook.shape[1], axis=1))
 
     @cached_property
-    def _words(self) -> np.ndarray:
-        """Keys [pictures, A, W] as bits, zero where there is no number."""
-        parts = [self._packed(images) for images in self._in_chunks()]
-        return np.concatenate(parts) if parts else np.empty((0, *self._present.shape), np.uint64)
+    def _words(self) -> list[np.ndarray]:
+        """Keys [W, n, A] of each chunk of pictures as bits, zero where there is no number."""
+        return [self._packed(images) for images in self._in_chunks()]
 
     def _in_chunks(self) -> Iterator[np.ndarray]:
         """The pictures, a chunk at a time."""
@@ -85,11 +98,11 @@ class BitSearch:
             yield self.images[first : first + step]
 
     def _packed(self, images: np.ndarray) -> np.ndarray:
-        """Keys [n, A, W] of pictures."""
+        """Keys [W, n, A] of pictures."""
         signs = self.keys.codebook > 0
         codes = self.keys.tokens[images][:, np.maximum(self.keys.neighbors, 0)]
         bits = signs[codes].reshape(*codes.shape[:2], -1)  # [n, A, offsets * bits]
-        return pack(bits) & self._present
+        return pack(bits) & self._present[:, None]
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         k = min(k, self.size)
@@ -102,27 +115,28 @@ class BitSearch:
     def _nearest(self, query: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """(squared distances, patches) [k] of a query, nearest first, ties by lower number."""
         best = np.empty(0, np.int64)
-        span = np.int64(len(self.keys.tokens) * len(self.keys.active))  # above every number
-        for numbers, distances in self._distances(query):
-            ranks = distances * span + numbers
-            best = np.concatenate((best, ranks.ravel()))
-            if len(best) > k:
-                best = np.partition(best, k - 1)[:k]
-        best = np.sort(best)
+        per_image = len(self.keys.active)
+        span = len(self.keys.tokens) * per_image  # above every number
+        chunks = zip(self._in_chunks(), self._distances(query), strict=True)
+        for images, distances in chunks:
+            near = nearest_places(distances.ravel(), k)
+            picture, slot = np.divmod(near, per_image)
+            numbers = images[picture] * per_image + slot
+            ranks = distances.ravel()[near].astype(np.int64) * span + numbers
+            best = np.sort(np.concatenate((best, ranks)))[:k]
         return (best // span).astype(np.float32), best % span
 
-    def _distances(self, query: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """(patches, squared distances) [n, A] of a chunk of pictures at a time."""
+    def _distances(self, query: np.ndarray) -> Iterator[np.ndarray]:
+        """Squared distances [n, A] uint16 of each chunk of pictures."""
         asked, wanted = pack(query > 0), self._present
-        signed, zero = pack(np.abs(query) > 0), pack(query == 0)
-        both = wanted & signed  # [A, W]
-        one_sided = popcount((signed & ~wanted) | (zero & wanted)).sum(-1, dtype=np.int64)  # [A]
-        done, slots = 0, np.arange(len(self.keys.active))
-        for images in self._in_chunks():
-            words = self._words[done : done + len(images)]
-            differing = popcount((words ^ asked) & both).sum(-1, dtype=np.int64)
-            yield images[:, None] * len(slots) + slots, 4 * differing + one_sided
-            done += len(images)
+        signed, zero = pack(np.abs(query) > 0)[:, None], pack(query == 0)[:, None]
+        both = wanted & signed  # [W, A]
+        one_sided = popcount((signed & ~wanted) | (zero & wanted)).sum(0, dtype=np.uint16)  # [A]
+        for words in self._words:
+            differing = np.zeros(words.shape[1:], np.uint16)
+            for stored, word, counted in zip(words, asked, both, strict=True):
+                differing += popcount((stored ^ word) & counted)
+            yield 4 * differing + one_sided
 
     def restrict(self, images: np.ndarray) -> Searcher:
         return BitSearch(self.keys, np.intersect1d(self.images, images))
