@@ -13,7 +13,11 @@ it is first used. Nothing here knows of ComfyUI.
 import importlib
 
 _HOMES = {
-    "api": ("Drawing", "build_index", "draw", "load_adapter", "load_index", "load_model"),
+    "api": (
+        *("Drawing", "build_index", "draw", "encode", "keep"),
+        *("load_adapter", "load_index", "load_model"),
+    ),
+    "decode": ("Kept", "load_trace", "save_trace"),
     "errors": ("InputError",),
     "faid": ("Faid",),
     "index": ("KeySpec", "PatchIndex"),

@@ -9,6 +9,7 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -19,9 +20,11 @@ from .build import BuildOptions, ReadSettings, build_from_images
 from .build import build_index as build_from_folder
 from .checkpoints import Checkpoint, load_checkpoint, resolve_dtype, resolve_storage
 from .checkpoints.adapter import load_adapter as read_adapter
-from .decode import Progress, Trace
+from .decode import Kept, Progress, Trace
+from .editing import keep_outside
 from .errors import InputError
 from .faid import Faid, FaidAdapter
+from .images import fit, to_tensor
 from .index import KeySpec, PatchIndex
 from .index import load_index as read_index
 from .layers import Layer
@@ -116,6 +119,8 @@ def draw(
     progress: Progress | None = None,
     exact_batch: bool = False,
     negative: str = "",
+    kept: Kept | None = None,
+    redraw: float = 1.0,
     schedule: ScheduleChoice | None = None,
 ) -> Drawing:
     """Draw a picture for each seed. What is not chosen takes its recommended value.
@@ -127,22 +132,24 @@ def draw(
         exact_batch: In 16 bit, each picture of several is the one drawn alone; it takes longer.
         progress: Called with (positions decided, tokens [B, N] so far).
         negative: What guidance leads away from, in words; without effect at guidance 1.
+        kept: The tokens of a picture to edit, or one for each seed, and which of them stay; see
+            `keep`.
+        redraw: Share of the other tokens that is drawn anew, the least probable under the model
+            first; 1 = all.
         schedule: Steps, and how the grid is filled, of a model that draws in any order.
 
     Raises:
-        InputError: A prompt, a value or a layer cannot be used.
+        InputError: A prompt, a value, a layer or what is kept cannot be used.
     """
     faid = Faid(adapter) if isinstance(adapter, FaidAdapter) else adapter
     clock = [time.perf_counter()]
     place = searched_on(model)
     planned = session.plan(
-        model,
-        prompt,
-        sampling,
-        layers,
-        faid,
+        *(model, prompt, sampling, layers, faid),
         place=place,
         negative=negative,
+        kept=kept,
+        redraw=redraw,
         schedule=schedule,
     )
     clock.append(time.perf_counter())
@@ -170,6 +177,28 @@ def searched_on(model: Checkpoint) -> Callable[[PatchIndex], PatchIndex] | None:
 def decode_picture(model: Checkpoint, codes: Tensor) -> Image.Image:
     """The picture of codes [height, width]."""
     return Image.fromarray(model.decode(codes[None])[0].numpy())
+
+
+@torch.inference_mode()
+def encode(model: Checkpoint, image: Image.Image) -> Tensor:
+    """Codes [height, width] of a picture, which is resized and centre-cropped to the size that the
+    model draws."""
+    fitted = fit(image.convert("RGB"), *model.model.config.image_size)
+    return model.model.vq.encode(to_tensor([fitted]).to(model.model.device))[0][0].cpu()
+
+
+def keep(model: Checkpoint, image: Image.Image, mask: Image.Image | None = None) -> Kept:
+    """What stays of a picture that is edited.
+
+    Args:
+        mask: A picture of any size, white = drawn anew: all tokens with a white pixel in their
+            place. Without it everything is, as far as `redraw` says.
+
+    Raises:
+        InputError: The mask is black.
+    """
+    white = None if mask is None else np.asarray(mask.convert("L"))[None] / 255
+    return keep_outside(encode(model, image)[None].numpy(), white, model.model.grid)
 
 
 def build_index(

@@ -117,6 +117,8 @@ CFG = Bound("cfg", 0, 100)
 TEMPERATURE = Bound("temperature", MIN_TEMPERATURE, 100, also=(0,))
 TOP_K = Bound("top_k", 0, 1_000_000, whole=True)
 TOP_P = Bound("top_p", 0, 1, above=True)
+REDRAW = Bound("redraw", 0, 1)
+"""Share of the masked tokens that is drawn anew."""
 
 WEIGHT = Bound("retrieval weight", 0, 1, also=("auto",))
 RETRIEVAL_TEMPERATURE = Bound("retrieval temperature", MIN_TEMPERATURE, 1000)
@@ -130,6 +132,8 @@ MAX_DISTANCE = Bound("max distance", 0, 1000)
 """Squared L2; 0 = no limit."""
 COPY_LIMIT = Bound("copy limit", 0, 65536, whole=True)
 """Tokens of a copied region; 0 = no limit."""
+OPACITY = Bound("opacity", 0, 1)
+"""Of a heat map over its picture."""
 CEILING = Bound("ceiling", 0, 1, above=True)
 HARM_SHARE = Bound("harm", 0, 1)
 

@@ -271,6 +271,11 @@ def to_tensor(images: list[Image.Image]) -> Tensor:
     return stacked.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
+def to_floats(images: list[Image.Image]) -> Tensor:
+    """[B, H, W, 3] float32 in [0, 1] of RGB pictures of one size."""
+    return ((to_tensor(images) + 1) / 2).permute(0, 2, 3, 1)
+
+
 def thumbnail(image: Image.Image) -> bytes:
     """A small JPEG of the picture."""
     small = image.copy()

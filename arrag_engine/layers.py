@@ -29,6 +29,11 @@ ROUNDING = 1e-9
 """By which weights may exceed 1 together."""
 
 
+Searched = dict[tuple[int, bytes | None, KeySpec], PatchIndex]
+"""What the layers of a drawing search, by index, pictures and keys: layers that search the same
+share it, for its search structure is made at the first look-up."""
+
+
 @dataclass(frozen=True)
 class KeyChoice:
     """How patches are found, each field chosen by itself."""
@@ -119,11 +124,12 @@ def make_retrievers(
     """
     working: list[tuple[Layer, Retriever]] = []
     notes: list[str] = []
+    searched: Searched = {}
     for number, layer in enumerate(layers, start=1):
-        retriever, said = _retriever(checkpoint, prompt, layer, advised, faid, codebook)
+        retriever, said = _retriever(checkpoint, prompt, layer, advised, faid, codebook, searched)
         notes += [f"Layer {number}: {note}" for note in said] if len(layers) > 1 else said
         if retriever is not None:
-            working.append((layer, retriever))
+            working.append((layer, replace(retriever, number=number - 1)))
     check_weights([one for layer, one in working if layer.weight is not None])
     retrievers, said = _share_weights(working)
     return tuple(retrievers), [*notes, *said]
@@ -203,8 +209,13 @@ def _retriever(
     advised: Recommended,
     faid: Faid | None,
     codebook: np.ndarray,
+    searched: Searched,
 ) -> tuple[Retriever | None, list[str]]:
-    """(how patches are retrieved, what to say of it); None where nothing is to be retrieved."""
+    """(how patches are retrieved, what to say of it); None where nothing is to be retrieved.
+
+    Args:
+        searched: What the layers before search; this one's part is added.
+    """
     grid = checkpoint.model.grid
     layer.index.check_fits(grid, codebook)
     auto = layer.weight == "auto"
@@ -214,6 +225,8 @@ def _retriever(
     index, said = _filtered(index, layer)
     keys = AS_BUILT_KEYS if auto and layer.keys == KeyChoice() else layer.keys
     index, more = _keyed(index, keys, advised.keys)
+    images = None if index.images is None else index.images.tobytes()
+    index = searched.setdefault((id(layer.index), images, index.spec), index)
     base = calibrated_options(index) if auto else advised.retrieval
     if faid is not None and not auto:
         base = replace(base, weight=advised.faid_weight)
@@ -269,8 +282,8 @@ def select(layer: Layer, prompt: Prompt, has_unknown: bool) -> tuple[PatchIndex 
         return index, []
     if PROMPT not in pattern:
         found = index.matching(pattern)
-        assert found.images is not None
-        return found, [f"Subject: {len(found.images)} pictures match {pattern!r}."]
+        count = len(index.tokens if found.images is None else found.images)
+        return found, [f"Subject: {count} pictures match {pattern!r}."]
     if not index.sources.captioned:
         return index, ["The index has no captions: retrieval uses all of its pictures."]
     beside = pattern.replace(PROMPT, " ").split()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .index import evidence
-from .models.janus.model import JanusPro
+from .models.base import RasterBackbone
 from .retrieval import Retriever, proposal_distribution
 from .sampling import guide, model_distribution
 from .settings import RetrievalOptions, Sampling
@@ -19,22 +19,26 @@ from .settings import RetrievalOptions, Sampling
 
 @torch.inference_mode()
 def model_probabilities(
-    model: JanusPro,
+    model: RasterBackbone,
     prompt: Sequence[int],
     unconditional: Sequence[int],
     tokens: np.ndarray,
     sampling: Sampling | None = None,
+    device: torch.device | None = None,
 ) -> Tensor:
     """p_model [N, vocab] on the CPU at every position of a picture's tokens [N], teacher-forced.
 
-    Without `sampling` it is the model's own distribution: no guidance, temperature 1.
+    Args:
+        unconditional: Of any length.
+        sampling: Without it, the model's own distribution: no guidance, temperature 1.
+        device: Where the model computes; where its weights lie when absent.
     """
-    sampling = sampling or Sampling(cfg=1.0)
+    sampling, device = sampling or Sampling(cfg=1.0), device or model.device
     streams = [prompt] if sampling.cfg == 1 else [prompt, unconditional]
-    codes = torch.from_numpy(tokens[:-1].astype(np.int64)).to(model.device)
+    codes = torch.from_numpy(tokens[:-1].astype(np.int64)).to(device)
     picture, logits = model.embed_codes(codes), []
     for ids in streams:  # of any length each
-        text = model.embed_text(torch.tensor(ids, device=model.device))
+        text = model.embed_text(torch.tensor(ids, device=device))
         logits.append(model.logits(torch.cat((text, picture))[None])[:, -len(tokens) :])
     return model_distribution(guide(torch.cat(logits), sampling.cfg)[0].cpu(), sampling)
 

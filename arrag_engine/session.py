@@ -11,8 +11,18 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from .bounds import BATCH, WINDOW
-from .decode import WIDTH, Drawing, KeptPasses, Progress, Recipe, draw_one_by_one, draw_pictures
+from .bounds import BATCH, REDRAW, WINDOW
+from .decode import (
+    WIDTH,
+    Drawing,
+    Kept,
+    KeptPasses,
+    Progress,
+    Recipe,
+    draw_one_by_one,
+    draw_pictures,
+)
+from .editing import BLANK, keep_probable, share_of
 from .errors import InputError
 from .faid import Faid
 from .index import PatchIndex
@@ -35,6 +45,8 @@ class Plan:
     recipe: Recipe
     notes: tuple[str, ...]
     """Sentences for the person: the values used, the subject, what was skipped and why."""
+    redraw: float = 1.0
+    """Share of the tokens that are not kept which is drawn anew."""
 
 
 def plan(
@@ -46,6 +58,8 @@ def plan(
     codebook: np.ndarray | None = None,
     place: Callable[[PatchIndex], PatchIndex] | None = None,
     negative: str = "",
+    kept: Kept | None = None,
+    redraw: float = 1.0,
     schedule: ScheduleChoice | None = None,
 ) -> Plan:
     """Work out what a drawing will use.
@@ -57,10 +71,12 @@ def plan(
         place: Says where the part of the index that is used is searched; see
             `retrieval.where_faster`. It finds the same patches anywhere.
         negative: What guidance leads away from, of any length; blank for nothing in particular.
+        kept: The tokens of pictures to edit, and which of them stay.
+        redraw: Share of the others that is drawn anew, the least probable under the model first.
         schedule: Of a model that draws in any order.
 
     Raises:
-        InputError: A prompt, a value or the index cannot be used.
+        InputError: A prompt, a value, the index or what is kept cannot be used.
     """
     prompt = checkpoint.prompt_encoder.encode(text)
     advised = recommended(checkpoint)
@@ -77,9 +93,10 @@ def plan(
             codebook = checkpoint.model.vq.codebook(checkpoint.model.device)
         retrievers, said = make_retrievers(checkpoint, prompt, layers, advised, faid, codebook)
         notes += said
+    notes += _editing_note(checkpoint.model, kept, redraw)
     streams = (prompt.ids, unconditional)
-    recipe = Recipe(*streams, chosen, retrievers, faid, schedule=filled, place=place)
-    return Plan(prompt, recipe, tuple(notes))
+    recipe = Recipe(*streams, chosen, retrievers, faid, kept, filled, place)
+    return Plan(prompt, recipe, tuple(notes), redraw)
 
 
 def device_window(device: torch.device) -> int:
@@ -123,8 +140,34 @@ def draw(
     window = window or device_window(device)
     kept = None if device.type == "cpu" else kept
     run = draw_one_by_one if one_by_one(model, exact_batch) else draw_pictures
+    if planned.recipe.kept is not None:
+        planned.recipe.kept.check_fits(model.grid.size, model.vocab, len(seeds))
     with few_threads(model.parameters(), device):
-        return run(model, planned.recipe, seeds, window, progress, device, kept)
+        recipe = keep_probable(model, planned.recipe, planned.redraw, device)
+        return run(model, recipe, seeds, window, progress, device, kept)
+
+
+def _editing_note(model: Backbone, kept: Kept | None, redraw: float) -> list[str]:
+    """What an edit draws anew.
+
+    Raises:
+        InputError: There is nothing to edit, or the tokens do not fit the model.
+    """
+    REDRAW.check(redraw)
+    if kept is None:
+        if redraw < 1:
+            raise InputError(
+                f"redraw is {redraw:g}, but there are no tokens to keep the rest of; give the "
+                "tokens of a picture, or set redraw to 1"
+            )
+        return []
+    kept.check_fits(model.grid.size, model.vocab)
+    if kept.mask.all():
+        raise InputError(BLANK)
+    counts = sorted({share_of(redraw, int(row.sum())) for row in ~kept.mask})
+    count = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
+    chosen = "" if redraw == 1 else ", the least probable under the model"
+    return [f"Editing: {count} of {model.grid.size} tokens are drawn anew{chosen}."]
 
 
 def _unknown_note(prompt: Prompt, which: str = "") -> list[str]:

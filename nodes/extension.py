@@ -10,6 +10,7 @@ from .border import bordered, guard_log
 from .build import BuildPatchIndex
 from .faid import FAiDSampler, LoadFAiDAdapter
 from .loaders import LoadARModel, LoadPatchIndex
+from .map import RetrievalMap
 from .retrieval import RetrievalOptionsNode
 from .samplers import ARSampler, DAiDSampler
 from .vq import VQDecode, VQEncode
@@ -26,6 +27,7 @@ NODES: list[type[io.ComfyNode]] = [
     VQEncode,
     VQDecode,
     SaveWithAttribution,
+    RetrievalMap,
 ]
 
 

@@ -22,7 +22,19 @@ class Preview:
     """The engine's progress callback: one tick per token, a preview whenever a picture has grown by
     `every` rows and, at the end, the whole pictures."""
 
-    def __init__(self, model: ImageModel, device: torch.device, every: int) -> None:
+    def __init__(
+        self,
+        model: ImageModel,
+        device: torch.device,
+        every: int,
+        edited: np.ndarray | None = None,
+    ) -> None:
+        """
+        Args:
+            edited: Tokens [B or 1, N] of the pictures that are edited, shown where nothing is
+                drawn yet.
+        """
+        self.edited = edited
         self.model = model
         self.device = device
         self.every = every
@@ -41,6 +53,8 @@ class Preview:
         image = None
         if self.every and (grown.max() >= self.every or (decided == grid.size and grown[0] > 0)):
             self.shown = rows
+            if self.edited is not None:
+                codes = over_edited(tokens, self.edited, grid.width)
             picture = tile([self.picture(i, one) for i, one in enumerate(codes)])
             image = ("JPEG", picture, max(picture.size))
         self.bar.update_absolute(decided, preview=image)
@@ -65,6 +79,11 @@ def whole_rows(tokens: np.ndarray, width: int) -> np.ndarray:
     rows = tokens.reshape(-1, width)
     gaps = np.flatnonzero((rows < 0).any(axis=1))
     return rows[: gaps[0]] if len(gaps) else rows
+
+
+def over_edited(tokens: np.ndarray, edited: np.ndarray, width: int) -> list[np.ndarray]:
+    """Codes [height, width] of each picture: tokens [B, N] so far, else those that are edited."""
+    return list(np.where(tokens < 0, edited, tokens).reshape(len(tokens), -1, width))
 
 
 def rows_between(every: int) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 
 from comfy_api.latest import io
 from server import PromptServer
+from torch import Tensor
 
 from ..arrag_engine import session
 from ..arrag_engine.bounds import (
@@ -16,14 +17,16 @@ from ..arrag_engine.bounds import (
     CFG,
     MAX_SEED,
     PREVIEW_EVERY,
+    REDRAW,
     TEMPERATURE,
     TOP_K,
     TOP_P,
     WINDOW,
     picture_seeds,
 )
-from ..arrag_engine.decode import Drawing, pass_width
-from ..arrag_engine.errors import printable
+from ..arrag_engine.decode import Drawing, Kept, pass_width
+from ..arrag_engine.editing import keep_outside
+from ..arrag_engine.errors import InputError, printable
 from ..arrag_engine.faid import Faid
 from ..arrag_engine.layers import Layer
 from ..arrag_engine.settings import SamplingChoice
@@ -40,7 +43,7 @@ from .types import (
     Tokens,
     Trace,
 )
-from .vq import decode_pixels
+from .vq import check_vq, decode_pixels
 
 WIDEST = 64
 """Window on offer; wider ones save no more passes."""
@@ -67,6 +70,9 @@ class DrawingSettings:
     preview_every: int
     exact_batch: bool = False
     negative: str = ""
+    tokens: TokenGrids | None = None
+    mask: Tensor | None = None
+    redraw: float = 1.0
 
     def __post_init__(self) -> None:
         WINDOW.check(self.window)
@@ -79,6 +85,27 @@ class DrawingSettings:
             self.top_k,
             chosen(TOP_P, self.top_p),
         )
+
+    def kept(self, managed: ManagedModel) -> Kept | None:
+        """What stays of the pictures that are edited.
+
+        Raises:
+            InputError: They do not fit the model, the batch or the mask.
+        """
+        if self.tokens is None:
+            if self.mask is not None:
+                raise InputError(
+                    "a mask is connected, but no tokens of a picture; connect those of VQ Encode, "
+                    "or disconnect the mask"
+                )
+            return None
+        check_vq(managed, self.tokens)
+        mask = None if self.mask is None else self.mask.float().cpu().numpy()
+        if mask is not None and mask.ndim == 2:
+            mask = mask[None]
+        kept = keep_outside(self.tokens.codes.cpu().numpy(), mask, managed.model.grid)
+        kept.check_fits(managed.model.grid.size, managed.model.vocab, self.batch)
+        return kept
 
 
 def drawing_inputs() -> list[io.Input]:
@@ -179,6 +206,30 @@ def later_inputs() -> list[io.Input]:
             tooltip="Negative prompt: what guidance leads away from, such as a colour or a thing. "
             "Empty = nothing in particular. It has no effect at cfg 1.",
         ),
+        Tokens.Input(
+            "tokens",
+            optional=True,
+            tooltip="The picture to edit, from VQ Encode or a sampler: what the mask leaves out "
+            "stays. One for all pictures of the batch, or one for each.",
+        ),
+        io.Mask.Input(
+            "mask",
+            optional=True,
+            tooltip="The part of the picture that is drawn anew: every token with a masked pixel "
+            "in its place. Of any size; centre-cropped as VQ Encode crops pictures. Without a "
+            "mask: the whole picture, as far as redraw says.",
+        ),
+        io.Float.Input(
+            "redraw",
+            default=1.0,
+            min=REDRAW.low,
+            max=REDRAW.high,
+            step=0.01,
+            optional=True,
+            tooltip="Share of the masked tokens that is drawn anew, the least probable under the "
+            "model first. 1 = all, 0 = nothing changes. Below 1, tokens must be connected.",
+            **ADVANCED,
+        ),
     ]
 
 
@@ -214,6 +265,7 @@ def draw(
     checkpoint, sampling = managed.checkpoint, settings.sampling()
     seeds = picture_seeds(settings.seed, settings.batch)
     place = managed.search_place
+    kept, redraw = settings.kept(managed), settings.redraw
     planned = session.plan(
         checkpoint,
         settings.prompt,
@@ -223,6 +275,8 @@ def draw(
         managed.codebook,
         place,
         settings.negative,
+        kept,
+        redraw,
     )
     unused = [OTHER_SAMPLER] if faid is None and checkpoint.faid is not None else []
     notes = show_notes(node_id, [*planned.notes, *unused])
@@ -231,7 +285,8 @@ def draw(
     shown = managed.to_draw(working, faid is not None, every > 0)
     if every and not shown:
         notes = show_notes(node_id, [*notes.splitlines(), NO_PREVIEW])
-    preview = Preview(managed.model, managed.device, every if shown else 0)
+    edited = None if kept is None else kept.tokens
+    preview = Preview(managed.model, managed.device, every if shown else 0, edited)
     drawing = session.draw(
         checkpoint,
         planned,
@@ -254,7 +309,10 @@ def working_bytes(managed: ManagedModel, length: int, settings: DrawingSettings)
     batch = 1 if session.one_by_one(model, settings.exact_batch) else settings.batch
     window = settings.window or session.device_window(managed.device)
     width = window if managed.device.type == "cpu" else pass_width(model, window)
-    return model.drawing_bytes(2 * batch, length, width)
+    drawing = model.drawing_bytes(2 * batch, length, width)
+    if settings.redraw == 1:
+        return drawing
+    return max(drawing, model.drawing_bytes(2, length, length))  # one pass over a whole picture
 
 
 def show_notes(node_id: str | None, notes: list[str]) -> str:

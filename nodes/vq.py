@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from comfy_api.latest import io
 from torch import Tensor
@@ -24,6 +25,20 @@ def decode_pixels(managed: ManagedModel, tokens: TokenGrids) -> Tensor:
     return ((torch.cat(images).float() + 1) / 2).clamp(0, 1).permute(0, 2, 3, 1)
 
 
+def check_vq(managed: ManagedModel, tokens: TokenGrids) -> None:
+    """Refuse tokens that mean something else to a model.
+
+    Raises:
+        InputError: They were made with another VQ.
+    """
+    agreement = codebook_agreement(managed.codebook, tokens.codebook)
+    if not agreement.same:
+        raise InputError(
+            f"the tokens were made with another VQ ({agreement}); use them with the model that "
+            "made them"
+        )
+
+
 class VQEncode(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -38,18 +53,27 @@ class VQEncode(io.ComfyNode):
                 Model.Input("model", tooltip="The model whose VQ tokenizer encodes."),
                 io.Image.Input("image", tooltip="Pictures of any size."),
             ],
-            outputs=[Tokens.Output("TOKENS", display_name="tokens")],
+            outputs=[
+                Tokens.Output("TOKENS", display_name="tokens"),
+                io.Image.Output(
+                    "CROP",
+                    display_name="crop",
+                    tooltip="The picture that was encoded: resized and cropped. With it, "
+                    "ImageCompositeMasked brings the original pixels back outside a mask.",
+                ),
+            ],
         )
 
     @classmethod
     @checked
     def execute(cls, model: ManagedModel, image: Tensor) -> io.NodeOutput:
         device = model.to_decode()
-        codes = []
+        codes, crops = [], []
         for one in watched(image.unbind()):
             fitted = fit(from_floats(one), *model.model.config.image_size)
             codes.append(model.model.vq.encode(to_tensor([fitted]).to(device))[0].cpu())
-        return io.NodeOutput(TokenGrids(torch.cat(codes), model.codebook))
+            crops.append(torch.from_numpy(np.array(fitted)) / 255)  # as Load Image makes them
+        return io.NodeOutput(TokenGrids(torch.cat(codes), model.codebook), torch.stack(crops))
 
 
 class VQDecode(io.ComfyNode):
@@ -73,10 +97,5 @@ class VQDecode(io.ComfyNode):
     @classmethod
     @checked
     def execute(cls, model: ManagedModel, tokens: TokenGrids) -> io.NodeOutput:
-        agreement = codebook_agreement(model.codebook, tokens.codebook)
-        if not agreement.same:
-            raise InputError(
-                f"the tokens were made with another VQ ({agreement}); decode them with the model "
-                "that made them"
-            )
+        check_vq(model, tokens)
         return io.NodeOutput(decode_pixels(model, tokens))

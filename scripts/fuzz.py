@@ -33,7 +33,10 @@ from typing import Any
 
 from scripts.fuzz_mutate import mutated
 
-NAMES = ("index", "checkpoint", "folder", "bin", "adapter", "header", "layout", "tokenizer", "json")
+NAMES = (
+    *("index", "checkpoint", "folder", "bin", "adapter", "header", "layout", "tokenizer", "json"),
+    "trace",
+)
 HANG = 5.0
 """Seconds."""
 POLL = 0.25

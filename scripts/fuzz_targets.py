@@ -27,9 +27,13 @@ from arrag_engine.checkpoints import (
 from arrag_engine.checkpoints.adapter import is_adapter, load_adapter, open_adapter
 from arrag_engine.checkpoints.weights import find_weight_files, open_weights, read_json
 from arrag_engine.cli.inspect import _facts, _print_facts
+from arrag_engine.decode import Trace, TraceLayer, is_trace, load_trace, save_trace
+from arrag_engine.decode.trace import Cost
 from arrag_engine.errors import InputError
 from arrag_engine.index import (
+    Hits,
     KeySpec,
+    PatchIndex,
     check_index,
     is_index,
     load_index,
@@ -46,6 +50,7 @@ from arrag_engine.models.janus.layouts import (
 from arrag_engine.models.janus.model import JanusConfig, JanusPro
 from arrag_engine.models.janus.prompt import PromptEncoder
 from arrag_engine.models.janus.vq import VQConfig
+from arrag_engine.settings import RetrievalOptions
 from scripts.fuzz_mutate import joined, split
 from tests.tiny import (
     blender_tensors,
@@ -356,6 +361,38 @@ def _text_config() -> dict[str, Any]:
     return config | {"text_config": text, "vision_config": {"image_size": 4, "patch_size": 2}}
 
 
+def _trace(data: bytes, folder: Path) -> None:
+    """Read a trace and ask of it what the Retrieval Map does."""
+    path = _written(folder / "a.safetensors", data)
+    is_trace(path)
+    _print_facts(_facts(path))
+    trace = load_trace(path, [_traced()])
+    for j in range(len(trace.layers)):
+        trace.source_shares(j)
+    for position in range(trace.grid.size):
+        trace.position_facts(position)
+
+
+@cache
+def _traced() -> PatchIndex:
+    """The index that the traces belong to."""
+    return tiny_index(tiny_model(0, _small()), 3, 0, KeySpec(borders="zero"))
+
+
+def _trace_seeds(folder: Path) -> Iterator[bytes]:
+    index = _traced()
+    size, half = index.grid.size, np.full(index.grid.size, 0.5)
+    places = np.tile(np.arange(size)[:, None], (1, 2))
+    sources = places % 3
+    hits = Hits(places.astype(np.float32), index.tokens[sources, places], sources, places)
+    layer = TraceLayer(index, RetrievalOptions(0.5), half, hits, places * 0 + 0.5, half)
+    for layers in ((layer,), ()):
+        tokens = index.tokens[0].astype(np.int64)
+        trace = Trace(index.grid, tokens, tokens * 0 - 1, half, layers, Cost(3, 0.5))
+        save_trace(trace, folder / "a.safetensors")
+        yield (folder / "a.safetensors").read_bytes()
+
+
 def _written(path: Path, data: bytes) -> Path:
     path.write_bytes(data)
     return path
@@ -392,4 +429,5 @@ TARGETS = {
     "layout": Target(_layout, _layout_seeds),
     "tokenizer": Target(_tokenizer, _tokenizer_seeds),
     "json": Target(_json, _json_seeds),
+    "trace": Target(_trace, _trace_seeds),
 }

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from arrag_engine.decode import KeptPasses, Recipe, draw_pictures
+from arrag_engine.decode.canvas import begin
 from arrag_engine.decode.fixed import FixedPass, shape_of
 from arrag_engine.decode.graphs import Recording
 from arrag_engine.grid import RASTER
@@ -72,9 +73,9 @@ class Pace:
     opening: float
     """From the call to the first step: prompt, first token, what is made for the first drawing."""
     steps: list[float]
-    """Of each pass after the given tokens stood."""
+    """Of each pass after the first kept tokens."""
     token: float
-    """Mean time of a token drawn after the first step or the given ones."""
+    """Mean time of a token drawn after the first step or the first kept ones."""
 
     @property
     def step(self) -> float:
@@ -93,14 +94,14 @@ def pace(
     kept: KeptPasses,
     tokens: int,
 ) -> Pace:
-    """Draw until `tokens` more than the given ones are decided in every picture."""
-    given = 0 if recipe.given is None else len(recipe.given)
-    clock = Clock(min(given + tokens, model.grid.size))
+    """Draw until `tokens` more than the first kept ones are decided in every picture."""
+    stands = begin(0, model.grid.size, recipe.kept).decided
+    clock = Clock(min(stands + tokens, model.grid.size))
     gpu.synchronise(model.device)
     started = time.perf_counter()
     with suppress(Enough):
         draw_pictures(model, recipe, seeds, window, clock, model.device, kept)
-    begun = max(i for i, n in enumerate(clock.decided) if n <= max(given, clock.decided[0]))
+    begun = max(i for i, n in enumerate(clock.decided) if n <= max(stands, clock.decided[0]))
     at = clock.at[begun:]
     count = clock.decided[-1] - clock.decided[begun]
     return Pace(

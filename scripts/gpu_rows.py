@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from arrag_engine import load_model
-from arrag_engine.decode import KeptPasses, Recipe, draw_pictures
+from arrag_engine.decode import Kept, KeptPasses, Recipe, draw_pictures
 from arrag_engine.decode.fixed import shape_of
 from arrag_engine.faid import AdapterConfig, Faid
 from arrag_engine.index import KeySpec, SourceTable, create_index
@@ -249,10 +249,10 @@ def by_turns(bench: Bench, one: Run, other: Run) -> list[float]:
     return [one(seed) / other(seed) for seed in range(bench.sizes.rounds + 1)][1:]
 
 
-def half_given(bench: Bench) -> np.ndarray:
+def half_kept(bench: Bench) -> Kept:
     """The upper half of a picture, so that what is drawn has neighbours."""
     size = bench.sizes.small.grid.size
-    return np.random.default_rng(3).integers(0, bench.model.vocab, size // 2)
+    return Kept.first(np.random.default_rng(3).integers(0, bench.model.vocab, size // 2), size)
 
 
 def token_time(bench: Bench, recipe: Recipe, batch: int = 1, tokens: int = 0) -> Run:
@@ -282,9 +282,9 @@ def random_retriever(bench: Bench, patches: int, options: RetrievalOptions) -> R
 
 
 def rows_daid(bench: Bench) -> Rows:
-    given, retriever = half_given(bench), random_retriever(bench, bench.sizes.patches, DAID)
-    one = token_time(bench, bench.recipe([retriever], given=given))
-    ratios = by_turns(bench, one, token_time(bench, bench.recipe(given=given)))
+    kept, retriever = half_kept(bench), random_retriever(bench, bench.sizes.patches, DAID)
+    one = token_time(bench, bench.recipe([retriever], kept=kept))
+    ratios = by_turns(bench, one, token_time(bench, bench.recipe(kept=kept)))
     note = f"{retriever.source.size:,} patches, {spread(ratios)}"
     yield Row("DAiD λ 0.1 / plain", statistics.median(ratios), "times", 1.15, 1.0, note)
 
@@ -292,10 +292,10 @@ def rows_daid(bench: Bench) -> Rows:
 def rows_faid(bench: Bench) -> Rows:
     layers = (0, bench.sizes.small.llama.num_layers // 2)
     adapter = gpu.random_adapter(bench.model, AdapterConfig(layers, (1, 2)))
-    given = half_given(bench)
+    kept = half_kept(bench)
     retriever = random_retriever(bench, bench.sizes.patches // 100, RetrievalOptions(weight=0))
-    one = token_time(bench, bench.recipe([retriever], Faid(adapter), given=given))
-    ratios = by_turns(bench, one, token_time(bench, bench.recipe(given=given)))
+    one = token_time(bench, bench.recipe([retriever], Faid(adapter), kept=kept))
+    ratios = by_turns(bench, one, token_time(bench, bench.recipe(kept=kept)))
     note = f"K 10, {retriever.source.size:,} patches, {spread(ratios)}"
     yield Row("FAiD (2 blenders) / plain", statistics.median(ratios), "times", 1.15, 1.05, note)
 

@@ -22,7 +22,7 @@ def test_the_documented_examples_run(tmp_path, monkeypatch, capsys):
     Image.new("RGB", (96, 96), "red").save(tmp_path / "my_pictures" / "a.png")
     names = {}
     blocks = re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) == 7
+    assert len(blocks) == 8
     for block in blocks:
         exec(block, names)
     assert Image.open(tmp_path / "flamingo.png").size == (96, 96)
@@ -32,6 +32,10 @@ def test_the_documented_examples_run(tmp_path, monkeypatch, capsys):
     assert [c.licence for c in names["credits"].sources]
     assert names["alone"].traces[0].weight.max() == 0
     assert [source.caption for source in names["mine"].sources] == ["a flamingo"]
+    kept = names["kept"]
+    assert kept.mask[0].tolist() == [True] * 72 + [False] * 72
+    assert (names["edited"].tokens.flatten(1).numpy()[:, :72] == kept.tokens[:, :72]).all()
+    assert (names["varied"].tokens.flatten().numpy() != kept.tokens[0]).sum() <= 44
 
 
 def test_it_draws_what_the_command_line_draws(tmp_path):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from arrag_engine.calibrate import FLOOR, HARM, Observations, fit, observe, own_pictures
 from arrag_engine.captions import everyday_captions
-from arrag_engine.decode import Recipe, draw_pictures
+from arrag_engine.decode import Kept, Recipe, draw_pictures
 from arrag_engine.decode.noise import Noise, draw
 from arrag_engine.errors import InputError
 from arrag_engine.index import (
@@ -380,7 +380,8 @@ def test_merging_drops_the_calibration(calibrated, model, tmp_path):
 
 def test_a_given_beginning_stands(model):
     def drawn(given=None, window=1):
-        recipe = Recipe(PROMPT, BLANK, Sampling(2.0), given=given)
+        kept = None if given is None else Kept.first(given, model.grid.size)
+        recipe = Recipe(PROMPT, BLANK, Sampling(2.0), kept=kept)
         return draw_pictures(model, recipe, [4], window).tokens.flatten().numpy()
 
     first = drawn()

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
-from arrag_engine import draw, load_model, session
+from arrag_engine import draw, load_model, load_trace, session
 from arrag_engine.__main__ import main
 from arrag_engine.checkpoints import load_checkpoint
 from arrag_engine.checkpoints.adapter import load_adapter
@@ -87,6 +87,25 @@ def test_the_settings_reach_the_engine(run, tmp_path, model, index):
     pixels = np.asarray(Image.open(tmp_path / "a-1.png"))
     wanted = ((model.vq.decode(drawing.tokens[1:]) + 1) / 2 * 255).clamp(0, 255).byte()
     assert np.array_equal(pixels, wanted[0].permute(1, 2, 0).numpy())
+
+
+def test_traces_are_written_and_read_again(run, tmp_path, index):
+    line = DRAW + " --index {files}/index.safetensors --weight 0.6 --only= --seed 11"
+    line += " --json {tmp}/a.json --trace {tmp}/t.safetensors"
+    assert run(line)[0] == 0
+    assert run(line + " --batch 2")[0] == 0
+    traces = [load_trace(tmp_path / f"t{n}.safetensors", [index]) for n in ("", "-0", "-1")]
+    shown = run("inspect {tmp}/t.safetensors")[1]
+    assert all(text in shown for text in ("trace\n", "6x6", f"{len(index.tokens)} pictures ("))
+    images = json.loads((tmp_path / "a.json").read_text())["images"]
+    assert [trace.tokens.tolist() for trace in traces[1:]] == [i["tokens"] for i in images]
+    assert np.array_equal(traces[0].tokens, traces[1].tokens)
+    drawn_by = [[p.get("from_retrieval", False) for p in image["positions"]] for image in images]
+    assert [trace.from_retrieval.tolist() for trace in traces[1:]] == drawn_by
+
+
+def test_a_trace_has_its_suffix(run):
+    assert "a.png must end in .safetensors" in run(DRAW + " --trace {tmp}/a.png")[2]
 
 
 @pytest.mark.parametrize("dtype", ["int8", "fp8"])
@@ -370,3 +389,30 @@ def test_threads_wait_without_spinning_unless_told_otherwise(monkeypatch, chosen
     with pytest.raises(SystemExit):
         main()
     assert os.environ["OMP_WAIT_POLICY"] == expected
+
+
+def test_a_picture_is_edited(run, tmp_path):
+    """What the mask leaves black keeps its tokens; redraw changes a share of the rest."""
+    picture, mask = tmp_path / "picture.png", tmp_path / "mask.png"
+    noise = np.random.default_rng(0).integers(0, 255, (12, 12, 3), np.uint8)
+    Image.fromarray(noise).save(picture)
+    white = Image.new("L", (24, 24))
+    white.paste(255, (0, 16, 24, 24))  # the lower two of six rows
+    white.save(mask)
+    edit = f"{DRAW} --edit {picture} --json {{tmp}}/a.json"
+    drawn = {}
+    for name, flags in (("none", "--redraw 0"), ("low", f"--mask {mask}"), ("few", "--redraw 0.1")):
+        code, _, err = run(f"{edit} {flags}")
+        assert code == 0
+        assert "are drawn anew" in err
+        report = json.loads((tmp_path / "a.json").read_text())
+        assert report["settings"]["edit"] == str(picture)
+        drawn[name] = np.array(report["images"][0]["tokens"])
+    assert (drawn["low"] == drawn["none"])[:24].all()
+    assert (drawn["low"] != drawn["none"])[24:].any()
+    assert 0 < (drawn["few"] != drawn["none"]).sum() <= 4
+    white.paste(0, (0, 0, 24, 24))
+    white.save(mask)
+    code, _, err = run(f"{edit} --mask {mask}")
+    assert code == 2
+    assert "the mask is empty" in err

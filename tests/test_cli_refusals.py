@@ -43,6 +43,8 @@ BAD_INPUT = {
     "seed of a thousand bits": (f"{DRAW} --seed {2**1000}", "--seed is a number of 1001 bits"),
     "K endless": (f"{DRAW} {INDEX} --neighbours 1000000000", "--neighbours is 1000000000; choose"),
     "no index": (f"{DRAW} --decoding daid", "--decoding daid needs --index"),
+    "mask": (f"{DRAW} --mask a.png --redraw 0.5", "--mask and --redraw need --edit; pass the"),
+    "no picture": (f"{DRAW} --edit {{tmp}}/no.png", "no.png: not a readable picture"),
     "faid of a plain model": (
         f"{DRAW} --decoding faid",
         "has no FAiD blenders of its own; pass an --adapter",

@@ -4,10 +4,11 @@ import importlib.util
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
-from arrag_engine.decode import KeptPasses, Recipe
+from arrag_engine.decode import Kept, KeptPasses, Recipe
 from arrag_engine.decode.fixed import FixedPass
 from arrag_engine.grid import Grid
 from arrag_engine.settings import Sampling
@@ -161,8 +162,8 @@ def test_a_drawing_ends_after_some_tokens():
     run = gpu_pace.pace(model, recipe, [1], 1, KeptPasses(), 9)
     assert len(run.steps) == 8
     assert run.picture(36) == pytest.approx(run.opening + 35 * run.token)
-    given = torch.arange(20).numpy()
-    run = gpu_pace.pace(model, replace(recipe, given=given), [1], 1, KeptPasses(), 5)
+    kept = Kept.first(np.arange(20), model.grid.size)
+    run = gpu_pace.pace(model, replace(recipe, kept=kept), [1], 1, KeptPasses(), 5)
     assert len(run.steps) == 5
 
 

@@ -10,7 +10,7 @@ import torch
 from arrag_engine.checkpoints import load_checkpoint
 from arrag_engine.errors import InputError
 from arrag_engine.index import Calibration, SourceTable
-from arrag_engine.layers import Layer
+from arrag_engine.layers import KeyChoice, Layer
 from arrag_engine.retrieval import Steering
 from arrag_engine.session import draw, plan
 from tests.test_session import checkpoint, measured, pandas  # noqa: F401
@@ -44,6 +44,30 @@ def test_layers_that_do_not_overlap_keep_their_weights(checkpoint, measured, pan
     planned = plan(checkpoint, "x", layers=sides)
     assert weights(planned).max(axis=1).tolist() == [1, 1]
     assert not any("made smaller" in note for note in planned.notes)
+
+
+def test_layers_that_search_the_same_share_the_search(checkpoint, measured, pandas):
+    def layer(index, **choices):
+        return Layer(index, "", weight=0.2, **choices)
+
+    alike = [layer(pandas), layer(pandas, steering=Steering(LEFT))]
+    others = [
+        layer(pandas, include="*panda*"),
+        layer(pandas, keys=KeyChoice("causal-12")),
+        layer(replace(pandas)),
+    ]
+    placed = []
+
+    def place(index):
+        placed.append(index)
+        return replace(index)
+
+    recipe = plan(checkpoint, "x", layers=[*alike, *others], place=place).recipe
+    for layers in (recipe.layers, recipe.searched().each):
+        sources = [one.source for one in layers]
+        assert sources[0] is sources[1]
+        assert len({id(source) for source in sources}) == 4
+    assert len(placed) == 4
 
 
 def test_a_recommended_weight_takes_what_the_chosen_ones_leave(checkpoint, measured, pandas):

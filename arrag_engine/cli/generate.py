@@ -15,6 +15,7 @@ from ..bounds import (
     CANDIDATES,
     CFG,
     POWER,
+    REDRAW,
     SEED,
     STEPS,
     STRENGTH,
@@ -41,6 +42,8 @@ from .shared import (
 )
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from ..checkpoints import Checkpoint
     from ..decode import Drawing
     from ..faid import Faid, FaidAdapter
@@ -113,10 +116,35 @@ def add_commands(command: Command) -> None:
         help="in 16 bit, draw the pictures of a batch one after the other, each as drawn alone",
     )
     add(
+        "--edit",
+        type=Path,
+        metavar="PICTURE",
+        help="picture to edit: what --mask leaves black stays (default: none)",
+    )
+    add(
+        "--mask",
+        type=Path,
+        metavar="PICTURE",
+        help="white = drawn anew, of any size (default: all of the picture)",
+    )
+    add(
+        "--redraw",
+        **number(REDRAW),
+        default=1.0,
+        help="share of the masked tokens to draw anew, the least probable under the model first; "
+        "1 = all",
+    )
+    add(
         "--credits",
         type=Path,
         help="file to write each source's share of the picture to, .txt or .json; the PNG has them "
         "too then; a batch adds -0, -1, … (default: none)",
+    )
+    add(
+        "--trace",
+        type=Path,
+        help="trace to write, .safetensors: what drew each token and what was retrieved; a batch "
+        "adds -0, -1, … (default: none)",
     )
     add(
         "--steps",
@@ -145,23 +173,23 @@ def add_commands(command: Command) -> None:
 def generate(a: argparse.Namespace) -> int:
     """Draw pictures for a prompt and save them as PNG."""
     sampling, decoding = _checked_settings(a)
+    edited = _read_pictures(a)
     started = time.perf_counter()
     layers = chosen_layers(a) if decoding != "plain" else []
     check_adapter(a.adapter)
     checkpoint = load_model(a)
-    from ..api import searched_on
+    from ..api import keep, searched_on
     from ..session import draw, plan
 
     faid = _faid(checkpoint, a) if decoding == "faid" else None
     place = searched_on(checkpoint)
+    kept = keep(checkpoint, *edited) if edited else None
     planned = plan(
-        checkpoint,
-        a.prompt,
-        sampling,
-        layers,
-        faid,
+        *(checkpoint, a.prompt, sampling, layers, faid),
         place=place,
         negative=a.negative,
+        kept=kept,
+        redraw=a.redraw,
         schedule=ScheduleChoice(a.steps, a.schedule_temperature, a.schedule, a.schedule_power),
     )
     for note in planned.notes:
@@ -185,6 +213,8 @@ def generate(a: argparse.Namespace) -> int:
     drawn = time.perf_counter()
     settings = _settings(a, checkpoint, planned, decoding)
     files = _save_pictures(checkpoint, drawing, a.out, settings, a.credits)
+    if a.trace:
+        _save_traces(drawing, a.trace)
     if a.json:
         timings = {
             "load_s": round(loaded - started, 3),
@@ -218,6 +248,9 @@ def _settings(
     if recipe.faid is not None:
         settings |= {name: getattr(a, name) for name in ("adapter", "strength", "semantics")}
         settings["candidates"] = recipe.faid.received
+    if recipe.kept is not None:
+        settings |= {"edit": str(a.edit), "redraw": a.redraw}
+        settings["mask"] = None if a.mask is None else str(a.mask)
     if len(recipe.layers) == 1 and a.index is not None:
         settings |= {"index": a.index, "only": a.only, **_layer_settings(recipe.layers[0])}
     elif recipe.layers:
@@ -243,6 +276,8 @@ def _checked_settings(a: argparse.Namespace) -> tuple[SamplingChoice, str]:
     check_output(a.out, ".png")
     if a.json:
         check_output(a.json, ".json")
+    if a.trace:
+        check_output(a.trace, ".safetensors")
     if a.credits:
         check_output(a.credits, ".txt" if a.credits.suffix.lower() == ".txt" else ".json")
     check_prompt(a.prompt)
@@ -250,6 +285,25 @@ def _checked_settings(a: argparse.Namespace) -> tuple[SamplingChoice, str]:
         check_prompt(a.negative, "negative prompt")
     check_inputs(a)
     return SamplingChoice(a.cfg, a.temperature, a.top_k, a.top_p), decoding
+
+
+def _read_pictures(a: argparse.Namespace) -> list[Image.Image]:
+    """The picture to edit and its mask, as far as they are passed.
+
+    Raises:
+        InputError: One of them cannot be read.
+    """
+    from ..images import open_picture
+
+    pictures = []
+    for option, path in (("--edit", a.edit), ("--mask", a.mask)):
+        if path is None:
+            continue
+        try:
+            pictures.append(open_picture(path))
+        except InputError as error:
+            raise InputError(f"{option} {path}: {error}") from error
+    return pictures
 
 
 def _faid(checkpoint: Checkpoint, a: argparse.Namespace) -> Faid:
@@ -293,6 +347,13 @@ def _save_pictures(
         save_png(decode_picture(checkpoint, codes), file, {"arrag": facts, **texts[i]})
     print(*files, sep="\n")  # when all are saved: the reader of a pipe may stop
     return files
+
+
+def _save_traces(drawing: Drawing, out: Path) -> None:
+    from ..decode import save_trace
+
+    for path, trace in zip(_numbered(out, len(drawing.traces)), drawing.traces, strict=True):
+        save_trace(trace, path)
 
 
 def _save_credits(drawing: Drawing, out: Path) -> list[dict[str, str]]:

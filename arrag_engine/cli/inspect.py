@@ -23,8 +23,8 @@ def add_commands(command: Command) -> None:
     sub.add_argument(
         "file",
         check=given_name,
-        help="model, index or adapter: a path or a shipped name; pocket shows all three of that "
-        "name, models/pocket, indexes/pocket and adapters/pocket one of them",
+        help="model, index, adapter or trace: a path or a shipped name; pocket shows the model, "
+        "the index and the adapter, models/pocket, indexes/pocket and adapters/pocket one of them",
     )
     sub.add_argument(
         "--sheet", type=Path, help="contact sheet of an index to write (.png; default: none)"
@@ -32,7 +32,7 @@ def add_commands(command: Command) -> None:
 
 
 def inspect(a: argparse.Namespace) -> int:
-    """Describe a model, an index or an adapter."""
+    """Describe a model, an index, an adapter or a trace."""
     if a.sheet:
         check_output(a.sheet, ".png")
     files = shipped.named(a.file) or {"": check_readable(Path(a.file))}
@@ -50,14 +50,20 @@ def inspect(a: argparse.Namespace) -> int:
 
 
 def _facts(path: Path) -> dict[str, Any]:
-    if path.is_file() and is_index(path):
-        facts = _index_facts(path)
-    else:
-        from ..checkpoints.adapter import is_adapter
-
-        facts = _adapter_facts(path) if is_adapter(path) else _model_facts(path)
-    files = [path] if path.is_file() else [f for f in path.iterdir() if f.is_file()]
+    is_file = path.is_file()
+    facts = _index_facts(path) if is_file and is_index(path) else _other_facts(path)
+    files = [path] if is_file else [f for f in path.iterdir() if f.is_file()]
     return facts | {"bytes": sum(f.stat().st_size for f in files)}
+
+
+def _other_facts(path: Path) -> dict[str, Any]:
+    """Of a trace, an adapter or a model."""
+    from ..checkpoints.adapter import is_adapter
+    from ..decode import is_trace, trace_facts
+
+    if path.is_file() and is_trace(path):
+        return {"kind": "trace"} | trace_facts(path)
+    return _adapter_facts(path) if is_adapter(path) else _model_facts(path)
 
 
 def _print_facts(facts: dict[str, Any]) -> None:

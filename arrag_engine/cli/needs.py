@@ -32,8 +32,13 @@ def _scores_adapter(a: argparse.Namespace) -> bool:
     return any(method in ADAPTED for method in a.methods.split(","))
 
 
+def _edits(a: argparse.Namespace) -> bool:
+    return a.edit is not None
+
+
 NEEDS = {
     "generate": (
+        Need(("--mask", "--redraw"), "--edit", "pass the picture to edit", _edits),
         Need(
             ("--strength", "--candidates", "--semantics"),
             "an adapter",

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..retrieval import Layers, Proposals, mix
 from ..settings import Sampling
-from .canvas import MODEL, Canvas
+from .canvas import MODEL, STOOD, Canvas
 from .noise import Noise, draw
 
 DraftRule = Literal["above", "left", "retrieved"]
@@ -31,7 +31,7 @@ class Draft:
     token: int
     noise: Noise | None
     component: int = MODEL
-    """The layer that draws this position alone: then the guess is right if those before are."""
+    """What alone decides this position: a layer, if the guesses before are right, or `STOOD`."""
     proposals: Proposals | None = None
     """Mixed with the model's distribution where tokens are taken without noise."""
 
@@ -75,6 +75,8 @@ class Chooser:
     def _matters(self, canvas: Canvas, position: int, guess: bool) -> bool:
         """Whether what is found for a position can change its token, or its first guess."""
         layers = self.layers
+        if canvas.kept[position]:
+            return False
         if guess and self.rule == "retrieved" and position >= canvas.guessed:
             return layers.looks_up(position)
         if not layers.mixes(position):
@@ -116,6 +118,8 @@ class Chooser:
             guess: Whether to make a first guess where there is none yet. A sequential pass uses
                 none.
         """
+        if canvas.kept[position]:
+            return Draft(int(canvas.tokens[position]), None, STOOD)
         noise = self.noise(canvas, position)
         retrieved = self.retrieved(canvas, position, proposals)
         if retrieved is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import cast
 
 import numpy as np
@@ -72,8 +73,9 @@ def draw_one_by_one(
             done = (len(parts) * model.grid.size + decided) // len(seeds)
             progress(done, tokens.copy())
 
-    for seed in seeds:
-        parts.append(draw_pictures(model, recipe, [seed], window, report, device, kept))
+    for i, seed in enumerate(seeds):
+        mine = recipe if recipe.kept is None else replace(recipe, kept=recipe.kept.of(i))
+        parts.append(draw_pictures(model, mine, [seed], window, report, device, kept))
     return Drawing(
         torch.cat([part.tokens for part in parts]),
         sum(part.passes for part in parts),

@@ -22,7 +22,7 @@ from ..models.base import MaskedBackbone
 from ..retrieval import Asked, Layers, mix
 from ..sampling import guide, model_distribution
 from ..settings import Schedule
-from .canvas import Canvas, begin
+from .canvas import Canvas, begin_all
 from .passes import check_lengths, not_numbers, prompt_groups
 from .recipe import Drawing, Progress, Recipe
 from .step_noise import StepNoise, draw_by_sum, step_noise
@@ -46,24 +46,22 @@ def draw_masked(
 
     Raises:
         InputError: An adapter, which only models that draw in raster order have; a prompt that
-            leaves no room for the picture.
+            leaves no room for the picture; tokens to keep that do not fit.
     """
-    check_masked(model, recipe)
+    check_masked(model, recipe, len(seeds))
     grid = model.grid
     started = time.perf_counter()
     device = device or model.device
-    canvases = [begin(seed, grid.size, recipe.given) for seed in seeds]
-    known = np.zeros((len(seeds), grid.size), bool)
-    known[:, : canvases[0].decided] = True
-    kept = known.copy()
+    canvases = begin_all(seeds, grid.size, recipe.kept)
+    known = np.stack([canvas.kept for canvas in canvases])
     searched = recipe.searched()
-    opened = [(len(ids), model.open(ids)) for ids in prompt_groups(recipe, device)]
+    opened = open_prompts(model, recipe, device)
     steps = 0 if known.all() else recipe.schedule.steps
     for step in range(steps):
         p_model = predict(model, opened, recipe, canvases, known, device)
         p = mixed(p_model, searched, canvases, known)
         for i, canvas in enumerate(canvases):
-            known[i] = kept[i] | fill(canvas, p_model[i], p[i], known[i], recipe, step)
+            known[i] = canvas.kept | fill(canvas, p_model[i], p[i], known[i], recipe, step)
         if progress is not None:
             done = int(known.sum(1).min()) if step + 1 < steps else grid.size
             progress(done, np.stack([canvas.tokens for canvas in canvases]))
@@ -76,14 +74,23 @@ def draw_masked(
     return Drawing(tokens.view(-1, grid.height, grid.width), steps, tracers)
 
 
-def check_masked(model: MaskedBackbone, recipe: Recipe) -> None:
+def check_masked(model: MaskedBackbone, recipe: Recipe, pictures: int) -> None:
     """Refuse what cannot be drawn; see `draw_masked`."""
     if recipe.faid is not None:
         raise InputError(
             f"the model draws in {model.order.name}, adapters exist for models in raster order; "
             "draw without one"
         )
+    if recipe.kept is not None:
+        recipe.kept.check_fits(model.grid.size, model.vocab, pictures)
     check_lengths(model, recipe)
+
+
+def open_prompts(
+    model: MaskedBackbone, recipe: Recipe, device: torch.device
+) -> list[tuple[int, Any]]:
+    """How many streams the prompts of each group have, and what the model keeps of them."""
+    return [(len(ids), model.open(ids)) for ids in prompt_groups(recipe, device)]
 
 
 def predict(
@@ -97,7 +104,7 @@ def predict(
     """p_model [B, N, vocab] where the model computes, given the known tokens of each picture.
 
     Args:
-        opened: How many streams the prompts of each group have, and what the model keeps of them.
+        opened: As `open_prompts` returned it.
         known: Mask [B, N].
 
     Raises:
@@ -149,6 +156,8 @@ def fill(
         p_model: [N, vocab], for the trace.
         known: Mask [N] of the tokens that stood before.
     """
+    if known.all():  # kept, in a batch with others that are drawn
+        return known
     noise = None if recipe.sampling.greedy else step_noise(canvas.seed, step, canvas.size)
     drawn = draw_unknown(canvas, p, known, noise)
     unknown = np.flatnonzero(~known)

@@ -175,7 +175,7 @@ def fill_candidates(
     active = np.zeros(positions.shape, dtype=bool)
     for (row, column), position in np.ndenumerate(positions):
         proposals = canvases[row].proposals.get(int(position))
-        if proposals is not None:
+        if proposals is not None and any(one is not None for one in proposals):
             nearest = nearest_codes(proposals, codes.shape[-1])
             codes[row, column, : len(nearest)] = nearest
             active[row, column] = True

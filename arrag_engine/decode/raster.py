@@ -18,7 +18,7 @@ import torch
 
 from ..bounds import PASS_WINDOW
 from ..models.base import RasterBackbone
-from .canvas import Canvas, begin
+from .canvas import Canvas, begin_all
 from .choice import Chooser, Draft, DraftRule
 from .fixed import KeptPasses, open_fixed
 from .passes import Chosen, ExactPasses, Passes, check_lengths
@@ -44,10 +44,10 @@ def draw_raster(
     """
     grid, vocab = model.grid, model.vocab
     device = device or model.device
-    check_raster(model, recipe, window)
+    check_raster(model, recipe, window, len(seeds))
     started = time.perf_counter()
     chooser = Chooser(recipe.sampling, recipe.searched(), vocab, grid.width, rule)
-    canvases = [begin(seed, grid.size, recipe.given) for seed in seeds]
+    canvases = begin_all(seeds, grid.size, recipe.kept)
     passes: Passes
     if device.type == "cpu" and kept is None:
         passes = ExactPasses(model, recipe, len(seeds), device, chooser)
@@ -99,16 +99,21 @@ def fill(
         report()
 
 
-def check_raster(model: RasterBackbone, recipe: Recipe, window: int) -> None:
+def check_raster(model: RasterBackbone, recipe: Recipe, window: int, pictures: int) -> None:
     """Refuse what cannot be drawn.
 
     Raises:
-        InputError: A window out of range, a prompt that leaves no room for the picture, an index
-            whose queries need tokens that are drawn later.
+        InputError: A window out of range, a prompt that leaves no room for the picture, tokens to
+            keep that do not fit, an index whose queries need tokens that are drawn later, where
+            none of these is kept.
     """
     PASS_WINDOW.check(window)
     check_lengths(model, recipe)
-    recipe.retrieval().check_serve(model.order)
+    kept = recipe.kept
+    if kept is not None:
+        kept.check_fits(model.grid.size, model.vocab, pictures)
+    if kept is None or not kept.mask.any():
+        recipe.retrieval().check_serve(model.order)
 
 
 def draw_retrieved(
@@ -160,16 +165,19 @@ def accept(canvas: Canvas, drafts: Sequence[Draft], chosen: Chosen) -> None:
     """Take over what a pass chose for the positions from `cached` on.
 
     A token is final while every guess before it was right; the first wrong guess is replaced by
-    the right token, and what follows becomes the next guess.
+    the right token, and what follows becomes the next guess. Kept tokens are always right, but what
+    a pass made of them stands on the guesses before.
     """
     first, start = canvas.cached, canvas.decided
+    canvas.cached = first + len(chosen.tokens)
     right_so_far = True
     for position, draft in enumerate(drafts, start):
         token = int(chosen.tokens[position - first])
-        if right_so_far:
+        if right_so_far and not canvas.kept[position]:
             canvas.decide(token, draft.component)
-        right_so_far &= token == draft.token
+        if right_so_far and token != draft.token:
+            canvas.cached, right_so_far = position + 1, False
         canvas.tokens[position] = token
-    canvas.cached = min(canvas.decided, first + len(chosen.tokens))
-    canvas.p_model[first : canvas.cached] = chosen.p_model[: canvas.cached - first]
+    span = slice(first, canvas.cached)
+    canvas.p_model[span] = np.where(canvas.kept[span], 0, chosen.p_model[: canvas.cached - first])
     canvas.noise = {p: noise for p, noise in canvas.noise.items() if p >= canvas.decided}

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..faid import Faid
 from ..retrieval import Layers, PatchSource, Retriever
 from ..settings import Sampling, Schedule
+from .kept import Kept
 from .trace import Trace
 
 Progress = Callable[[int, np.ndarray], None]
@@ -35,8 +36,8 @@ class Recipe:
     faid: Faid | None = None
     """An adapter, which receives what the layers find whatever their weights are. At strength 0 it
     is not used at all."""
-    given: np.ndarray | None = None
-    """The first tokens [n] of the pictures, which stay."""
+    kept: Kept | None = None
+    """Tokens that stand from the beginning."""
     schedule: Schedule = field(default_factory=Schedule)
     """Of a model that draws in any order."""
     place: Callable[[Any], PatchSource] | None = None
@@ -63,7 +64,9 @@ class Recipe:
         layers, place = self.retrieval(), self.place
         if place is None:
             return layers
-        return Layers(tuple(replace(one, source=place(one.source)) for one in layers.each))
+        sources = {id(one.source): one.source for one in layers.each}
+        placed = {key: place(source) for key, source in sources.items()}
+        return Layers(tuple(replace(one, source=placed[id(one.source)]) for one in layers.each))
 
     @property
     def adapter(self) -> Faid | None:

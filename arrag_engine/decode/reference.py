@@ -13,9 +13,10 @@ from torch import Tensor
 from ..models.base import RasterBackbone
 from ..retrieval import Asked, Layers, mix
 from ..sampling import guide, model_distribution
+from .kept import Kept
 from .noise import Noise, draw
 from .recipe import Recipe
-from .reference_faid import adapter_hook
+from .reference_faid import adapter_hook, standing
 
 
 @torch.inference_mode()
@@ -26,16 +27,16 @@ def draw_reference(model: RasterBackbone, recipe: Recipe, seed: int) -> np.ndarr
     λ_1 + … + λ_j), else from the model.
     """
     size, vocab = model.grid.size, model.vocab
-    layers = recipe.retrieval()
-    sampling, given = recipe.sampling, [] if recipe.given is None else recipe.given
-    tokens = np.zeros(size, np.int64)
-    tokens[: len(given)] = given
-    for position in range(len(given), size):
+    sampling, layers = recipe.sampling, recipe.retrieval()
+    kept = recipe.kept or Kept.first(np.empty(0), size)
+    tokens, stays = kept.tokens[0].copy(), kept.mask[0]
+    for position in np.flatnonzero(~stays).tolist():
         logits = next_logits(model, recipe, tokens, position)
         p = model_distribution(guide(logits, sampling.cfg)[0], sampling)
         noise = None if sampling.greedy else Noise(seed, position, vocab)
         if layers.mixes(position):
-            p = with_retrieval(p, layers, tokens, position, noise)
+            asked = Asked(tokens, np.array([position]), standing(stays, position))
+            p = with_retrieval(p, layers, asked, noise)
         tokens[position] = draw(p, noise)
     return tokens
 
@@ -51,11 +52,10 @@ def next_logits(model: RasterBackbone, recipe: Recipe, tokens: np.ndarray, posit
     return torch.stack(rows)
 
 
-def with_retrieval(
-    p_model: Tensor, layers: Layers, tokens: np.ndarray, position: int, noise: Noise | None
-) -> Tensor:
-    """The distribution [vocab] of the component that the noise chooses; without noise, p itself."""
-    [found] = layers.propose([Asked(tokens, np.array([position]))])
+def with_retrieval(p_model: Tensor, layers: Layers, asked: Asked, noise: Noise | None) -> Tensor:
+    """The distribution [vocab] of the component that the noise chooses at the one position asked
+    for; without noise, p itself."""
+    [found], [position] = layers.propose([asked]), asked.positions
     if noise is None:
         weight, proposed = layers.mixture(found, position, len(p_model))
         return mix(p_model, proposed, weight)

@@ -35,8 +35,10 @@ def adapter_hook(
     codes, active = np.full((size, faid.received), -1), np.zeros(size, bool)
     layers = recipe.retrieval()
     if layers and faid.adapter.config.blender_layers:
-        active = layers.active
-        look_up(layers, tokens, np.flatnonzero(active[: position + 1]), codes)
+        stays = np.zeros(size, bool) if recipe.kept is None else recipe.kept.mask[0]
+        for place in np.flatnonzero(layers.active[: position + 1]).tolist():
+            asked = Asked(tokens, np.array([place]), standing(stays, place))
+            active[place] = look_up(layers, asked, codes[place])
     hook = whole_picture(
         model,
         faid.adapter,
@@ -49,11 +51,15 @@ def adapter_hook(
     return replace(hook, strength=faid.strength)
 
 
-def look_up(layers: Layers, tokens: np.ndarray, positions: np.ndarray, codes: np.ndarray) -> None:
-    """Fill codes [N, K] at active positions [P]."""
-    if len(positions):
-        for position, found in zip(
-            positions, layers.propose([Asked(tokens, positions)]), strict=True
-        ):
-            nearest = nearest_codes(found, codes.shape[1])
-            codes[position, : len(nearest)] = nearest
+def standing(stays: np.ndarray, position: int) -> np.ndarray:
+    """Mask [N] of the tokens that a query may look at: those before it, and kept ones; none for
+    position 0."""
+    return (stays | (np.arange(len(stays)) < position)) & (position > 0)
+
+
+def look_up(layers: Layers, asked: Asked, codes: np.ndarray) -> bool:
+    """Fill codes [K] of the one position asked for; whether a layer works there."""
+    [found] = layers.propose([asked])
+    nearest = nearest_codes(found, len(codes))
+    codes[: len(nearest)] = nearest
+    return any(one is not None for one in found)

@@ -15,6 +15,8 @@ from .canvas import Canvas
 
 KEPT = 64
 """Neighbours that a trace keeps of each position and layer, the nearest ones."""
+AT_ONCE = 256
+"""Positions whose distributions are in memory together."""
 LISTED = 8
 """Neighbours that the facts of a position list."""
 
@@ -42,6 +44,8 @@ class TraceLayer:
     """[N, min(K, KEPT)] what each hit gives to the probability that the layer gives its code."""
     p_retrieval: np.ndarray
     """[N] probability of the drawn token under the layer."""
+    number: int = 0
+    """Of the layer among those that were asked for. One with nothing to retrieve has no trace."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,9 +56,9 @@ class Trace:
     tokens: np.ndarray
     """[N] codes drawn."""
     component: np.ndarray
-    """[N] what drew the token: a layer alone (its number), or `canvas.MODEL`."""
+    """[N] what drew the token: a layer alone (its number), `canvas.MODEL` or `canvas.STOOD`."""
     p_model: np.ndarray
-    """[N] probability of the drawn token under the model."""
+    """[N] probability of the drawn token under the model; 0 of a kept one."""
     layers: tuple[TraceLayer, ...]
     cost: Cost
 
@@ -165,24 +169,26 @@ def _trace_layer(
         np.full(shape, np.inf, np.float32), *(np.full(shape, -1, np.int64) for _ in range(3))
     )
     weight, shares, p_retrieval = np.zeros(size), np.zeros(shape), np.zeros(size)
-    for position, proposal in proposals.items():
-        if proposal is None:
-            continue
-        nearest = proposal.hits.nearest(shape[1])
-        for whole, row in zip(hits.fields, nearest.fields, strict=True):
-            whole[position, : row.shape[1]] = row[0]
-        if proposal.found:
-            weight[position] = layer.weight(proposal, position)
-            p_retrieval[position] = layer.distribution(proposal, vocab)[canvas.tokens[position]]
-            given = layer.shares(proposal, vocab)[: shape[1]]
-            shares[position, : len(given)] = given
-    return TraceLayer(layer.source, layer.options, weight, hits, shares, p_retrieval)
+    asked = {position: one for position, one in proposals.items() if one is not None}
+    if asked:
+        nearest = Hits.concat([one.hits.nearest(shape[1]) for one in asked.values()])
+        for whole, rows in zip(hits.fields, nearest.fields, strict=True):
+            whole[list(asked), : rows.shape[1]] = rows
+    found = [position for position, one in asked.items() if one.found]
+    for start in range(0, len(found), AT_ONCE):
+        here = np.array(found[start : start + AT_ONCE])
+        some = [asked[position] for position in here.tolist()]
+        weight[here], p_retrieval[here], given = layer.facts(some, here, canvas.tokens[here], vocab)
+        kept = given[:, : shape[1]]
+        shares[here, : kept.shape[1]] = kept
+    parts = (weight, hits, shares, p_retrieval, layer.number)
+    return TraceLayer(layer.source, layer.options, *parts)
 
 
 def _all_proposals(layers: Layers, canvas: Canvas) -> dict[int, Proposals]:
-    """The proposals of all active positions, as the finished tokens make them."""
+    """The proposals of all active positions that were drawn, as the finished tokens make them."""
     known = canvas.proposals
-    active = [p for p in range(canvas.size) if layers.looks_up(p)]
+    active = [p for p in np.flatnonzero(~canvas.kept).tolist() if layers.looks_up(p)]
     missing = [
         p for p in active if p not in known or not layers.still_hold(known[p], canvas.asked(p), p)
     ]

@@ -205,13 +205,17 @@ class FileBytes:
 class TensorFile:
     """A `.safetensors` file whose tensors are read on access.
 
+    Args:
+        kind: What messages call it.
+        made: How one of them is made anew.
+
     Raises:
         InputError: There is no such file, or it is not one of this kind.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, kind: str = "index", made: str = "build") -> None:
         if not Path(path).is_file():
-            raise InputError(f"there is no index file {path}")
+            raise InputError(f"there is no {kind} file {path}")
         self.path = Path(path)
         try:
             self._table = read_table(self.path)
@@ -219,7 +223,7 @@ class TensorFile:
             raise
         except (OSError, ValueError) as error:
             raise InputError(
-                f"{path} is not a readable .safetensors file ({error}); copy or build it again"
+                f"{path} is not a readable .safetensors file ({error}); copy or {made} it again"
             ) from error
         self.header: dict[str, str] = self._table.metadata
         self.names = sorted(self._table.places)

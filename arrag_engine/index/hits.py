@@ -59,5 +59,24 @@ class Hits:
             *(np.where(far, -1, field) for field in self.fields[1:]),
         )
 
+    @classmethod
+    def concat(cls, parts: Sequence[Hits]) -> Hits:
+        """The queries of all parts; where a part has fewer hits than another, nothing was found."""
+        widest = max(part.codes.shape[1] for part in parts)
+        missing = (np.inf, -1, -1, -1)
+        fields = zip(*(part.fields for part in parts), strict=True)
+        return cls(
+            *(
+                np.concatenate([_widened(one, widest, value) for one in field])
+                for field, value in zip(fields, missing, strict=True)
+            )
+        )
+
     def _each(self, change: Callable[[np.ndarray], np.ndarray]) -> Hits:
         return Hits(*map(change, self.fields))
+
+
+def _widened(field: np.ndarray, width: int, value: float) -> np.ndarray:
+    """A field [B, k] with as many columns as asked for."""
+    more = width - field.shape[1]
+    return field if more == 0 else np.pad(field, ((0, 0), (0, more)), constant_values=value)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -48,36 +49,44 @@ def contact_sheet(sources: SourceTable) -> Image.Image:
 
     A picture without a readable thumbnail is a grey field.
     """
+    count = min(len(sources), MOST)
+    numbers = np.linspace(0, len(sources) - 1, count).round().astype(int)
+    shown = [sources[int(number)] for number in numbers]
+    return labelled_sheet(shown, [source.caption or source.name for source in shown], count)
+
+
+def labelled_sheet(sources: Sequence[Source], labels: Sequence[str], fields: int) -> Image.Image:
+    """Thumbnails with labels, in a near-square sheet of so many fields."""
     from PIL import Image, ImageDraw, ImageFont
 
-    count = min(len(sources), MOST)
-    columns = math.ceil(math.sqrt(count))
+    columns = math.ceil(math.sqrt(fields))
     width, height = SIDE + GAP, SIDE + LABEL + GAP
-    sheet = Image.new("RGB", (columns * width, math.ceil(count / columns) * height), "white")
+    sheet = Image.new("RGB", (columns * width, math.ceil(fields / columns) * height), "white")
     pen = ImageDraw.Draw(sheet)
-    for place, number in enumerate(np.linspace(0, len(sources) - 1, count).round().astype(int)):
-        source = sources[int(number)]
+    for place, (source, label) in enumerate(zip(sources, labels, strict=True)):
         x, y = place % columns * width + GAP // 2, place // columns * height + GAP // 2
-        sheet.paste(_square(source), (x, y))
-        pen.text((x, y + SIDE), _label(source), fill="black", font=ImageFont.load_default())
+        sheet.paste(square(source), (x, y))
+        pen.text((x, y + SIDE), _fitting(label), fill="black", font=ImageFont.load_default())
     return sheet
 
 
-def _square(source: Source) -> Image.Image:
+def square(source: Source) -> Image.Image:
+    """The thumbnail in the middle of a grey square; the square alone if there is none that can be
+    read."""
     from PIL import Image
 
-    square = Image.new("RGB", (SIDE, SIDE), "#ccc")
+    field = Image.new("RGB", (SIDE, SIDE), "#ccc")
     try:
         image = open_thumbnail(source.thumbnail)
     except ValueError:
-        return square
+        return field
     scale = SIDE / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    square.paste(image.resize(size), ((SIDE - size[0]) // 2, (SIDE - size[1]) // 2))
-    return square
+    field.paste(image.resize(size), ((SIDE - size[0]) // 2, (SIDE - size[1]) // 2))
+    return field
 
 
-def _label(source: Source) -> str:
+def _fitting(label: str) -> str:
     """What fits below a thumbnail, in letters that the built-in font has."""
-    text = " ".join((source.caption or source.name).split())[: SIDE // 6]
+    text = " ".join(label.split())[: SIDE // 6]
     return text.encode("latin-1", "replace").decode("latin-1")

@@ -21,7 +21,7 @@ from .query import Asked
 from .retriever import Retriever
 
 Proposals = tuple[Proposal | None, ...]
-"""What each layer found for one position; None where it does not work."""
+"""What each layer found for one position; None where it does not work or no neighbour stands."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,11 +67,14 @@ class Layers:
         return np.any([layer.active & layer.query.informed(known) for layer in self.each], axis=0)
 
     def propose(self, asked: Sequence[Asked]) -> list[Proposals]:
-        """What the layers find for every position of these pictures, in one look-up each."""
+        """What the layers find for every position of these pictures, in one look-up each. At each
+        position a layer works."""
+        if len(self.each) == 1:
+            return [(one,) for one in self.each[0].propose(asked)]
         count = sum(len(one.positions) for one in asked)
         found: list[list[Proposal | None]] = [[None] * len(self.each) for _ in range(count)]
         for j, layer in enumerate(self.each):
-            masks = [layer.active[one.positions] for one in asked]
+            masks = [layer.active[one.positions] & layer.query.knows(one) for one in asked]
             wanted = [one.at(mask) for one, mask in zip(asked, masks, strict=True)]
             if layer.neighbours == 0 or not any(len(one.positions) for one in wanted):
                 continue
@@ -139,6 +142,8 @@ def nearest_codes(proposals: Proposals, k: int) -> np.ndarray:
     """Codes [<= k] of the nearest patches that the layers found for a position, by distance and
     then by layer; -1 where nothing was found."""
     hits = [one.hits.nearest(k) for one in proposals if one is not None]
+    if not hits:
+        return np.empty(0, np.int64)
     if len(hits) == 1:
         return hits[0].codes[0]
     distances = np.concatenate([one.distances[0] for one in hits])

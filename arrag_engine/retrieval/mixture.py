@@ -42,21 +42,28 @@ def proposal_distribution(hits: Hits, options: RetrievalOptions, vocab: int) -> 
     return truncate(probs.where(found[:, None], 0.0), 0, options.top_p)
 
 
-def hit_shares(hits: Hits, options: RetrievalOptions, proposed: Tensor) -> np.ndarray:
-    """What each of the hits [1, K] of a query gives to p_retrieval [K]; its code's probability is
-    the sum over the hits with that code.
+def hit_shares(hits: Hits, options: RetrievalOptions, proposed: np.ndarray) -> np.ndarray:
+    """What each of the hits [B, K] gives to p_retrieval [B, K]; its code's probability is the sum
+    over the hits with that code.
 
     Args:
-        proposed: p_retrieval [vocab] of these hits.
+        proposed: Probabilities [B, K] of the codes of the hits.
     """
-    codes, found = hits.codes[0], hits.found()[0]
+    found = hits.found()
+    rows = np.arange(len(found))[:, None]
+    pairs = (rows * (hits.codes.max(initial=0) + 1) + np.maximum(hits.codes, 0))[found]
+    _, firsts, groups = np.unique(pairs, return_index=True, return_inverse=True)
     if options.duplicates == "first":
-        part = np.zeros(len(codes))
-        part[np.unique(codes, return_index=True)[1]] = 1.0
+        part = np.zeros(len(pairs))
+        part[firsts] = 1.0
     else:
-        part = np.exp(-(hits.distances[0] - hits.distances[0, 0]) / options.temperature)
-        part /= np.bincount(codes, part)[codes] if found.all() else 1.0
-    return np.where(found, part * proposed.numpy()[codes], 0.0)
+        nearest = np.broadcast_to(hits.distances[:, :1], found.shape)[found]
+        part = np.exp(-(hits.distances[found] - nearest) / options.temperature)
+        total = np.bincount(groups, part)[groups]
+        part = np.divide(part, total, out=np.zeros_like(part), where=total > 0)
+    shares = np.zeros(found.shape)
+    shares[found] = part * proposed[found]
+    return shares
 
 
 def mix(p_model: Tensor, p_retrieval: Tensor, weight: float) -> Tensor:

@@ -35,7 +35,9 @@ class QueryMaker:
     """Makes queries from the tokens of pictures.
 
     A neighbour that is not known yet counts as one outside the picture does: as zeros, or not at
-    all. A model that draws in raster order knows all neighbours of a causal neighbourhood.
+    all. A model that draws in raster order knows all neighbours of a causal neighbourhood. The rows
+    of keys have one length, so what is not known adds the same to the distance of every patch that
+    has a neighbour there: nearest patches and shares stay.
 
     Args:
         spec: How the keys of the index are made.
@@ -66,6 +68,14 @@ class QueryMaker:
         tokens that stand."""
         inside = self.neighbors >= 0
         return self.active & (known[self._inside] & inside).any(axis=1)
+
+    def knows(self, asked: Asked) -> np.ndarray:
+        """Mask [P] of the positions asked for of which a neighbour stands; active ones without
+        `known` have one."""
+        if asked.known is None:
+            return np.ones(len(asked.positions), bool)
+        known = self._known(self.neighbors[asked.positions], asked.known)
+        return np.asarray((known >= 0).any(axis=1))
 
     def surroundings(
         self, tokens: np.ndarray, position: int, known: np.ndarray | None = None

@@ -41,6 +41,8 @@ class Retriever:
     """Patches at a larger squared distance count as not found; 0 = no limit."""
     copies: CopyRule | None = None
     """Sources that it leaves out at a position count as absent from the index there."""
+    number: int = 0
+    """Of the layer among those that were asked for, some of which have nothing to retrieve."""
 
     def __post_init__(self) -> None:
         check_calibrated(self.source, self.options)
@@ -152,20 +154,37 @@ class Retriever:
         """p_retrieval [vocab]."""
         return proposal_distribution(self._nearest(proposal), self.options, vocab)[0]
 
-    def shares(self, proposal: Proposal, vocab: int) -> np.ndarray:
-        """What each hit [K] of the proposal gives to p_retrieval."""
-        return hit_shares(self._nearest(proposal), self.options, self.distribution(proposal, vocab))
+    def facts(
+        self, proposals: Sequence[Proposal], positions: np.ndarray, tokens: np.ndarray, vocab: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of proposals that found something: (λ [P], p_retrieval of the drawn tokens [P], what each
+        hit gives to p_retrieval [P, K]).
+
+        Args:
+            positions: [P] of the proposals.
+            tokens: [P] drawn there.
+        """
+        hits = Hits.concat([self._nearest(proposal) for proposal in proposals])
+        proposed = proposal_distribution(hits, self.options, vocab).numpy()
+        rows = np.arange(len(hits.codes))
+        of_codes = proposed[rows[:, None], np.maximum(hits.codes, 0)]
+        weights = self._weights(hits, positions)
+        return weights, proposed[rows, tokens], hit_shares(hits, self.options, of_codes)
 
     def weight(self, proposal: Proposal, position: int) -> float:
         """λ_i; 0 where nothing was found."""
         if not proposal.found:
             return 0.0
-        factor = 1.0 if self.factors is None else float(self.factors[position])
+        return float(self._weights(self._nearest(proposal), np.array([position]))[0])
+
+    def _weights(self, hits: Hits, positions: np.ndarray) -> np.ndarray:
+        """λ [P] of hits [P, K] that were found at positions [P]."""
+        factors = np.ones(len(positions)) if self.factors is None else self.factors[positions]
         if self.options.weight != "auto":
-            return self.options.weight * factor
+            return self.options.weight * factors
         calibration = self.source.calibration
         assert calibration is not None
-        return factor * float(calibration.weigh(self._nearest(proposal), self.unknown_words)[0])
+        return factors * calibration.weigh(hits, self.unknown_words)
 
     def _nearest(self, proposal: Proposal) -> Hits:
         """The K hits that the proposal consists of; FAiD may have asked for more."""

@@ -2,12 +2,15 @@
 
 import copy
 import json
+import os
+from pathlib import Path
 
 import pytest
 
 from scripts.comfyui import ROOT, Server, find_comfyui, mount
 from scripts.comfyui_client import Client, node_of
 from scripts.freeze import PROBE
+from scripts.make_twins import CHROMIUM_OPTIONS, find_chromium
 
 
 @pytest.fixture(scope="session")
@@ -43,6 +46,50 @@ def object_info(client):
     """What ComfyUI tells the browser about our nodes: id -> schema."""
     nodes = client.get("/object_info")
     return {name: schema for name, schema in nodes.items() if name.startswith("ARRAG_")}
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Headless Chromium of the system; Playwright brings none."""
+    chromium = find_chromium()
+    if chromium is None:
+        pytest.skip("no Chromium: apt install chromium")
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as driver:
+        running = driver.chromium.launch(executable_path=chromium, args=CHROMIUM_OPTIONS)
+        yield running
+        running.close()
+
+
+@pytest.fixture(scope="session")
+def open_page(browser, server):
+    """Function: ComfyUI in a fresh browser profile."""
+
+    def opened():
+        shown = browser.new_page(viewport={"width": 1600, "height": 1000})
+        shown.set_default_timeout(90_000)
+        shown.goto(server.url)
+        shown.wait_for_function("() => window.app?.graph && window.app.extensionManager")
+        return shown
+
+    return opened
+
+
+@pytest.fixture(scope="session")
+def screenshot(tmp_path_factory):
+    """Function: leave a screenshot for a person to look at."""
+    folder = Path(os.environ.get("ARRAG_SCREENSHOTS") or tmp_path_factory.mktemp("screenshots"))
+    folder.mkdir(parents=True, exist_ok=True)
+    return lambda page, name: page.screenshot(path=folder / f"{name}.png")
+
+
+@pytest.fixture
+def page(request, open_page, screenshot):
+    """ComfyUI in a fresh browser profile; a screenshot is left for a person to look at."""
+    shown = open_page()
+    yield shown
+    screenshot(shown, request.node.name)
+    shown.close()
 
 
 @pytest.fixture
@@ -108,6 +155,12 @@ def every_node(workflow):
         **{"credit_file": False, "content_credentials": "off"},
     )
     add("credits", "PreviewAny", source=["credit", 0])
+    add(
+        "map",
+        "ARRAG_RetrievalMap",
+        **{"trace": [sampler, 2], "image": [sampler, 0], "larger_than": 16, "opacity": 0.6},
+    )
+    add("mapped", "PreviewAny", source=["map", 2])
     for name in ("decode", "faid"):
         add(f"show {name}", "PreviewImage", images=[name, 0])
     return body

@@ -1,17 +1,14 @@
 """The DAiD template in a real browser: opened, run, picture seen."""
 
 import json
-import os
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 
 from scripts.comfyui import PACK, ROOT
 from scripts.freeze import FROZEN
-from scripts.make_twins import CHROMIUM_OPTIONS, api_prompt, find_chromium
+from scripts.make_twins import api_prompt
 
-CHROMIUM = find_chromium()
 SAVED = "() => app.graph.nodes.find((node) => node.type === 'SaveImage')?.imgs?.[0]?.naturalWidth"
 RENDERED = """() => [...document.querySelectorAll('[data-node-id]')].map((element) => {
     const { left, top, right, bottom } = element.getBoundingClientRect();
@@ -21,32 +18,6 @@ FROZEN_WORKFLOWS = [
     pytest.param(path.parent.parent.name, path.stem, id=f"{path.parent.parent.name}-{path.stem}")
     for path in sorted(FROZEN.glob("*/api/*.json"))
 ]
-
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt install chromium")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """Headless Chromium of the system; Playwright brings none."""
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_OPTIONS)
-        yield chromium
-        chromium.close()
-
-
-@pytest.fixture
-def page(request, browser, server, tmp_path):
-    """ComfyUI in a fresh browser profile; a screenshot is left for a person to look at."""
-    shown = browser.new_page(viewport={"width": 1600, "height": 1000})
-    shown.set_default_timeout(90_000)
-    shown.goto(server.url)
-    shown.wait_for_function("() => window.app?.graph && window.app.extensionManager")
-    yield shown
-    folder = Path(os.environ.get("ARRAG_SCREENSHOTS", tmp_path))
-    folder.mkdir(parents=True, exist_ok=True)
-    shown.screenshot(path=folder / f"{request.node.name}.png")
-    shown.close()
 
 
 def open_template(page, name):

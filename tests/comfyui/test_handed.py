@@ -28,6 +28,8 @@ WIRES = [
     ("ARRAG_BuildIndex", "images"),
     ("ARRAG_SaveWithAttribution", "image"),
     ("ARRAG_SaveWithAttribution", "trace"),
+    ("ARRAG_RetrievalMap", "image"),
+    ("ARRAG_RetrievalMap", "trace"),
 ]
 
 
@@ -71,6 +73,14 @@ def test_a_constant_for_a_wire_is_one_sentence(client, every_node, node, field, 
 
 
 LINKED = [
+    (
+        "ARRAG_RetrievalMap",
+        "larger_than",
+        "PrimitiveInt",
+        -1,
+        "larger_than is -1; choose 0 to 65536",
+    ),
+    ("ARRAG_RetrievalMap", "opacity", "PrimitiveFloat", 2.0, "opacity is 2.0; choose 0 to 1"),
     (SAMPLER, "batch", "PrimitiveInt", 10**9, "batch is 1000000000; choose 1 to 64"),
     (SAMPLER, "batch", "PrimitiveInt", 0, "batch is 0; choose 1 to 64"),
     (SAMPLER, "preview_every", "PrimitiveInt", -1, "preview_every is -1; choose 0 to 256"),

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 from scipy import stats
 
 from arrag_engine import session
-from arrag_engine.decode import Recipe, draw_pictures
+from arrag_engine.decode import Kept, Recipe, draw_pictures
 from arrag_engine.decode.masked import confidence, masked_count, stays, temperature_of
 from arrag_engine.decode.noise import Noise
 from arrag_engine.decode.step_noise import StepNoise, draw_by_sum, step_noise
@@ -29,6 +29,13 @@ from tests.tiny import BLANK, PROMPT, tiny_adapter, tiny_index, tiny_model
 ORACLE = Path(__file__).parents[3] / "shared" / "oracle-showo"
 IDS, OTHER = [1, 3, 3], [29, 29, 29]
 STEPS = 6
+KEPT = {
+    "nothing": None,
+    "the first": Kept.first(np.arange(9), GRID.size),
+    "the middle": Kept(
+        np.arange(GRID.size)[None] % CODES, (np.arange(GRID.size)[None] // 3) % 3 == 1
+    ),
+}
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +54,10 @@ def retriever_for(toy, index, **options):
     return make_retriever(index, GRID, toy.vq.codebook(toy.device), options)
 
 
-def recipe_of(retriever=None, sampling=None, given=None, **schedule):
+def recipe_of(retriever=None, sampling=None, kept=None, **schedule):
     schedule = Schedule(**{"steps": STEPS} | schedule)
     return Recipe(
-        IDS, OTHER, sampling or Sampling(cfg=2.0), layers_of(retriever), None, given, schedule
+        IDS, OTHER, sampling or Sampling(cfg=2.0), layers_of(retriever), None, kept, schedule
     )
 
 
@@ -58,8 +65,8 @@ def slow_picture(toy, recipe, seed):
     """One picture by plain loops; (tokens, the step after which each token stood)."""
     n, steps = GRID.size, recipe.schedule.steps
     tokens, stood = [0] * n, [None] * n
-    for i, token in enumerate([] if recipe.given is None else recipe.given):
-        tokens[i], stood[i] = int(token), -1
+    for i in [] if recipe.kept is None else np.flatnonzero(recipe.kept.mask[0]):
+        tokens[i], stood[i] = int(recipe.kept.tokens[0, i]), -1
     heat = recipe.schedule.temperature
     for step in range(steps):
         known = [s is not None for s in stood]
@@ -129,15 +136,27 @@ def slow_mixture(toy, retriever, p, tokens, known, i):
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.6, 1.0])
-@pytest.mark.parametrize("given", [None, 9])
-def test_a_picture_equals_the_slow_loop(toy, index, weight, given):
-    given = None if given is None else np.arange(given)
+@pytest.mark.parametrize("kept", KEPT.values(), ids=KEPT)
+def test_a_picture_equals_the_slow_loop(toy, index, weight, kept):
     retriever = retriever_for(toy, index, weight=weight)
-    recipe = recipe_of(retriever, given=given)
+    recipe = recipe_of(retriever, kept=kept)
     [tokens] = draw_pictures(toy, recipe, [7]).tokens.flatten(1).tolist()
     wanted, _ = slow_picture(toy, replace(recipe, layers=[retriever] if weight else []), 7)
     assert tokens == wanted
-    assert given is None or tokens[:9] == list(range(9))
+    if kept is not None:
+        assert (np.array(tokens) == kept.tokens[0])[kept.mask[0]].all()
+
+
+def test_each_picture_of_a_batch_keeps_its_own_tokens(toy):
+    """One of them is whole already: nothing of it is drawn again."""
+    rng = np.random.default_rng(3)
+    mask = rng.random((3, GRID.size)) < [[0.3], [0.8], [2.0]]
+    kept = Kept(rng.integers(0, CODES, (3, GRID.size)), mask)
+    together = draw_pictures(toy, recipe_of(kept=kept), [7, 8, 9]).tokens.flatten(1).numpy()
+    assert (together == kept.tokens)[mask].all()
+    for i, seed in enumerate((7, 8, 9)):
+        alone = draw_pictures(toy, recipe_of(kept=kept.of(i)), [seed]).tokens.flatten().numpy()
+        assert np.array_equal(together[i], alone)
 
 
 @pytest.mark.parametrize("negative", [[5], [8, 2, 9], [4, 4, 7, 1, 6]])
@@ -223,7 +242,7 @@ def test_interrupting_ends_the_drawing(toy):
 
 def test_everything_given_is_given_back(toy):
     given = np.arange(GRID.size)
-    drawing = draw_pictures(toy, recipe_of(given=given), [7])
+    drawing = draw_pictures(toy, recipe_of(kept=Kept.first(given, GRID.size)), [7])
     assert drawing.passes == 0
     assert drawing.tokens.flatten().tolist() == given.tolist()
 

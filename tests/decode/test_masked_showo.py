@@ -8,7 +8,7 @@ import torch
 
 from arrag_engine import session
 from arrag_engine.checkpoints import load_checkpoint
-from arrag_engine.decode import Recipe, draw_pictures
+from arrag_engine.decode import Kept, Recipe, draw_pictures
 from arrag_engine.decode.step_noise import step_noise
 from arrag_engine.errors import InputError
 from arrag_engine.grid import NEIGHBORHOODS
@@ -110,11 +110,17 @@ def test_text_is_computed_once(showo, monkeypatch):
 
 
 @pytest.mark.parametrize("heat", [1.0, 100.0])
-def test_given_tokens_stay_whatever_the_noise(showo, heat):
-    given = np.arange(20)
-    recipe = Recipe(IDS, BLANK, Sampling(cfg=2.0), given=given, schedule=Schedule(6, heat))
-    tokens = draw_pictures(showo, recipe, [7, 8]).tokens.flatten(1)
-    assert (tokens[:, :20] == torch.arange(20)).all()
+def test_kept_tokens_stay_whatever_the_noise(showo, heat):
+    rng = np.random.default_rng(0)
+    tokens, mask = rng.integers(0, 64, (2, 36)), rng.random((2, 36)) < 0.6
+    mask[1] = True  # of this picture nothing is drawn
+    kept, schedule = Kept(tokens, mask), Schedule(6, heat)
+    recipe = Recipe(IDS, BLANK, Sampling(cfg=2.0), kept=kept, schedule=schedule)
+    drawn = draw_pictures(showo, recipe, [7, 8]).tokens.flatten(1).numpy()
+    assert (drawn[mask] == tokens[mask]).all()
+    assert (drawn[0] != tokens[0])[~mask[0]].any()
+    alone = Recipe(IDS, BLANK, Sampling(cfg=2.0), kept=kept.of(0), schedule=schedule)
+    assert np.array_equal(draw_pictures(showo, alone, [7]).tokens.flatten().numpy(), drawn[0])
 
 
 def test_it_draws_through_the_session_and_says_what_it_uses(tmp_path, showo):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from arrag_engine.decode import Recipe, draw_pictures
+from arrag_engine.decode import Kept, Recipe, draw_pictures
 from arrag_engine.decode.reference import draw_reference
 from arrag_engine.faid import Faid
 from arrag_engine.grid import Grid
@@ -39,14 +39,14 @@ def small():
     return tiny_model(3, replace(tiny_config(), grid=Grid(4, 5)))
 
 
-def recipe_of(model, sampling, options, strength=0.0, spec=None, given=None):
+def recipe_of(model, sampling, options, strength=0.0, spec=None, kept=None):
     retriever, faid = None, None
     if options is not None:
         index = tiny_index(model, spec=spec)
         retriever = make_retriever(index, model.config.grid, model.vq.codebook(CPU), options)
     if strength:
         faid = Faid(full_adapter(model), strength, candidates=3)
-    return Recipe(PROMPT, BLANK, sampling, layers_of(retriever), faid, given)
+    return Recipe(PROMPT, BLANK, sampling, layers_of(retriever), faid, kept)
 
 
 @pytest.mark.parametrize("sampling", [PLAIN, Sampling(1.0, 0.8, 20, 0.9), Sampling(3.0, 0)])
@@ -87,7 +87,7 @@ def test_keys_make_no_difference(small, spec):
 
 def test_a_given_beginning_stands_in_both(small):
     given = np.arange(7, dtype=np.int64)
-    recipe = recipe_of(small, PLAIN, RETRIEVALS["much"], 1.0, given=given)
+    recipe = recipe_of(small, PLAIN, RETRIEVALS["much"], 1.0, kept=Kept.first(given, 20))
     wanted = draw_reference(small, recipe, 3)
     assert np.array_equal(wanted[:7], given)
     assert draw_pictures(small, recipe, [3], 6).tokens.flatten().tolist() == wanted.tolist()

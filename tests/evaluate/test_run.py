@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from arrag_engine.checkpoints import load_checkpoint
-from arrag_engine.decode import Recipe, draw_pictures
+from arrag_engine.decode import Kept, Recipe, draw_pictures
 from arrag_engine.evaluate import run
 from arrag_engine.evaluate.benchmark import Benchmark, Task, evenly
 from arrag_engine.evaluate.run import draw_tokens, evaluate
@@ -44,9 +44,9 @@ class Toy(Benchmark[int]):
             codebook, options = model.vq.codebook(model.device), RetrievalOptions(0.9)
             retriever = make_retriever(self.index, model.config.grid, codebook, options)
         prompt = self.checkpoint.prompt_encoder.encode(task.text)
-        return Recipe(
-            prompt.ids, prompt.unconditional, Sampling(1.0), layers_of(retriever), None, task.given
-        )
+        kept = None if task.given is None else Kept.first(task.given, model.grid.size)
+        layers = layers_of(retriever)
+        return Recipe(prompt.ids, prompt.unconditional, Sampling(1.0), layers, None, kept)
 
     def score(self, task, method, tokens, pixels):
         assert len(tokens) == len(pixels) == len(SEEDS)

@@ -11,7 +11,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from arrag_engine.checkpoints import Checkpoint
-from arrag_engine.decode import Recipe
+from arrag_engine.decode import Kept, Recipe
 from arrag_engine.evaluate.benchmark import ADAPTED, Part, Progress
 from arrag_engine.evaluate.measures import copied_share, frechet_distance, moments
 from arrag_engine.evaluate.pictures import Pictures, decode_tokens, write_sheet
@@ -66,9 +66,10 @@ class Bench:
         prompt = encoder.blank() if blank else encoder.encode(task.text)
         retriever = self.library.retriever(use, method, word_of(task), bool(prompt.unknown))
         faid = self.faid if method in ADAPTED else None
-        return Recipe(
-            prompt.ids, prompt.unconditional, use.sampling, layers_of(retriever), faid, task.given
-        )
+        size, given = self.checkpoint.model.grid.size, task.given
+        kept = None if given is None else Kept.first(given, size)
+        layers = layers_of(retriever)
+        return Recipe(prompt.ids, prompt.unconditional, use.sampling, layers, faid, kept)
 
     def score(
         self, task: PocketTask, method: str, tokens: np.ndarray, pixels: np.ndarray
