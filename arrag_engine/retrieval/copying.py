@@ -28,8 +28,10 @@ class CopyRule:
     """
 
     def __init__(self, grid: Grid, library: np.ndarray, limit: int) -> None:
-        self.library, self.limit = library, limit
+        self.grid, self.library, self.limit = grid, library, limit
         self.sides = offset_table(grid, SIDES)  # [N, 4], -1 = outside
+        self.beside = [[p for p in row if p >= 0] for row in self.sides.tolist()]
+        self.rows, self.columns = np.divmod(np.arange(grid.size), grid.width)
 
     def left_out(
         self, hits: Hits, tokens: np.ndarray, known: np.ndarray, position: int
@@ -42,14 +44,13 @@ class CopyRule:
         """
         found = hits.found()[0]
         sources, places = hits.sources[0, found], hits.positions[0, found]
+        continued = self._continued(sources, places, tokens, known, position)
+        sources, places = sources[continued], places[continued]
+        equal = known & self._equal(sources, places, tokens, position)
+        large = equal.sum(axis=1) >= self.limit  # the others cannot exceed it
         over: list[int] = []
-        for source, place in zip(
-            *self._continued(sources, places, tokens, known, position), strict=True
-        ):
-            if (
-                source not in over
-                and self.size(source, place, tokens, known, position) > self.limit
-            ):
+        for source, copied in zip(sources[large].tolist(), equal[large].tolist(), strict=True):
+            if source not in over and self._size(copied, position) > self.limit:
                 over.append(source)
         return over
 
@@ -60,29 +61,34 @@ class CopyRule:
         tokens: np.ndarray,
         known: np.ndarray,
         position: int,
-    ) -> tuple[list[int], list[int]]:
-        """The hits [P] that continue a region: beside them stand tokens of the same source."""
+    ) -> np.ndarray:
+        """Mask [P] of the hits that continue a region: beside them stand tokens of their source."""
         there, here = self.sides[places], self.sides[position]  # [P, 4], [4]
         stands = (there >= 0) & (here >= 0) & known[here]
         equal = self.library[sources[:, None], there] == tokens[here]
-        continued = (stands & equal).any(axis=1)
-        return sources[continued].tolist(), places[continued].tolist()
+        return (stands & equal).any(axis=1)
 
-    def size(
-        self, source: int, place: int, tokens: np.ndarray, known: np.ndarray, position: int
-    ) -> int:
-        """Size of the copied region of a position, if it gets the token of a place of a source;
-        counting ends above the limit."""
-        copied = self.library[source]
-        seen, edge = {position}, [(position, place)]
+    def _equal(
+        self, sources: np.ndarray, places: np.ndarray, tokens: np.ndarray, position: int
+    ) -> np.ndarray:
+        """Mask [P, N] of the tokens that equal those of the sources [P] at the displacements that
+        lead from the position to the places [P]."""
+        height, width = self.grid.height, self.grid.width
+        rows = self.rows + (places // width - position // width)[:, None]
+        columns = self.columns + (places % width - position % width)[:, None]
+        inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
+        there = np.where(inside, rows * width + columns, 0)
+        return inside & (self.library[sources[:, None], there] == tokens)
+
+    def _size(self, copied: list[bool], position: int) -> int:
+        """Size of the region that a position joins, for a mask [N] of copied tokens; counting ends
+        above the limit."""
+        seen, edge = {position}, [position]
         while edge and len(seen) <= self.limit:
-            here, there = edge.pop()
-            beside = zip(self.sides[here].tolist(), self.sides[there].tolist(), strict=True)
-            for p, q in beside:
-                inside = p >= 0 and q >= 0 and p not in seen
-                if inside and known[p] and tokens[p] == copied[q]:
+            for p in self.beside[edge.pop()]:
+                if copied[p] and p not in seen:
                     seen.add(p)
-                    edge.append((p, q))
+                    edge.append(p)
         return len(seen)
 
 

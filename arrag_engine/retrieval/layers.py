@@ -69,7 +69,7 @@ class Layers:
     def propose(self, asked: Sequence[Asked]) -> list[Proposals]:
         """What the layers find for every position of these pictures, in one look-up each. At each
         position a layer works."""
-        if len(self.each) == 1:
+        if len(self.each) == 1 and all(one.known is None for one in asked):
             return [(one,) for one in self.each[0].propose(asked)]
         count = sum(len(one.positions) for one in asked)
         found: list[list[Proposal | None]] = [[None] * len(self.each) for _ in range(count)]

@@ -1,12 +1,15 @@
 """Things of half a picture: an index of small things that stand on one side, true scenes of two of
 them, and what the detector finds on each side.
 
+    python -m scripts.pocket.halves OUT.safetensors     # makes the shipped index pocket-small
+
 The shipped index has its unseen things alone, in the middle and 72 pixels large, of which half a
 picture holds a part. Here they are scaled to the 48 pixels that things of two have in `data.py`.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +17,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+import arrag_engine as arrag
 from arrag_engine import build_index
 from arrag_engine.checkpoints import Checkpoint
 from arrag_engine.evaluate.pictures import decode_tokens
-from arrag_engine.index import PatchIndex, load_index
+from arrag_engine.index import KeySpec, PatchIndex, load_index
+from arrag_engine.index.file import save_index
 from scripts.pocket.bench.scenes import BenchScene
 from scripts.pocket.bench.scorer import Detection
 
@@ -31,6 +36,9 @@ PLAIN = 30
 """Largest difference of a border pixel from a plain background, of 255."""
 FAR = 24
 """Least difference of a thing's pixels from the background."""
+
+KEYS = KeySpec("causal-24", "zero", "codebook", 8.0)
+"""Best for regions: see docs/measurements.md."""
 
 Box = tuple[int, int, int, int]
 
@@ -141,3 +149,28 @@ def side_mask(side: str, pixels: int) -> np.ndarray:
     mask[:, :half] = side == "left"
     mask[:, half:] = side == "right"
     return mask
+
+
+def ship(out: Path) -> None:
+    """Write the index of small things, each source with the licence and the origin of the picture
+    that it was made of."""
+    checkpoint, index = arrag.load_model("pocket", "fp32", "cpu"), arrag.load_index("pocket")
+    images, sources = [], []
+    for side in SIDES:
+        for number in index.sources.any_of(["unseen/*"]).tolist():
+            pixels = decode_tokens(checkpoint, index.tokens[[number]].astype(np.int64))[0]
+            half = half_picture(pixels, side)
+            if half is not None:
+                images.append(half)
+                sources.append((side, index.sources[number]))
+    captions = [source.caption for _, source in sources]
+    made = build_index(checkpoint, images, out, captions, KEYS)
+    named = [
+        replace(own, name=f"{side}/{source.name}", licence=source.licence, origin=source.origin)
+        for own, (side, source) in zip(made.sources, sources, strict=True)
+    ]
+    save_index(replace(made, sources=type(made.sources).from_sources(named)), out)
+
+
+if __name__ == "__main__":
+    ship(Path(sys.argv[1]))
