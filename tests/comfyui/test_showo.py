@@ -12,6 +12,6 @@ def test_show_o_is_refused_by_the_loader(server, client, workflow, tmp_path):
     one = tmp_path / "tiny-show-o.safetensors"
     convert_checkpoint(folder, one)
     shutil.copy(one, server.base / "models" / "arrag" / "models" / one.name)
-    result = client.run(workflow("baseline", ARRAG_LoadModel={"model": "tiny-show-o"}))
+    result = client.run(workflow("baseline", ARRAG_LoadModel={"model": one.name}))
     assert_one_sentence(result)
     assert "draws in any order, which the nodes do not support yet" in result.error
