@@ -23,7 +23,7 @@ _HOMES = {
     "index": ("KeySpec", "PatchIndex"),
     "layers": ("KeyChoice", "Layer"),
     "retrieval": ("Steering",),
-    "settings": ("SamplingChoice",),
+    "settings": ("SamplingChoice", "ScheduleChoice"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

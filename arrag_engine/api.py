@@ -31,7 +31,7 @@ from .layers import Layer
 from .models.ops import pack_linears
 from .paths import check_output
 from .retrieval import where_faster
-from .settings import SamplingChoice
+from .settings import SamplingChoice, ScheduleChoice
 
 Parts = Callable[[int, int], None]
 """Called with (parts done, parts in all)."""
@@ -121,6 +121,7 @@ def draw(
     negative: str = "",
     kept: Kept | None = None,
     redraw: float = 1.0,
+    schedule: ScheduleChoice | None = None,
 ) -> Drawing:
     """Draw a picture for each seed. What is not chosen takes its recommended value.
 
@@ -135,6 +136,7 @@ def draw(
             `keep`.
         redraw: Share of the other tokens that is drawn anew, the least probable under the model
             first; 1 = all.
+        schedule: Steps, and how the grid is filled, of a model that draws in any order.
 
     Raises:
         InputError: A prompt, a value, a layer or what is kept cannot be used.
@@ -148,6 +150,7 @@ def draw(
         negative=negative,
         kept=kept,
         redraw=redraw,
+        schedule=schedule,
     )
     clock.append(time.perf_counter())
     grids = session.draw(

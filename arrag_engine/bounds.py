@@ -104,6 +104,11 @@ WINDOW = Bound("window", 0, 4096, whole=True)
 PASS_WINDOW = replace(WINDOW, low=1)
 """Tokens per pass, as the loop takes them."""
 STEPS = Bound("steps", 1, 1000, whole=True)
+POWER = Bound("power", 0, 100, above=True)
+"""Of a schedule's curve."""
+BEND = Bound("sigmoid", -100, 100)
+"""Where the part of a sigmoid that a schedule follows begins and ends."""
+BEND_WIDTH = Bound("sigmoid temperature", 0, 100, above=True)
 PREVIEW_EVERY = Bound("preview_every", 0, 256, whole=True)
 
 MIN_TEMPERATURE = 1e-4

@@ -8,6 +8,8 @@ import numpy as np
 
 MIN_COSINE = 0.999
 """Codebook rows at least this alike are the same VQ in another dtype or layout."""
+TINY = 1e-12
+"""Below the length of any row."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,9 @@ class Agreement:
 
 
 def codebook_agreement(a: np.ndarray, b: np.ndarray) -> Agreement:
-    """Compare unit rows [codes, dim] of the model (a) and of something made with a VQ (b)."""
-    same_shape = a.shape == b.shape
-    cosine = float((a * b).sum(axis=1).min()) if same_shape else float("nan")
-    return Agreement((a.shape, b.shape), cosine)
+    """Compare rows [codes, dim] of the model (a) and of something made with a VQ (b)."""
+    if a.shape != b.shape:
+        return Agreement((a.shape, b.shape), float("nan"))
+    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    cosines = (a * b).sum(axis=1) / np.maximum(lengths, np.float32(TINY))
+    return Agreement((a.shape, b.shape), float(cosines.min()))

@@ -112,4 +112,4 @@ def own_probabilities(model: Backbone, recipe: Recipe, device: torch.device) -> 
         opened = open_prompts(masked, plain, device)
         canvases = begin_all([0], model.grid.size, recipe.kept)
         [p] = predict(masked, opened, plain, canvases, recipe.kept.mask, device)
-    return p[torch.arange(len(tokens)), torch.from_numpy(tokens)].numpy()
+    return p.cpu()[torch.arange(len(tokens)), torch.from_numpy(tokens)].numpy()

@@ -7,11 +7,11 @@ small weight: they were not measured.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from .index import KeySpec
 from .models.base import Loaded
-from .settings import RetrievalOptions, Sampling
+from .settings import RetrievalOptions, Sampling, Schedule
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,8 @@ class Recommended:
     """λ of DAiD beside a FAiD adapter."""
     visible_weight: float
     """The least λ at which a subject that the model does not know is recognised."""
+    schedule: Schedule = field(default_factory=Schedule)
+    """Of models that draw in any order."""
 
 
 POCKET = Recommended(
@@ -48,6 +50,8 @@ JANUS_PRO = Recommended(
 )
 ALL_AROUND = KeySpec("ring-8", "zero", "codebook")
 """For models that draw in any order: a neighbour on any side may be known."""
+ANY_ORDER = replace(JANUS_PRO, keys=ALL_AROUND, schedule=Schedule(steps=50))
+"""The steps are those of Show-o's examples; the rest was not measured either."""
 MEASURED = {"64a77eb5ff6868c4": POCKET}
 """By the fingerprint of the weights, which is the same in every precision and layout."""
 
@@ -60,5 +64,5 @@ def recommended(checkpoint: Loaded) -> Recommended:
     """
     if checkpoint.fingerprint in MEASURED:
         return MEASURED[checkpoint.fingerprint]
-    keys = JANUS_PRO.keys if checkpoint.model.order.raster else ALL_AROUND
-    return replace(JANUS_PRO, sampling=checkpoint.sampling, keys=keys)
+    advised = JANUS_PRO if checkpoint.model.order.raster else ANY_ORDER
+    return replace(advised, sampling=checkpoint.sampling)

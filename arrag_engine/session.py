@@ -30,7 +30,7 @@ from .layers import Layer, make_retrievers
 from .models.base import Backbone, Loaded, Prompt
 from .recommended import Recommended, recommended
 from .retrieval import Retriever
-from .settings import Sampling, SamplingChoice
+from .settings import Sampling, SamplingChoice, Schedule, ScheduleChoice
 from .threads import few_threads
 
 NEGATIVE = "negative prompt"
@@ -60,6 +60,7 @@ def plan(
     negative: str = "",
     kept: Kept | None = None,
     redraw: float = 1.0,
+    schedule: ScheduleChoice | None = None,
 ) -> Plan:
     """Work out what a drawing will use.
 
@@ -72,6 +73,7 @@ def plan(
         negative: What guidance leads away from, of any length; blank for nothing in particular.
         kept: The tokens of pictures to edit, and which of them stay.
         redraw: Share of the others that is drawn anew, the least probable under the model first.
+        schedule: Of a model that draws in any order.
 
     Raises:
         InputError: A prompt, a value, the index or what is kept cannot be used.
@@ -79,8 +81,12 @@ def plan(
     prompt = checkpoint.prompt_encoder.encode(text)
     advised = recommended(checkpoint)
     chosen = (sampling or SamplingChoice()).over(advised.sampling)
+    filled = _schedule(checkpoint, schedule or ScheduleChoice(), advised)
     unconditional, said = _unconditional(checkpoint, prompt, negative, chosen)
-    notes = [*_unknown_note(prompt), *said, _sampling_note(chosen, advised, sampling)]
+    notes = [*prompt.notes, *_unknown_note(prompt), *said]
+    notes.append(_sampling_note(chosen, advised, sampling))
+    if not checkpoint.model.order.raster:
+        notes.append(_schedule_note(filled))
     retrievers: Sequence[Retriever] = ()
     if layers:
         if codebook is None:
@@ -88,7 +94,8 @@ def plan(
         retrievers, said = make_retrievers(checkpoint, prompt, layers, advised, faid, codebook)
         notes += said
     notes += _editing_note(checkpoint.model, kept, redraw)
-    recipe = Recipe(prompt.ids, unconditional, chosen, retrievers, faid, kept, place=place)
+    streams = (prompt.ids, unconditional)
+    recipe = Recipe(*streams, chosen, retrievers, faid, kept, filled, place)
     return Plan(prompt, recipe, tuple(notes), redraw)
 
 
@@ -178,7 +185,7 @@ def _unconditional(
     encoded = checkpoint.prompt_encoder.encode(negative, NEGATIVE)
     if sampling.cfg == 1:
         return prompt.unconditional, ["The negative prompt has no effect: guidance (cfg) is 1."]
-    return encoded.ids, _unknown_note(encoded, f", of the {NEGATIVE}")
+    return encoded.ids, [*encoded.notes, *_unknown_note(encoded, f", of the {NEGATIVE}")]
 
 
 def _sampling_note(used: Sampling, advised: Recommended, choice: SamplingChoice | None) -> str:
@@ -193,3 +200,22 @@ def _sampling_note(used: Sampling, advised: Recommended, choice: SamplingChoice 
     if not own:
         return f"Sampling: {values}."
     return f"Sampling: {values} ({', '.join(own)}: {advised.source})."
+
+
+def _schedule(checkpoint: Loaded, choice: ScheduleChoice, advised: Recommended) -> Schedule:
+    """The schedule that is meant.
+
+    Raises:
+        InputError: One is chosen for a model that has none.
+    """
+    if choice != ScheduleChoice() and checkpoint.model.order.raster:
+        raise InputError(
+            f"steps and schedule are chosen, but {checkpoint.name} draws in raster order, one "
+            "token after the other; leave them out, or choose a model that draws in any order"
+        )
+    return choice.over(advised.schedule)
+
+
+def _schedule_note(schedule: Schedule) -> str:
+    curve = f"pow {schedule.power:g}" if schedule.curve == "pow" else schedule.curve
+    return f"Schedule: {schedule.steps} steps, temperature {schedule.temperature:g}, {curve}."

@@ -7,8 +7,11 @@ from dataclasses import asdict, dataclass, replace
 from typing import Literal, get_args
 
 from .bounds import (
+    BEND,
+    BEND_WIDTH,
     CFG,
     NEIGHBOURS,
+    POWER,
     RETRIEVAL_TEMPERATURE,
     RETRIEVAL_TOP_P,
     STEPS,
@@ -18,6 +21,7 @@ from .bounds import (
     WEIGHT,
     check_choice,
 )
+from .errors import InputError
 
 COMPUTE_DTYPES = ("bf16", "fp16", "fp32")
 DTYPE_CHOICES = ("auto", *COMPUTE_DTYPES, "int8", "fp8")
@@ -34,6 +38,9 @@ Curve = Literal["constant", "linear", "ease in", "ease out", "rows"]
 """How a layer's weight runs from its start to its end: constant; growing from 0 to the whole
 weight; or one factor for each row of the picture."""
 CURVES: tuple[Curve, ...] = get_args(Curve)
+
+Unknown = Literal["zero", "ignore"]
+UNKNOWN: tuple[Unknown, ...] = get_args(Unknown)
 
 PROMPT = "{prompt}"
 """Stands for the prompt's words in a layer's `only`."""
@@ -128,6 +135,10 @@ class RetrievalOptions:
         return self.weight == "auto" or self.weight > 0
 
 
+MaskCurve = Literal["cosine", "linear", "pow", "sigmoid"]
+MASK_CURVES: tuple[MaskCurve, ...] = get_args(MaskCurve)
+
+
 @dataclass(frozen=True)
 class Schedule:
     """How a model that draws in any order fills its grid."""
@@ -136,10 +147,45 @@ class Schedule:
     """Passes of the model."""
     temperature: float = 1.0
     """Of the choice of positions; 0 = always those of which the model is surest."""
+    curve: MaskCurve = "cosine"
+    """How the share of unknown tokens falls with the share t of steps done: cos(t π/2), 1 - t,
+    1 - t^power, or a part of a sigmoid, scaled to fall from 1 to 0."""
+    power: float = 2.0
+    sigmoid: tuple[float, float, float] = (-3.0, 3.0, 1.0)
+    """Where the part begins and ends, and the temperature of the sigmoid."""
 
     def __post_init__(self) -> None:
         STEPS.check(self.steps)
         TEMPERATURE.check(self.temperature)
+        check_choice("curve", self.curve, MASK_CURVES)
+        POWER.check(self.power)
+        start, end, width = self.sigmoid
+        if BEND.check(start) == BEND.check(end):
+            raise InputError(f"the sigmoid begins and ends at {start}; choose two numbers")
+        BEND_WIDTH.check(width)
+
+
+@dataclass(frozen=True)
+class ScheduleChoice:
+    """`Schedule` in which None takes the model's own value."""
+
+    steps: int | None = None
+    temperature: float | None = None
+    curve: MaskCurve | None = None
+    power: float | None = None
+    sigmoid: tuple[float, float, float] | None = None
+
+    def __post_init__(self) -> None:
+        self.over(Schedule())
+
+    def over(self, own: Schedule) -> Schedule:
+        """The values that are meant.
+
+        Raises:
+            InputError: A value out of range.
+        """
+        chosen = {name: value for name, value in asdict(self).items() if value is not None}
+        return replace(own, **chosen)
 
 
 @dataclass(frozen=True)

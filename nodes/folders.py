@@ -19,6 +19,7 @@ import yaml
 from comfy.cli_args import args
 
 from ..arrag_engine import shipped
+from ..arrag_engine.checkpoints.opening import PICTURE_TOKENIZER
 from ..arrag_engine.errors import InputError
 
 MODELS = "arrag_models"
@@ -135,8 +136,9 @@ def fingerprint(path: Path) -> str:
         beside = (path.with_name(name) for name in ("config.json", "tokenizer.json"))
         files = [path, *(file for file in beside if file.is_file())]
     else:
-        files = sorted(p for p in path.iterdir() if p.is_file())
-    stats = ((f.name, f.stat()) for f in files)
+        inner = path / PICTURE_TOKENIZER
+        files = sorted(p for p in (*path.iterdir(), *inner.glob("*")) if p.is_file())
+    stats = ((f.relative_to(path.parent), f.stat()) for f in files)
     return ";".join(f"{name}:{stat.st_size}:{stat.st_mtime_ns}" for name, stat in stats)
 
 

@@ -23,10 +23,11 @@ from ..arrag_engine.checkpoints import (
 )
 from ..arrag_engine.checkpoints.adapter import load_adapter
 from ..arrag_engine.decode import GraphRecorder, KeptPasses
+from ..arrag_engine.errors import InputError
 from ..arrag_engine.faid import FaidAdapter
 from ..arrag_engine.index import PatchIndex
 from ..arrag_engine.models import ops as engine_ops
-from ..arrag_engine.models.janus.model import JanusPro
+from ..arrag_engine.models.families import ImageModel
 from ..arrag_engine.retrieval import where_faster
 from .layers import CastingOps, plain_layers
 
@@ -102,7 +103,7 @@ class ManagedModel:
             self.adapter_patcher = manage(checkpoint.faid, self.passes)
 
     @property
-    def model(self) -> JanusPro:
+    def model(self) -> ImageModel:
         return self.checkpoint.model
 
     def with_adapter(self, adapter: FaidAdapter) -> ManagedModel:
@@ -186,11 +187,26 @@ def load_managed(path: Path, dtype: str, progress: Callable[[int, int], None]) -
     device = comfy.model_management.get_torch_device()
     computed, stored = choose_dtype(dtype, device), resolve_storage(dtype)
     checkpoint = load_checkpoint(path, computed, choose_ops(device), progress, device, stored)
+    check_raster(checkpoint)
     if device.type == "cpu":
         engine_ops.pack_linears(checkpoint.model)
         if checkpoint.faid is not None:
             engine_ops.pack_linears(checkpoint.faid)
     return ManagedModel(checkpoint)
+
+
+def check_raster(checkpoint: Checkpoint) -> None:
+    """Refuse a model that no sampler node draws with.
+
+    Raises:
+        InputError: It does not draw in raster order.
+    """
+    order = checkpoint.model.order
+    if not order.raster:
+        raise InputError(
+            f"{checkpoint.name} draws in {order.name}, which the nodes do not support yet; use "
+            "'python -m arrag_engine generate', or load a Janus-Pro model"
+        )
 
 
 def load_managed_adapter(

@@ -12,7 +12,7 @@ from comfy.cli_args import LatentPreviewMethod, args
 from PIL import Image
 
 from ..arrag_engine.images import tile
-from ..arrag_engine.models.janus.model import JanusPro
+from ..arrag_engine.models.families import ImageModel
 from ..arrag_engine.models.pixels import to_uint8
 
 UNDRAWN = "#303030"
@@ -24,7 +24,7 @@ class Preview:
 
     def __init__(
         self,
-        model: JanusPro,
+        model: ImageModel,
         device: torch.device,
         every: int,
         edited: np.ndarray | None = None,

@@ -64,7 +64,7 @@ def main() -> None:
     if not (folder / "config.json").is_file():
         write_checkpoint(folder)
     model = measure_loading(folder)
-    compare_steps(model, load_checkpoint(folder, torch.bfloat16).model, a.tokens, a.rounds)
+    compare_steps(model, load_checkpoint(folder, torch.bfloat16).janus, a.tokens, a.rounds)
 
 
 def write_checkpoint(folder: Path) -> None:
@@ -111,7 +111,7 @@ def anonymous_bytes() -> int:
 def measure_loading(folder: Path) -> JanusPro:
     started = time.perf_counter()
     with PeakMemory() as memory:
-        model = load_checkpoint(folder, torch.bfloat16).model
+        model = load_checkpoint(folder, torch.bfloat16).janus
         pack_linears(model)
     seconds = time.perf_counter() - started
     used = sum(t.numel() * t.element_size() for t in model.state_dict().values())

@@ -71,7 +71,7 @@ def main() -> None:
 
 
 def pocket(name: str) -> JanusPro:
-    return load_checkpoint(shipped.resolve(name, shipped.MODELS), torch.float32).model
+    return load_checkpoint(shipped.resolve(name, shipped.MODELS), torch.float32).janus
 
 
 def janus() -> JanusPro:

@@ -63,7 +63,7 @@ def main() -> None:
 def load(folder: Path, dtype: str) -> JanusPro:
     """The model ready to draw."""
     computed = resolve_dtype(dtype, torch.device("cpu"))
-    model = load_checkpoint(folder, computed, storage=resolve_storage(dtype)).model
+    model = load_checkpoint(folder, computed, storage=resolve_storage(dtype)).janus
     pack_linears(model)
     return model
 

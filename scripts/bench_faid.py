@@ -62,7 +62,7 @@ def main() -> None:
     folder = a.folder or Path(tempfile.gettempdir()) / "arrag-janus-1b"
     if not (folder / "config.json").is_file():
         write_checkpoint(folder)
-    model = load_checkpoint(folder, torch.bfloat16).model
+    model = load_checkpoint(folder, torch.bfloat16).janus
     side = round(a.tokens**0.5)
     model.config = replace(model.config, grid=Grid(side, side))
     retriever = random_retriever(model)

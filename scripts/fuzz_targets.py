@@ -47,7 +47,7 @@ from arrag_engine.models.janus.layouts import (
     read_blenders,
     read_config,
 )
-from arrag_engine.models.janus.model import JanusConfig
+from arrag_engine.models.janus.model import JanusConfig, JanusPro
 from arrag_engine.models.janus.prompt import PromptEncoder
 from arrag_engine.models.janus.vq import VQConfig
 from arrag_engine.settings import RetrievalOptions
@@ -119,8 +119,12 @@ def _drawable(path: Path) -> None:
     checkpoint = load_checkpoint(path, torch.float32)
     _ = checkpoint.sampling
     prompt = checkpoint.prompt_encoder.encode(CAPTION)
+    ids = torch.tensor([prompt.ids])
     with torch.inference_mode():
-        checkpoint.model.embed_text(torch.tensor([prompt.ids]))
+        if isinstance(checkpoint.model, JanusPro):
+            checkpoint.model.embed_text(ids)
+        else:
+            checkpoint.model.open(ids)
 
 
 def _checkpoint_seeds(folder: Path) -> Iterator[bytes]:

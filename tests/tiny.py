@@ -21,11 +21,11 @@ from arrag_engine.models.janus.prompt import (
     BEGIN_OF_IMAGE,
     BEGIN_OF_SENTENCE,
     PAD,
-    UNKNOWN,
     unconditional,
 )
 from arrag_engine.models.janus.vq import VQConfig
 from arrag_engine.models.llama import LlamaConfig
+from arrag_engine.models.tokenizing import UNKNOWN
 
 WORDS = ["a", "red", "car", "two", "apples", ":"]
 PROMPT = [1, 5, 6, 7, 4]

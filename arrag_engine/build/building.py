@@ -15,7 +15,7 @@ from ..errors import InputError
 from ..index import KeySpec, PatchIndex, create_index, load_index, save_index
 from ..index.search import check_search
 from ..locks import locked
-from ..models.janus.model import JanusPro
+from ..models.families import ImageModel
 from .encoding import Encoded, Report, encode_all, join
 from .listing import Picture, ReadSettings, list_folder, listing_state
 from .reading import BATCH, prepare_file, prepare_image, read_ahead
@@ -53,7 +53,7 @@ class Built:
 
 
 def build_index(
-    model: JanusPro,
+    model: ImageModel,
     folder: Path,
     out: Path,
     options: BuildOptions | None = None,
@@ -101,7 +101,7 @@ def build_index(
 
 
 def encode_folder(
-    model: JanusPro,
+    model: ImageModel,
     folder: Path,
     read: ReadSettings | None = None,
     known: Mapping[str, str] | None = None,
@@ -132,7 +132,7 @@ def encode_folder(
 
 
 def build_from_images(
-    model: JanusPro,
+    model: ImageModel,
     images: Sequence[Image.Image],
     captions: Sequence[str],
     out: Path,
@@ -163,7 +163,7 @@ def build_from_images(
 
 
 def _build_batch(
-    model: JanusPro,
+    model: ImageModel,
     images: Sequence[Image.Image],
     captions: Sequence[str],
     out: Path,
@@ -190,7 +190,7 @@ def _counting(progress: Progress, total: int) -> Callable[[int], object]:
 
 
 def _make(
-    model: JanusPro,
+    model: ImageModel,
     device: torch.device,
     encoded: Encoded,
     options: BuildOptions,
@@ -209,7 +209,7 @@ def _make(
     )
 
 
-def _check_codes(model: JanusPro) -> None:
+def _check_codes(model: ImageModel) -> None:
     if model.config.vq.codebook_size > MAX_CODES:
         raise InputError(
             f"the model has {model.config.vq.codebook_size} codes, an index holds {MAX_CODES}"
@@ -222,7 +222,7 @@ def _check_found(place: str | Path, report: Report) -> None:
         raise InputError(f"{place} holds no readable picture{reasons}; choose another folder")
 
 
-def _identity(model: JanusPro, pictures: list[Picture], options: BuildOptions) -> dict[str, str]:
+def _identity(model: ImageModel, pictures: list[Picture], options: BuildOptions) -> dict[str, str]:
     """Facts that two builds must share for one to resume the other."""
     encoder = hashlib.sha256()
     for name, weight in sorted(model.vq.state_dict().items()):

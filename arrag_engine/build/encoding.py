@@ -12,7 +12,7 @@ from PIL import Image
 
 from ..images import to_tensor
 from ..index import Source
-from ..models.janus.model import JanusPro
+from ..models.families import ImageModel
 from .reading import BATCH, Prepared, Unreadable
 
 
@@ -58,7 +58,7 @@ class Encoded:
 
 
 def encode_all(
-    model: JanusPro,
+    model: ImageModel,
     batches: Iterable[list[Prepared | Unreadable]],
     seen: dict[str, str],
     keep_vectors: bool,
@@ -90,7 +90,7 @@ def _advance(progress: Callable[[int], object], done: int, size: int, share: flo
 
 @torch.inference_mode()
 def encode_images(
-    model: JanusPro,
+    model: ImageModel,
     images: list[Image.Image],
     device: torch.device,
     progress: Callable[[float], object] | None = None,
@@ -118,7 +118,7 @@ def encode_images(
     return tokens, vectors
 
 
-def join(parts: Iterable[Encoded], model: JanusPro, keep_vectors: bool) -> Encoded:
+def join(parts: Iterable[Encoded], model: ImageModel, keep_vectors: bool) -> Encoded:
     """All parts as one."""
     grid, dim = model.config.grid, model.config.vq.codebook_dim
     tokens = [np.empty((0, grid.size), np.uint16)]

@@ -9,7 +9,7 @@ from .convert import convert_checkpoint, write_checkpoint
 from .dtype import DTYPES, resolve_dtype, resolve_storage
 from .fingerprint import read_fingerprint
 from .loading import Checkpoint, load_checkpoint, read_faid, read_model
-from .opening import Opened, open_checkpoint
+from .opening import Opened, open_checkpoint, open_showo
 from .shapes import check_shapes
 from .tokenizer import read_tokenizer
 
@@ -22,6 +22,7 @@ __all__ = [
     "describe_config",
     "load_checkpoint",
     "open_checkpoint",
+    "open_showo",
     "read_faid",
     "read_fingerprint",
     "read_model",

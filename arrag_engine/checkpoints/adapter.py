@@ -167,7 +167,7 @@ def load_adapter(
         InputError: As `open_adapter`, or it was trained on another model.
     """
     opened = open_adapter(path)
-    config = base.model.config
+    config = base.janus.config
     check_base(opened, base.name, base.fingerprint, config.llama.hidden_size)
     check_tensors(opened, config)
     return assemble(config, opened.info.config, opened.weights.read, dtype, ops, progress, fold_on)

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from ..files import atomic_write
 from ..grid import Grid
-from ..models.janus.layouts import official_name
 from .opening import FORMAT, VERSION, open_checkpoint
 from .tokenizer import read_tokenizer
 
@@ -26,15 +25,15 @@ def convert_checkpoint(
         InputError: The source does not load, has no tokenizer, or `out` cannot be written.
     """
     opened = open_checkpoint(source)
-    tokenizer = read_tokenizer(opened.tokenizer)
-    targets = {name: official_name(ours) for name, ours in opened.names.items()}
+    tokenizer = read_tokenizer(opened.tokenizer, opened.tokenizer_owner)
+    targets = {name: opened.official_name(ours) for name, ours in opened.names.items()}
     targets |= {name: f"language_model.model.{ours}" for name, ours in opened.blender_names.items()}
     tensors: dict[str, Tensor] = {}
     for done, (name, target) in enumerate(targets.items(), start=1):
         tensors[target] = opened.weights.read(name)
         if progress is not None:
             progress(done, len(targets))
-    write_checkpoint(out, tensors, opened.janus.grid, opened.config, tokenizer)
+    write_checkpoint(out, tensors, opened.sizes.grid, opened.config, tokenizer)
 
 
 def write_checkpoint(

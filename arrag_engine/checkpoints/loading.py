@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -16,23 +16,32 @@ from ..decode import GraphRecorder, KeptPasses
 from ..errors import InputError
 from ..faid import FaidAdapter, assemble
 from ..models import ops as default_ops
-from ..models.janus.layouts import section
+from ..models.base import PromptEncoder
+from ..models.families import ImageModel, Sizes
 from ..models.janus.model import JanusPro
-from ..models.janus.prompt import MAX_TOKENS, PromptEncoder
+from ..models.janus.prompt import MAX_TOKENS
+from ..models.janus.prompt import PromptEncoder as JanusEncoder
+from ..models.layouts import section
 from ..models.packed import HostEmbedding, PackedLinear, pack
 from ..models.pixels import to_uint8
+from ..models.showo.model import ShowO, ShowOConfig
+from ..models.showo.prompt import PromptEncoder as ShowOEncoder
 from ..settings import Sampling
 from .config import SAMPLING_NAMES
 from .fingerprint import read_fingerprint
-from .opening import Opened, open_checkpoint
+from .opening import TEXT_MODEL, Opened, open_checkpoint
 from .tokenizer import read_tokenizer
+
+FP32 = torch.float32
+SHOW_O = Sampling(cfg=6.0)
+"""The sampling of the official examples; there the guidance is called 5, one less."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """A loaded model and what belongs to it."""
 
-    model: JanusPro
+    model: ImageModel
     path: Path
     config: dict[str, Any]
     """The checkpoint's own config.json."""
@@ -60,8 +69,32 @@ class Checkpoint:
         return self.path.stem if self.path.is_file() else self.path.name
 
     @property
+    def janus(self) -> JanusPro:
+        """The model, for what only a Janus-Pro can do.
+
+        Raises:
+            InputError: It is another model.
+        """
+        if not isinstance(self.model, JanusPro):
+            raise InputError(
+                f"{self.name} is a Show-o model, for which there are no adapters, no training and "
+                "no calibration; choose a Janus-Pro model"
+            )
+        return self.model
+
+    @property
+    def janus_encoder(self) -> JanusEncoder:
+        """The prompt encoder, for what only a Janus-Pro can do.
+
+        Raises:
+            InputError: It is another model.
+        """
+        _ = self.janus
+        return cast(JanusEncoder, self.prompt_encoder)
+
+    @property
     def sampling(self) -> Sampling:
-        """The guidance and temperature of the model's config; else the defaults.
+        """The guidance and temperature of the model's config; else the family's defaults.
 
         Raises:
             InputError: A value in the config is not a valid number.
@@ -73,7 +106,7 @@ class Checkpoint:
                 f"the config of {self.name} recommends {shown(wrong)}, which are not numbers; "
                 "set guidance and temperature yourself"
             )
-        return Sampling(**numbers)
+        return replace(Sampling() if isinstance(self.model, JanusPro) else SHOW_O, **numbers)
 
     @property
     def prompt_encoder(self) -> PromptEncoder:
@@ -83,9 +116,12 @@ class Checkpoint:
     @cached_property
     def _prompt_encoder(self) -> PromptEncoder:
         config = self.model.config
+        if isinstance(config, ShowOConfig):
+            text = read_tokenizer(self.tokenizer, TEXT_MODEL)
+            return ShowOEncoder(text, config.vocabulary, config.max_text)
         room = config.llama.max_positions - config.grid.size
         text = read_tokenizer(self.tokenizer)
-        return PromptEncoder(text, min(MAX_TOKENS, room), config.llama.vocab_size)
+        return JanusEncoder(text, min(MAX_TOKENS, room), config.llama.vocab_size)
 
 
 def load_checkpoint(
@@ -127,30 +163,43 @@ def read_model(
     ops: Any = default_ops,
     progress: Callable[[int, int], None] | None = None,
     storage: torch.dtype | None = None,
-) -> JanusPro:
+) -> ImageModel:
     """The model of an opened checkpoint.
 
     Tensors are read and, where need be, converted one at a time. The understanding branch is never
     read.
     """
     with torch.device("meta"):
-        model = JanusPro(opened.janus, ops, storage).eval()
+        model = build_model(opened.sizes, ops, storage).eval()
     state: dict[str, Tensor] = {}
     for done, (name, ours) in enumerate(opened.names.items(), start=1):
         prefix, _, kind = ours.rpartition(".")
         layer = model.get_submodule(prefix)
         if isinstance(layer, PackedLinear) and kind == "weight":
             storage = layer.weight.dtype
-            state[ours], state[f"{prefix}.scale"] = pack(opened.weights.read(name), storage)
+            state[ours], state[f"{prefix}.scale"] = pack(read_part(opened, name, None), storage)
         elif isinstance(layer, HostEmbedding):  # in the file's precision: its rows are cast
-            state[ours] = opened.weights.read(name)
+            state[ours] = read_part(opened, name, None)
         else:
-            wanted = torch.float32 if ours.startswith("vq.") else dtype
-            state[ours] = opened.weights.read(name, dtype=wanted)
+            state[ours] = read_part(opened, name, FP32 if ours.startswith("vq.") else dtype)
         if progress is not None:
             progress(done, len(opened.names))
     model.load_state_dict(state, assign=True)
     return model.requires_grad_(False)
+
+
+def build_model(sizes: Sizes, ops: Any, storage: torch.dtype | None) -> ImageModel:
+    """An empty model of these sizes."""
+    if isinstance(sizes, ShowOConfig):
+        return ShowO(sizes, ops, storage)
+    return JanusPro(sizes, ops, storage)
+
+
+def read_part(opened: Opened, name: str, dtype: torch.dtype | None) -> Tensor:
+    """What drawing needs of a tensor of the file: all of it, or some rows."""
+    rows = opened.rows.get(opened.names[name])
+    tensor = opened.weights.read(name, dtype=dtype)
+    return tensor if rows is None else tensor[rows].clone()
 
 
 def read_faid(

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ..models.janus.layouts import blender_config, official_name, section
+from ..models.janus.layouts import blender_config, official_name
+from ..models.layouts import section
 from .adapter import OpenedAdapter, check_base, check_tensors, open_adapter
 from .convert import write_checkpoint
 from .fingerprint import read_fingerprint

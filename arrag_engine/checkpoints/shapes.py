@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from ..errors import InputError
-from ..models.janus.layouts import Shapes, official_name
+from ..models.janus.layouts import official_name as janus_name
+from ..models.layouts import Shapes
 
 
 def check_shapes(
@@ -19,8 +20,13 @@ def check_shapes(
     found: Shapes,
     path: Path,
     name: str = "Janus-Pro",
+    official_name: Callable[[str], str] = janus_name,
 ) -> None:
     """Compare the tensors of a file with those that a module of these sizes has.
+
+    Args:
+        name: Of the model, in messages.
+        official_name: What the file calls one of the engine's tensors.
 
     Raises:
         InputError: Missing, unknown, or of another shape.

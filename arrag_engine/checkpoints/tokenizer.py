@@ -8,8 +8,11 @@ from ..errors import InputError
 from ..files import check_kind, read_text
 
 
-def read_tokenizer(tokenizer: str | Path) -> str:
+def read_tokenizer(tokenizer: str | Path, owner: str = "the model") -> str:
     """tokenizer.json as text.
+
+    Args:
+        owner: Whose tokenizer.json belongs there, for messages.
 
     Raises:
         InputError: The file is missing or no text.
@@ -18,7 +21,8 @@ def read_tokenizer(tokenizer: str | Path) -> str:
         return tokenizer
     if not tokenizer.is_file():
         raise InputError(
-            f"{tokenizer.name} is missing; put the model's tokenizer.json into {tokenizer.parent}"
+            f"{tokenizer.name} is missing; put the tokenizer.json of {owner} into "
+            f"{tokenizer.parent}"
         )
     try:
         with tokenizer.open("rb") as file:

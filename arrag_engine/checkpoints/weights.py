@@ -28,6 +28,12 @@ DTYPES = {
     **{"F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2},
 }
 """PyTorch's types by the names of `.safetensors`."""
+STEMS = (
+    ("model", "safetensors"),
+    ("pytorch_model", "safetensors"),
+    ("pytorch_model", "bin"),
+)
+"""What the weight files of a model folder are called; Show-o's name is the second."""
 ZIP = b"PK\x03\x04"
 """Begins a `.bin` file of PyTorch 1.6 or newer; older ones are one stream."""
 
@@ -68,6 +74,12 @@ class Weights:
         if source.dtype not in FLOATS:
             raise InputError(f"{name} is {source.dtype}; only float32, float16 and bfloat16 load")
         return source.read(rows, dtype)
+
+    def joined(self, other: Weights, prefix: str) -> Weights:
+        """These and other weights, the names of which get a prefix."""
+        shapes = {f"{prefix}{name}": shape for name, shape in other.shapes.items()}
+        sources = {f"{prefix}{name}": source for name, source in other.sources.items()}
+        return Weights(self.shapes | shapes, self.sources | sources, self.metadata)
 
 
 def open_weights(files: list[Path]) -> Weights:
@@ -276,7 +288,7 @@ def find_weight_files(folder: Path) -> list[Path]:
     Raises:
         InputError: There are none, or a shard that the folder's index names is missing.
     """
-    for stem, suffix in (("model", "safetensors"), ("pytorch_model", "bin")):
+    for stem, suffix in STEMS:
         index = folder / f"{stem}.{suffix}.index.json"
         if index.is_file():
             return _shards(folder, index)

@@ -137,7 +137,7 @@ def _observed_own(
         f"{checkpoint.name} draws {OWN_PICTURES} pictures by itself; they count as known",
         flush=True,
     )
-    model, encoder = checkpoint.model, checkpoint.prompt_encoder
+    model, encoder = checkpoint.janus, checkpoint.janus_encoder
     pictures = own_pictures(model, encoder, checkpoint.sampling, OWN_PICTURES)
     with progress_bar("picture") as bar:
         bar.total = OWN_PICTURES
@@ -155,7 +155,7 @@ def _observed(
     from ..build import encode_folder
     from ..calibrate import observe
 
-    model = checkpoint.model
+    model = checkpoint.janus
     with progress_bar("picture") as bar:
         known = retriever.source.sources.names_by_hash()
         encoded = encode_folder(model, folder, None, known, False, progress=follow(bar))
@@ -166,5 +166,5 @@ def _observed(
     pictures = evenly(pictures, limit)
     with progress_bar("picture") as bar:
         bar.total = len(pictures)
-        encoder = checkpoint.prompt_encoder
+        encoder = checkpoint.janus_encoder
         return observe(model, encoder, retriever, pictures, options, bar.update)

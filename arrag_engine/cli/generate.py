@@ -14,8 +14,10 @@ from ..bounds import (
     BATCH,
     CANDIDATES,
     CFG,
+    POWER,
     REDRAW,
     SEED,
+    STEPS,
     STRENGTH,
     TEMPERATURE,
     TOP_K,
@@ -25,9 +27,9 @@ from ..bounds import (
 )
 from ..errors import InputError
 from ..files import atomic_write
-from ..models.janus.prompt import check_prompt
+from ..models.tokenizing import check_prompt
 from ..paths import check_output, given_name
-from ..settings import SEMANTICS, SamplingChoice
+from ..settings import MASK_CURVES, SEMANTICS, SamplingChoice, ScheduleChoice
 from .layers import add_retrieval_flags, check_layer_flags, chosen_layers
 from .parser import number
 from .progress import follow, progress_bar
@@ -145,6 +147,23 @@ def add_commands(command: Command) -> None:
         "adds -0, -1, … (default: none)",
     )
     add(
+        "--steps",
+        **number(STEPS),
+        help="passes of a model that draws in any order (default: recommended for the model)",
+    )
+    add(
+        "--schedule",
+        choices=MASK_CURVES,
+        help="how its unknown tokens become fewer (default: recommended for the model)",
+    )
+    add("--schedule-power", **number(POWER), help="K of the schedule pow: 1 - t^K (default: 2)")
+    add(
+        "--schedule-temperature",
+        **number(TEMPERATURE),
+        help="of its choice of positions; 0 = always those that it is surest of (default: "
+        "recommended for the model)",
+    )
+    add(
         "--json",
         type=Path,
         help="report to write: settings, timings, retrieval facts (default: none)",
@@ -171,6 +190,7 @@ def generate(a: argparse.Namespace) -> int:
         negative=a.negative,
         kept=kept,
         redraw=a.redraw,
+        schedule=ScheduleChoice(a.steps, a.schedule_temperature, a.schedule, a.schedule_power),
     )
     for note in planned.notes:
         print(note, file=sys.stderr)
@@ -221,6 +241,8 @@ def _settings(
         "dtype": str(checkpoint.model.dtype).removeprefix("torch."),
         **asdict(recipe.sampling),
     }
+    if not checkpoint.model.order.raster:
+        settings |= {f"schedule_{k}": v for k, v in asdict(recipe.schedule).items()}
     if a.negative.strip():
         settings["negative"] = a.negative
     if recipe.faid is not None:

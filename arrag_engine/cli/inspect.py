@@ -121,16 +121,18 @@ def _adapter_facts(path: Path) -> dict[str, Any]:
 
 def _model_facts(path: Path) -> dict[str, Any]:
     from ..checkpoints import open_checkpoint
+    from ..models.showo.model import ShowOConfig
 
     opened = open_checkpoint(path)
-    janus = opened.janus
+    sizes = opened.sizes
+    decoder = sizes.phi if isinstance(sizes, ShowOConfig) else sizes.llama
     shapes = opened.weights.shapes
     return {
         "kind": "model",
-        "grid": str(janus.grid),
-        "picture": "{}x{} pixels".format(*janus.image_size),
-        **{f.name: getattr(janus.llama, f.name) for f in fields(janus.llama)},
-        **{f"vq {f.name}": getattr(janus.vq, f.name) for f in fields(janus.vq)},
+        "grid": str(sizes.grid),
+        "picture": "{}x{} pixels".format(*sizes.image_size),
+        **{f.name: getattr(decoder, f.name) for f in fields(decoder)},
+        **{f"vq {f.name}": getattr(sizes.vq, f.name) for f in fields(sizes.vq)},
         "weights": sum(math.prod(shapes[name]) for name in opened.names),
     }
 

@@ -167,7 +167,7 @@ def faid(a: argparse.Namespace) -> int:
 
     with torch.inference_mode(False), torch.enable_grad():
         base, place = _load_base(a)
-        settings.adapter(base.model.config.llama.num_layers)  # raises if a layer is not there
+        settings.adapter(base.janus.config.llama.num_layers)  # raises if a layer is not there
         with join_team(place.device) as team, _locked(a, team):
             run = RunFolder(a.work)
             try:
@@ -372,7 +372,7 @@ def _prepared(
 
     with progress_bar("picture") as encoding, progress_bar("search") as searching:
         examples = prepare_examples(
-            base.model, a.images, index, k, follow(encoding), follow(searching)
+            base.janus, a.images, index, k, follow(encoding), follow(searching)
         )
     for line in examples.skipped:
         print(f"skipped {line}", file=sys.stderr)
@@ -420,7 +420,7 @@ def _export(
         adapter.config,
         base.name,
         base.fingerprint,
-        base.model.config.llama.hidden_size,
+        base.janus.config.llama.hidden_size,
         Path(a.index).stem if a.index else "",
         index_fingerprint(index) if index else "",
         asdict(settings) | {"results": results},

@@ -30,6 +30,8 @@ from .trace import Cost, make_trace
 
 LEAST = 1e-20
 """The logarithm of nothing smaller is taken."""
+LEAST_SHARE = 1e-6
+"""Of unknown tokens, by all curves but the cosine."""
 
 
 @torch.inference_mode()
@@ -59,7 +61,7 @@ def draw_masked(
         p_model = predict(model, opened, recipe, canvases, known, device)
         p = mixed(p_model, searched, canvases, known)
         for i, canvas in enumerate(canvases):
-            known[i] = fill(canvas, p_model[i], p[i], known[i], recipe, step)
+            known[i] = canvas.kept | fill(canvas, p_model[i], p[i], known[i], recipe, step)
         if progress is not None:
             done = int(known.sum(1).min()) if step + 1 < steps else grid.size
             progress(done, np.stack([canvas.tokens for canvas in canvases]))
@@ -99,7 +101,7 @@ def predict(
     known: np.ndarray,
     device: torch.device,
 ) -> Tensor:
-    """p_model [B, N, vocab] on the CPU, given the known tokens of each picture.
+    """p_model [B, N, vocab] where the model computes, given the known tokens of each picture.
 
     Args:
         opened: As `open_prompts` returned it.
@@ -114,7 +116,7 @@ def predict(
         model.masked_logits(prompts, tokens.repeat(streams, 1), stand.repeat(streams, 1))
         for streams, prompts in opened
     ]
-    guided = guide(torch.cat(logits), recipe.sampling.cfg).cpu()
+    guided = guide(torch.cat(logits), recipe.sampling.cfg)
     if not guided.isfinite().all():
         raise InputError(not_numbers(model))
     return model_distribution(guided, recipe.sampling)
@@ -141,7 +143,7 @@ def mixed(p_model: Tensor, layers: Layers, canvases: Sequence[Canvas], known: np
         for position in one.positions:
             proposals = canvases[i].proposals[position] = next(found)
             weight, proposed = layers.mixture(proposals, position, p.shape[-1])
-            p[i, position] = mix(p[i, position], proposed, weight)
+            p[i, position] = mix(p[i, position], proposed.to(p.device), weight)
     return p
 
 
@@ -159,7 +161,7 @@ def fill(
     noise = None if recipe.sampling.greedy else step_noise(canvas.seed, step, canvas.size)
     drawn = draw_unknown(canvas, p, known, noise)
     unknown = np.flatnonzero(~known)
-    canvas.p_model[unknown] = p_model[unknown, canvas.tokens[unknown]].numpy()
+    canvas.p_model[unknown] = of_tokens(p_model, canvas.tokens)[unknown]
     return stays(drawn, known, recipe.schedule, step, noise)
 
 
@@ -172,9 +174,14 @@ def draw_unknown(
         known: Mask [N] of the tokens that stand.
         noise: Without it, the most probable tokens are taken.
     """
-    drawn = p.argmax(dim=-1).numpy() if noise is None else draw_by_sum(p, noise.draw)
+    drawn = p.argmax(dim=-1).cpu().numpy() if noise is None else draw_by_sum(p, noise.draw)
     canvas.tokens[~known] = drawn[~known]
-    return p[torch.arange(canvas.size), torch.from_numpy(canvas.tokens)].numpy()
+    return of_tokens(p, canvas.tokens)
+
+
+def of_tokens(p: Tensor, tokens: np.ndarray) -> np.ndarray:
+    """The probabilities [N] of tokens [N] in p [N, vocab]."""
+    return p.gather(1, torch.from_numpy(tokens).to(p.device)[:, None])[:, 0].cpu().numpy()
 
 
 def stays(
@@ -182,10 +189,14 @@ def stays(
 ) -> np.ndarray:
     """Mask [N] of the tokens that stand after a step: those known before, and the surest new ones.
 
+    At temperatures above 4, the noise may take known ones away again, as in the official program.
+
     Args:
         drawn: Probabilities [N] of the tokens.
         known: Mask [N] of those that stood before.
     """
+    if known.all():
+        return known
     chosen = np.where(known, np.finfo(np.float32).max, drawn)
     sure = confidence(chosen, noise, temperature_of(schedule, step))
     count = masked_count(schedule, step, len(known), int((~known).sum()))
@@ -197,8 +208,13 @@ def confidence(chosen: np.ndarray, noise: StepNoise | None, temperature: float) 
     log_p = np.log(np.maximum(chosen, np.float32(LEAST)))
     if noise is None:
         return log_p
-    gumbel = -np.log(np.maximum(-np.log(np.maximum(noise.keep, LEAST)), LEAST))
-    return log_p + np.float32(temperature) * gumbel.astype(np.float32)
+    return log_p + np.float32(temperature) * gumbel(noise.keep)
+
+
+def gumbel(uniforms: np.ndarray) -> np.ndarray:
+    """Gumbel noise [N] float32 of uniforms [N]."""
+    values = -np.log(np.maximum(-np.log(np.maximum(uniforms, LEAST)), LEAST))
+    return values.astype(np.float32)
 
 
 def masked_count(schedule: Schedule, step: int, size: int, unknown: int) -> int:
@@ -206,8 +222,31 @@ def masked_count(schedule: Schedule, step: int, size: int, unknown: int) -> int:
 
     In float32, as the models were trained: another precision gives another count at some steps.
     """
-    share = np.cos(np.float32((step + 1) / schedule.steps) * np.float32(math.pi / 2))
+    share = masked_share(schedule, step)
     return max(1, min(unknown - 1, math.floor(np.float32(size) * share)))
+
+
+def masked_share(schedule: Schedule, step: int) -> np.float32:
+    """Share of the tokens that is unknown after a step, in float32."""
+    t = np.float32((step + 1) / schedule.steps)
+    if schedule.curve == "cosine":
+        return np.cos(t * np.float32(math.pi / 2))
+    if schedule.curve == "sigmoid":
+        return _clipped(_sigmoid_share(t, schedule.sigmoid))
+    power = 1.0 if schedule.curve == "linear" else schedule.power
+    return _clipped(1 - t ** np.float32(power))
+
+
+def _sigmoid_share(t: np.float32, sigmoid: tuple[float, float, float]) -> np.float32:
+    """How much of the way down from its start to its end a sigmoid still has to go."""
+    start, end, width = map(np.float32, sigmoid)
+    points = np.array([start, t * (end - start) + start, end], np.float32) / width
+    first, here, last = 1 / (1 + np.exp(-points))
+    return (last - here) / (last - first)
+
+
+def _clipped(share: np.float32) -> np.float32:
+    return np.clip(share, np.float32(LEAST_SHARE), np.float32(1))
 
 
 def temperature_of(schedule: Schedule, step: int) -> float:

@@ -35,6 +35,6 @@ def draw_by_sum(p: Tensor, uniforms: np.ndarray) -> np.ndarray:
     Sums of whole masses do not depend on their order, so every device draws the same token.
     """
     sums = to_mass(p).cumsum(dim=-1)
-    limits = torch.from_numpy(uniforms) * sums[:, -1].double()
-    drawn = (sums.double() <= limits[:, None]).sum(dim=-1)
-    return drawn.clamp(max=p.shape[-1] - 1).numpy()
+    limits = torch.from_numpy(uniforms) * sums[:, -1].cpu().double()  # which not every GPU has
+    drawn = (sums <= limits.floor().long().to(p.device)[:, None]).sum(dim=-1)
+    return drawn.clamp(max=p.shape[-1] - 1).cpu().numpy()

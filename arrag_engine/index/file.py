@@ -193,7 +193,7 @@ def _read_vectors(file: TensorFile, shape: tuple[int, ...], dim: int) -> np.ndar
     """The encoder's vectors [images, N, dim] of tokens of this shape."""
     vectors = file.tensor("vectors")
     check_array("vectors", vectors, np.float32, (*shape, dim))
-    _check_unit_rows("vectors", vectors)
+    _check_rows("vectors", vectors)
     return vectors.reshape(shape[0], -1, dim)
 
 
@@ -219,16 +219,19 @@ def _check_tokens(path: Path, tokens: np.ndarray, codebook: np.ndarray, grid: Gr
         raise InputError(f"the index {path} is empty; build one from at least one picture")
     if tokens.max() >= len(codebook):
         raise ValueError(f"it holds code {tokens.max()} of a codebook of {len(codebook)}")
-    _check_unit_rows("codebook", codebook)
+    _check_rows("codebook", codebook)
 
 
-def _check_unit_rows(name: str, array: np.ndarray) -> None:
+def _check_rows(name: str, array: np.ndarray) -> None:
+    """Refuse rows that are neither of length 1 nor signs."""
     rows = array.reshape(-1, array.shape[-1]) if array.size else array
     for start in range(0, max(1, len(rows)), ROWS):
+        some = rows[start : start + ROWS]
         with np.errstate(over="ignore", invalid="ignore"):
-            off = np.abs(np.linalg.norm(rows[start : start + ROWS], axis=-1) - 1)
-        if array.shape[-1] == 0 or not np.all(off < 1e-3):  # also false for NaN
-            raise ValueError(f"{name} holds rows that are not unit vectors")
+            off = np.abs(np.linalg.norm(some, axis=-1) - 1)
+        right = np.all(off < 1e-3) or np.all(np.abs(some) == 1)  # also false for NaN
+        if array.shape[-1] == 0 or not right:
+            raise ValueError(f"{name} holds rows that are not unit vectors and not signs")
 
 
 def _group(file: TensorFile, prefix: str, read: Callable[[str], Part]) -> dict[str, Part]:

@@ -77,13 +77,18 @@ class KeySpec:
         return (self.position_weight * place).astype(np.float32)
 
 
-def gather_keys(vectors: np.ndarray, neighbors: np.ndarray, places: np.ndarray) -> np.ndarray:
+def gather_keys(
+    vectors: np.ndarray,
+    neighbors: np.ndarray,
+    places: np.ndarray,
+    absent: float = 0.0,
+) -> np.ndarray:
     """Keys [..., P, dim] of vectors [..., N, code_dim], positions [P, offsets], places [P, 2 or 0].
 
-    Position -1 (outside the grid) contributes zeros.
+    Position -1 (outside the grid) contributes `absent`.
     """
     gathered = vectors[..., np.maximum(neighbors, 0), :]  # [..., P, offsets, code_dim]
-    gathered = np.where((neighbors >= 0)[..., None], gathered, np.float32(0))
+    gathered = np.where((neighbors >= 0)[..., None], gathered, np.float32(absent))
     return _append(gathered, places)
 
 

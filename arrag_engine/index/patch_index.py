@@ -57,6 +57,11 @@ class PatchIndex:
         return len(images) * len(self.active)
 
     @property
+    def partial(self) -> bool:
+        """Whether queries may have numbers that do not count (NaN)."""
+        return self.searcher.kind == "bits"
+
+    @property
     def recall(self) -> float:
         """Share of the 64 nearest patches that the search found when it was made."""
         return self.searcher.recall

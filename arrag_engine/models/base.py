@@ -29,6 +29,8 @@ class Prompt:
     """Ids of the second stream without a negative prompt; as many as `ids`."""
     unknown: list[str]
     """Words that the tokenizer does not know, in order of appearance."""
+    notes: tuple[str, ...] = ()
+    """Sentences for the person, such as what was cut off."""
 
 
 class PromptEncoder(Protocol):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 Conv2d = nn.Conv2d
 GroupNorm = nn.GroupNorm
+LayerNorm = nn.LayerNorm
 RMSNorm = nn.RMSNorm
 
 

@@ -201,4 +201,5 @@ def packed_ops(ops: Any, storage: torch.dtype) -> Any:
         Linear=partial(getattr(ops, "PackedLinear", PackedLinear), storage=storage),
         Embedding=HostEmbedding,
         RMSNorm=ops.RMSNorm,
+        LayerNorm=ops.LayerNorm,
     )

@@ -9,6 +9,7 @@ import numpy as np
 from ..grid import Grid, neighbor_table
 from ..index import KeySpec
 from ..index.keys import gather_keys
+from ..settings import Unknown
 
 
 class Asked(NamedTuple):
@@ -33,18 +34,21 @@ class Asked(NamedTuple):
 class QueryMaker:
     """Makes queries from the tokens of pictures.
 
-    A neighbour that is not known yet counts as one outside the picture does: as zeros. A model that
-    draws in raster order knows all neighbours of a causal neighbourhood. The rows of keys have unit
-    length, so what is not known adds the same to the distance of every patch that has a neighbour
-    there: nearest patches and shares stay.
+    A neighbour that is not known yet counts as one outside the picture does: as zeros, or not at
+    all. A model that draws in raster order knows all neighbours of a causal neighbourhood. The rows
+    of keys have one length, so what is not known adds the same to the distance of every patch that
+    has a neighbour there: nearest patches and shares stay.
 
     Args:
         spec: How the keys of the index are made.
-        codebook: The model's unit rows [codes, dim].
+        codebook: The model's rows [codes, dim].
+        unknown: How absent neighbours count: "zero", or "ignore" (NaN in the query).
     """
 
-    def __init__(self, spec: KeySpec, grid: Grid, codebook: np.ndarray) -> None:
-        self.codebook = codebook
+    def __init__(
+        self, spec: KeySpec, grid: Grid, codebook: np.ndarray, unknown: Unknown = "zero"
+    ) -> None:
+        self.codebook, self.unknown = codebook, unknown
         self.neighbors = neighbor_table(grid, spec.neighborhood)  # [N, offsets], -1 = outside
         self._inside = np.maximum(self.neighbors, 0)  # outside: the first token, always known
         self.places = spec.places(grid)
@@ -56,7 +60,8 @@ class QueryMaker:
     ) -> np.ndarray:
         """Queries [P, key dim] float32 at positions [P] of a picture; see `Asked`."""
         neighbors = self._known(self.neighbors[positions], known)
-        return gather_keys(self.codebook[tokens], neighbors, self.places[positions])
+        absent = np.nan if self.unknown == "ignore" else 0.0
+        return gather_keys(self.codebook[tokens], neighbors, self.places[positions], absent)
 
     def informed(self, known: np.ndarray) -> np.ndarray:
         """Mask [N] of the active positions of which a neighbour stands, for a mask [N] of the

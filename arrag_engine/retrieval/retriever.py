@@ -12,7 +12,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..grid import NEIGHBORHOODS, DrawingOrder, Grid
 from ..index import Hits
-from ..settings import RetrievalOptions
+from ..settings import RetrievalOptions, Unknown
 from .copying import CopyRule
 from .mixture import Proposal, hit_shares, proposal_distribution
 from .query import Asked, QueryMaker
@@ -212,18 +212,26 @@ def make_retriever(
     options: RetrievalOptions | None = None,
     unknown_words: bool = False,
     steering: Steering | None = None,
+    unknown: Unknown = "zero",
 ) -> Retriever:
     """A retriever for a model.
 
     Args:
         grid: What the model draws.
-        codebook: The model's unit rows [codes, dim].
+        codebook: The model's rows [codes, dim].
+        unknown: How neighbours count that a query does not know: as zeros, or not at all.
 
     Raises:
-        InputError: The source was built for another grid or VQ; see also `Retriever`.
+        InputError: The source was built for another grid or VQ, or its search counts every
+            neighbour; see also `Retriever`.
     """
     source.check_fits(grid, codebook)
-    query = QueryMaker(source.spec, grid, codebook)
+    if unknown == "ignore" and not source.partial:
+        raise InputError(
+            "the search of this index counts every neighbour; build the index with the structure "
+            "bits, or count unknown neighbours as zeros"
+        )
+    query = QueryMaker(source.spec, grid, codebook, unknown)
     steering = steering or Steering()
     limit = steering.copy_limit
     return Retriever(

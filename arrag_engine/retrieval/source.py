@@ -40,6 +40,11 @@ class PatchSource(Protocol):
         ...
 
     @property
+    def partial(self) -> bool:
+        """Whether queries may have numbers that do not count (NaN)."""
+        ...
+
+    @property
     def calibration(self) -> Calibration | None: ...
 
     @property

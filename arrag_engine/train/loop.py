@@ -131,7 +131,7 @@ class Trainer:
         self.settings, self.run, self.place, self.team = settings, run, place, team
         self.warn = warn
         train, held_out = examples.split(settings.held_out)
-        encoder = base.prompt_encoder
+        encoder = base.janus_encoder
         rehearsed = own and own.take(np.arange(MEASURED_OWN, len(own)))
         self.batches = Batches(train, encoder, settings, rehearsed)
         self.measured_sets: dict[str, Batches] = {}
@@ -141,9 +141,9 @@ class Trainer:
         if own is not None:
             kept = own.take(np.arange(MEASURED_OWN))
             self.measured_sets["own_bits"] = Batches(kept, encoder, settings)
-        self.adapter = new_adapter(base.model, settings, self.batches).to(place.device).train()
+        self.adapter = new_adapter(base.janus, settings, self.batches).to(place.device).train()
         active = torch.from_numpy(examples.active).to(place.device)
-        learner = Learner(base.model, self.adapter, settings, active, place.checkpointing)
+        learner = Learner(base.janus, self.adapter, settings, active, place.checkpointing)
         self.learner: nn.Module = learner
         if team.size > 1:
             devices = [place.device] if place.device.type == "cuda" else None
@@ -305,7 +305,7 @@ def make_optimizer(adapter: FaidAdapter, settings: TrainSettings) -> torch.optim
 
 def base_scorer(base: Checkpoint) -> Callable[..., Any]:
     """The losses of the base alone, as `Learner` gives them."""
-    return lambda batch: base_losses(base.model, batch)
+    return lambda batch: base_losses(base.janus, batch)
 
 
 @torch.no_grad()
@@ -333,8 +333,8 @@ def score(
 ) -> np.ndarray:
     """Teacher-forced loss of every picture's tokens [M, N] in bits, of the base alone or with an
     adapter, folded or not."""
-    batches = Batches(examples, base.prompt_encoder, settings)
+    batches = Batches(examples, base.janus_encoder, settings)
     if adapter is None:
         return bits_of(base_scorer(base), batches, settings, place)
     active = torch.from_numpy(examples.active).to(place.device)
-    return bits_of(Learner(base.model, adapter, settings, active), batches, settings, place)
+    return bits_of(Learner(base.janus, adapter, settings, active), batches, settings, place)

@@ -50,7 +50,7 @@ def draw_own(
     if settings.rehearse == 0:
         return None
     count = -(-(settings.rehearse_pictures + MEASURED_OWN) // EACH)
-    captions = everyday_captions(base.prompt_encoder, count, settings.seed, learnt)
+    captions = everyday_captions(base.janus_encoder, count, settings.seed, learnt)
     if not captions:
         return None
     model = base.model

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -100,7 +100,8 @@ class Fixture:
         opened = open_checkpoint(self.folder, self.grid)
         known = {k: self.settings[k] for k in ("rope_theta", "rms_norm_eps") if k in self.settings}
         llama = replace(opened.janus.llama, **known)
-        return read_model(replace(opened, janus=replace(opened.janus, llama=llama)), torch.float32)
+        sizes = replace(opened.janus, llama=llama)
+        return cast(JanusPro, read_model(replace(opened, sizes=sizes), torch.float32))
 
     @cached_property
     def codebook(self) -> np.ndarray:

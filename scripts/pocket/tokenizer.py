@@ -16,7 +16,8 @@ from sprites import COLORS
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from arrag_engine.models.janus.prompt import BEGIN_OF_IMAGE, BEGIN_OF_SENTENCE, PAD, UNKNOWN
+from arrag_engine.models.janus.prompt import BEGIN_OF_IMAGE, BEGIN_OF_SENTENCE, PAD
+from arrag_engine.models.tokenizing import UNKNOWN
 
 SPECIAL = [UNKNOWN, BEGIN_OF_SENTENCE, PAD, "<|User|>", "<|Assistant|>", BEGIN_OF_IMAGE]
 

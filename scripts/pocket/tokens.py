@@ -17,8 +17,9 @@ from tqdm import tqdm
 from train_vq import skip_idle, to_images
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from arrag_engine.models.janus.prompt import UNKNOWN, PromptEncoder
+from arrag_engine.models.janus.prompt import PromptEncoder
 from arrag_engine.models.janus.vq import VQConfig, VQModel
+from arrag_engine.models.tokenizing import UNKNOWN
 
 ENCODE_BATCH = 8
 """Scenes at once; 32 are a third slower on a CPU."""

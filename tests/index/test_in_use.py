@@ -11,6 +11,7 @@ from arrag_engine.errors import InputError
 from arrag_engine.index import KeySpec, container, load_index, merge_indexes, save_index
 from arrag_engine.index.search import STRUCTURES
 from tests.tiny import tiny_index
+from tests.tiny_showo import sign_index
 
 CHANGED = "has changed while it was in use; wait until it is written completely"
 NO_MAPS = pytest.mark.skipif(sys.platform == "win32", reason="nothing is mapped on Windows")
@@ -20,7 +21,10 @@ NO_MAPS = pytest.mark.skipif(sys.platform == "win32", reason="nothing is mapped 
 def path(request, tmp_path, model):
     """A file of every search structure."""
     space = "codebook" if request.param == "compact" else "encoder"
-    index = tiny_index(model, 5, 0, KeySpec(space=space), request.param)
+    if request.param == "bits":
+        index = sign_index(5)
+    else:
+        index = tiny_index(model, 5, 0, KeySpec(space=space), request.param)
     save_index(index, tmp_path / "a.safetensors")
     return tmp_path / "a.safetensors"
 

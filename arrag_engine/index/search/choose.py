@@ -10,6 +10,7 @@ import numpy as np
 from ...bounds import RECALL_TARGET, check_choice
 from ...errors import InputError
 from ..keys import CHUNK, Keys
+from .bits import Bits, why_not_bits
 from .compact import CompactCodec, why_not_compact
 from .flat import Flat
 from .inverted import Codec, Inverted
@@ -19,7 +20,9 @@ from .recall import Trial, make_trial, measure_recall
 from .searcher import Progress
 from .stored import Structure
 
-STRUCTURES = ("auto", "flat", "ivf", "compact")
+STRUCTURES = ("auto", "flat", "ivf", "compact", "bits")
+EXACT = ("flat", "bits")
+"""Structures that find the nearest patches themselves."""
 FLAT_LIMIT = 200_000
 """Patches up to which `auto` searches exactly: about 2 ms a query, and keys can be changed."""
 MAX_PATCHES = 2**32
@@ -34,7 +37,7 @@ def check_search(structure: str, recall_target: float) -> None:
     """
     check_choice("structure", structure, STRUCTURES)
     RECALL_TARGET.check(recall_target)
-    if recall_target == 1 and structure not in ("auto", "flat"):
+    if recall_target == 1 and structure not in ("auto", *EXACT):
         raise InputError(
             f"a recall target of 1 needs exact search, which {structure} is not; choose flat or "
             "auto, or a target below 1"
@@ -50,8 +53,9 @@ def build_searcher(
     """A search structure over the keys.
 
     `flat` is exact; `ivf` keeps keys in 8 bits a number (half precision if the target asks for
-    it); `compact` needs keys of the codebook key space. `auto` is flat for small indexes and for a
-    target of 1, else compact if it can be, else ivf.
+    it); `compact` needs keys of the codebook key space. `bits` is exact and needs codes that are
+    signs. `auto` is flat for small indexes and for a target of 1, else compact if it can be, else
+    ivf.
 
     Args:
         recall_target: Share of the 64 nearest patches that is found, at the least, on average.
@@ -72,6 +76,10 @@ def build_searcher(
         raise InputError(f"{problem}; choose another structure or key space")
     if kind == "flat" or keys.size == 0:
         return Flat(keys)
+    if kind == "bits":
+        if problem := why_not_bits(keys):
+            raise InputError(f"{problem}; choose another structure or key space")
+        return Bits(keys)
     centroids = train_centroids(keys, list_count(keys.size))
     numbers = assign(keys, centroids, progress)
     lists = Lists.sorted(numbers, len(centroids))
@@ -141,7 +149,11 @@ def load_searcher(
         if keys.spec.space == "encoder" and keys.vectors is None:
             raise ValueError("exact search in the encoder key space lacks the encoder's vectors")
         return Flat(keys)
-    if kind not in STRUCTURES[2:]:
+    if kind == "bits":
+        if problem := why_not_bits(keys):
+            raise ValueError(problem)
+        return Bits(keys)
+    if kind not in ("ivf", "compact"):
         raise ValueError(f"search structure {kind[:20]!r}")
     if missing := sorted({"centroids", "lists", "codes"} - set(arrays)):
         raise ValueError(f"the {kind} structure lacks {', '.join(missing)}")

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from typing import Any
 
 from ...bounds import shown
 from ...errors import InputError
 from ...grid import Grid
 from ...settings import HOPS, AdapterConfig
+from ..layouts import Rule, Shapes, count_parts, renamed, section
 from ..llama import LlamaConfig
 from .model import JanusConfig
 from .vq import VQConfig
-
-Shapes = dict[str, tuple[int, ...]]
-Rule = tuple[str, str | Callable[[re.Match[str]], str]]
-"""A pattern, and what re.sub puts in its place."""
 
 DEFAULT_GRID = Grid(24, 24)
 MIN_PROMPT = 2
@@ -79,13 +75,7 @@ def _renamed(wanted: list[str], names: list[str]) -> dict[str, str]:
     rules = OURS_FROM_OFFICIAL
     if "model.language_model.embed_tokens.weight" in names:
         rules = OFFICIAL_FROM_TRANSFORMERS + rules
-    mapped = {}
-    for name in wanted:
-        ours = name
-        for pattern, replacement in rules:
-            ours = re.sub(pattern, replacement, ours)
-        mapped[name] = ours
-    return mapped
+    return {name: renamed(name, rules) for name in wanted}
 
 
 def blender_names(names: list[str]) -> dict[str, str]:
@@ -160,23 +150,6 @@ def read_config(shapes: Shapes, config: dict[str, Any], grid: Grid | None) -> Ja
         raise InputError(f"the checkpoint's sizes do not fit together: {error}") from error
 
 
-def section(config: dict[str, Any], *names: str) -> dict[str, Any]:
-    """The first of these parts of a config that is there and a table; else an empty one."""
-    for name in names:
-        if isinstance(config.get(name), dict):
-            return config[name]
-    return {}
-
-
-def _count(shapes: Shapes, pattern: str) -> int:
-    """How many parts, numbered from 0, the names hold."""
-    found = {int(m[1]) for name in shapes if (m := re.match(pattern, name))}
-    count = max(found, default=-1) + 1
-    if len(found) != count:
-        raise ValueError(f"{len(found)} of {count} layers are there, download all of its files")
-    return count
-
-
 def _llama_config(shapes: Shapes, text: dict[str, Any]) -> LlamaConfig:
     vocab, hidden = shapes["llama.embed_tokens.weight"]
     mlp, _ = shapes["llama.layers.0.mlp.gate_proj.weight"]
@@ -201,7 +174,7 @@ def _llama_config(shapes: Shapes, text: dict[str, Any]) -> LlamaConfig:
         vocab,
         hidden,
         mlp,
-        _count(shapes, r"llama\.layers\.(\d+)\."),
+        count_parts(shapes, r"llama\.layers\.(\d+)\."),
         heads,
         kv_heads,
         theta,
@@ -234,19 +207,19 @@ def _vq_config(shapes: Shapes) -> VQConfig:
     return VQConfig(
         base,
         tuple(w // base for w in widths),
-        _count(shapes, r"vq\.encoder\.conv_blocks\.0\.res\.(\d+)\."),
+        count_parts(shapes, r"vq\.encoder\.conv_blocks\.0\.res\.(\d+)\."),
         shapes["vq.quant_conv.weight"][1],
         codes,
         dim,
         tuple(mirrored),
-        _count(shapes, r"vq\.decoder\.conv_blocks\.0\.res\.(\d+)\."),
+        count_parts(shapes, r"vq\.decoder\.conv_blocks\.0\.res\.(\d+)\."),
         shapes["vq.post_quant_conv.weight"][0],
     )
 
 
 def _level_widths(shapes: Shapes, half: str) -> list[int]:
     """Channels of the levels of the VQ's encoder or decoder, in the order of their numbers."""
-    levels = _count(shapes, rf"vq\.{half}\.conv_blocks\.(\d+)\.")
+    levels = count_parts(shapes, rf"vq\.{half}\.conv_blocks\.(\d+)\.")
     return [shapes[f"vq.{half}.conv_blocks.{i}.res.0.conv2.weight"][0] for i in range(levels)]
 
 

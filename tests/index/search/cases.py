@@ -21,10 +21,15 @@ BUILDS = [
 ]
 
 
-def make_keys(spec=SPECS[1], images=12, grid=GRID, codes=40, seed=0, code_dim=8):
-    """Few codes make many equal keys in the codebook key space."""
+def make_keys(spec=SPECS[1], images=12, grid=GRID, codes=40, seed=0, code_dim=8, signs=False):
+    """Few codes make many equal keys in the codebook key space.
+
+    Args:
+        signs: Code vectors consist of 1 and -1.
+    """
     rng = np.random.default_rng(seed)
     codebook = unit(rng.normal(size=(codes, code_dim)))
+    codebook = np.sign(codebook) if signs else codebook
     tokens = rng.integers(0, codes, (images, grid.size)).astype(np.uint16)
     vectors = unit(codebook[tokens] + rng.normal(0, 0.1, (images, grid.size, code_dim)))
     return Keys(tokens, vectors, codebook, grid, spec)

@@ -21,7 +21,7 @@ def test_auto_is_exact_while_small_and_as_small_as_can_be_when_large(spec, monke
 
 @pytest.mark.parametrize("kind", STRUCTURES[1:])
 def test_a_structure_can_be_chosen(kind):
-    assert build_searcher(make_keys(SPECS[1]), kind).kind == kind
+    assert build_searcher(make_keys(SPECS[1], signs=kind == "bits"), kind).kind == kind
 
 
 @pytest.mark.parametrize("kind", STRUCTURES)
@@ -52,6 +52,7 @@ def test_only_exact_search_meets_a_target_of_1(monkeypatch):
     assert build_searcher(make_keys()).kind != "flat"
     for kind in ("auto", "flat"):
         assert build_searcher(make_keys(), kind, 1.0).kind == "flat"
+    assert build_searcher(make_keys(signs=True), "bits", 1.0).kind == "bits"
     for kind in ("ivf", "compact"):
         with pytest.raises(InputError, match=f"needs exact search, which {kind} is not"):
             build_searcher(make_keys(), kind, 1.0)

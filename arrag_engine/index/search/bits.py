@@ -1,0 +1,159 @@
+"""Exact search over keys whose numbers are signs: one bit each, compared by counting bits.
+
+A key is the codes around a patch: 13 bytes for Show-o's eight neighbours of 13 bits. Two signs
+that differ are 4 apart, squared; a sign and a zero (no neighbour) 1. Distances are whole numbers,
+and equal ones are the rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+
+import numpy as np
+
+from ..keys import Keys
+from .searcher import Searcher
+
+CHUNK = 1 << 20
+"""Patches compared at once."""
+WORD = 8
+"""Bytes of what is compared at once."""
+HALVES = np.array([number.bit_count() for number in range(1 << 16)], np.uint8)
+"""Set bits of every number of 16 bits."""
+
+
+def why_not_bits(keys: Keys) -> str:
+    """Why these keys are not signs; empty if they are."""
+    if keys.spec.space != "codebook":
+        return "search by bits needs keys of the codebook key space"
+    if keys.spec.position_weight:
+        return "search by bits needs keys without a position"
+    if not (np.abs(keys.codebook) == 1).all():
+        return "search by bits needs codes that are signs, such as Show-o's"
+    return ""
+
+
+def popcount(words: np.ndarray) -> np.ndarray:
+    """Set bits of words [...] uint64."""
+    if hasattr(np, "bitwise_count"):
+        return np.bitwise_count(words)
+    return HALVES[words.view(np.uint16)].reshape(*words.shape, WORD // 2).sum(-1, dtype=np.uint8)
+
+
+def pack(bits: np.ndarray) -> np.ndarray:
+    """Words [W, ...] uint64 of bits [..., n]."""
+    packed = np.packbits(bits, axis=-1)
+    missing = -packed.shape[-1] % WORD
+    widths = [(0, 0)] * (packed.ndim - 1) + [(0, missing)]
+    words = np.ascontiguousarray(np.pad(packed, widths)).view(np.uint64)
+    return np.ascontiguousarray(np.moveaxis(words, -1, 0))
+
+
+def nearest_places(distances: np.ndarray, k: int) -> np.ndarray:
+    """Places [at most k] of the k smallest distances [n], ties by the lower place; in no order.
+
+    Distances are small whole numbers: how many there are of each tells where the k-th lies.
+    """
+    if len(distances) <= k:
+        return np.arange(len(distances))
+    limit = int(np.searchsorted(np.bincount(distances).cumsum(), k))
+    below = np.flatnonzero(distances < limit)
+    level = np.flatnonzero(distances == limit)
+    return np.concatenate((below, level[: k - len(below)]))
+
+
+class BitSearch:
+    """Exact search over the patches of some pictures.
+
+    Queries consist of 1, -1, 0 and NaN. A number that is NaN does not count.
+
+    Args:
+        images: Numbers of the pictures [n], ascending; None = all.
+    """
+
+    def __init__(self, keys: Keys, images: np.ndarray | None = None) -> None:
+        self.keys = keys
+        self.images = np.arange(len(keys.tokens)) if images is None else images
+
+    @property
+    def size(self) -> int:
+        return len(self.images) * len(self.keys.active)
+
+    @cached_property
+    def _present(self) -> np.ndarray:
+        """Words [W, A] with a bit for each number of a key that is no zero."""
+        inside = self.keys.neighbors >= 0  # [A, offsets]
+        return pack(np.repeat(inside, self.keys.codebook.shape[1], axis=1))
+
+    @cached_property
+    def _words(self) -> list[np.ndarray]:
+        """Keys [W, n, A] of each chunk of pictures as bits, zero where there is no number."""
+        return [self._packed(images) for images in self._in_chunks()]
+
+    def _in_chunks(self) -> Iterator[np.ndarray]:
+        """The pictures, a chunk at a time."""
+        step = max(1, CHUNK // max(1, len(self.keys.active)))
+        for first in range(0, len(self.images), step):
+            yield self.images[first : first + step]
+
+    def _packed(self, images: np.ndarray) -> np.ndarray:
+        """Keys [W, n, A] of pictures."""
+        signs = self.keys.codebook > 0
+        codes = self.keys.tokens[images][:, np.maximum(self.keys.neighbors, 0)]
+        bits = signs[codes].reshape(*codes.shape[:2], -1)  # [n, A, offsets * bits]
+        return pack(bits) & self._present[:, None]
+
+    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        k = min(k, self.size)
+        distances = np.empty((len(queries), k), np.float32)
+        ids = np.empty((len(queries), k), np.int64)
+        for row, query in enumerate(queries if k else ()):
+            distances[row], ids[row] = self._nearest(query, k)
+        return distances, ids
+
+    def _nearest(self, query: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """(squared distances, patches) [k] of a query, nearest first, ties by lower number."""
+        best = np.empty(0, np.int64)
+        per_image = len(self.keys.active)
+        span = len(self.keys.tokens) * per_image  # above every number
+        chunks = zip(self._in_chunks(), self._distances(query), strict=True)
+        for images, distances in chunks:
+            near = nearest_places(distances.ravel(), k)
+            picture, slot = np.divmod(near, per_image)
+            numbers = images[picture] * per_image + slot
+            ranks = distances.ravel()[near].astype(np.int64) * span + numbers
+            best = np.sort(np.concatenate((best, ranks)))[:k]
+        return (best // span).astype(np.float32), best % span
+
+    def _distances(self, query: np.ndarray) -> Iterator[np.ndarray]:
+        """Squared distances [n, A] uint16 of each chunk of pictures."""
+        asked, wanted = pack(query > 0), self._present
+        signed, zero = pack(np.abs(query) > 0)[:, None], pack(query == 0)[:, None]
+        both = wanted & signed  # [W, A]
+        one_sided = popcount((signed & ~wanted) | (zero & wanted)).sum(0, dtype=np.uint16)  # [A]
+        for words in self._words:
+            differing = np.zeros(words.shape[1:], np.uint16)
+            for stored, word, counted in zip(words, asked, both, strict=True):
+                differing += popcount((stored ^ word) & counted)
+            yield 4 * differing + one_sided
+
+    def restrict(self, images: np.ndarray) -> Searcher:
+        return BitSearch(self.keys, np.intersect1d(self.images, images))
+
+    def reconstruct(self, ids: np.ndarray) -> np.ndarray:
+        return self.keys.rows(ids)
+
+
+class Bits(BitSearch):
+    """Search by bits over a whole index; a file stores nothing of it."""
+
+    kind = "bits"
+    recall = 1.0
+
+    @property
+    def settings(self) -> dict[str, str]:
+        return {"recall": str(self.recall)}
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        return {}

@@ -1,0 +1,1 @@
+"""Show-o: it fills a masked grid of picture tokens in any order."""

@@ -1,0 +1,244 @@
+"""Show-o for drawing: the Phi decoder, its head for picture tokens, and the picture tokenizer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...grid import ANY_ORDER, Grid
+from .. import ops as default_ops
+from ..packed import PackedLinear, packed_ops
+from .phi import Phi, PhiConfig, attend_among
+from .vq import VQConfig, VQModel
+
+SPECIAL = ("pad", "soi", "eoi", "sov", "eov", "t2i", "mmu", "t2v", "v2v", "lvg")
+"""The special tokens, in the order in which their ids follow those of the text."""
+MAX_TEXT = 128
+"""Words of a prompt; one more id fits the text part."""
+BORDERS = 2
+"""Ids around a picture: one that begins it and one that ends it."""
+LOGIT_COPIES = 6
+"""Arrays of the size of a pass's logits that are held at once."""
+VQ_MAPS = 4
+"""Feature maps at full size that the VQ holds at once in its widest place."""
+
+Text = list[tuple[Tensor, Tensor]]
+"""Keys and values [1, kv_heads, T, head_dim] of a prompt in each layer."""
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Where the ids of text, special tokens, picture codes and the mask lie."""
+
+    size: int
+    codes: int
+
+    @property
+    def first_code(self) -> int:
+        """Id of the picture code 0."""
+        return self.size - 1 - self.codes
+
+    @property
+    def text(self) -> int:
+        """Number of text ids."""
+        return self.first_code - len(SPECIAL)
+
+    @property
+    def mask(self) -> int:
+        """Stands for a picture token that is not known."""
+        return self.size - 1
+
+    def special(self, name: str) -> int:
+        """Id of a special token."""
+        return self.text + SPECIAL.index(name)
+
+
+@dataclass(frozen=True)
+class ShowOConfig:
+    """Sizes of a whole drawing model."""
+
+    phi: PhiConfig
+    vq: VQConfig
+    grid: Grid
+    max_text: int = MAX_TEXT
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        return Vocabulary(self.phi.vocab_size, self.vq.codebook_size)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width in pixels of the pictures it draws."""
+        return self.grid.height * self.vq.patch_size, self.grid.width * self.vq.patch_size
+
+    @property
+    def length(self) -> int:
+        """Ids of the longest prompt and the picture."""
+        return self.max_text + 1 + self.grid.size + BORDERS
+
+
+class TextAttention:
+    """Each id sees those before it; what later passes need of it is kept."""
+
+    def __init__(self) -> None:
+        self.kept: Text = []
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        self.kept.append((k, v))
+        return attend_among(q, k, v, causal=True)
+
+
+class PictureAttention:
+    """Each id of a picture sees its prompt and the whole picture.
+
+    Args:
+        texts: Of prompts that each serve as many pictures in a row.
+    """
+
+    def __init__(self, texts: list[Text]) -> None:
+        self.texts = texts
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        out = torch.empty_like(q)
+        count = len(q) // len(self.texts)
+        # On a CPU one picture at a time: a wider call would round differently.
+        step = 1 if q.device.type == "cpu" else count
+        for first in range(0, len(q), step):
+            rows, text = slice(first, first + step), self.texts[first // count][layer]
+            keys, values = (
+                torch.cat((words.expand(step, -1, -1, -1), own[rows]), dim=2)
+                for words, own in zip(text, (k, v), strict=True)
+            )
+            out[rows] = attend_among(q[rows], keys, values)
+        return out
+
+
+class ShowO(nn.Module):
+    """The part of Show-o that draws. It keeps no state of a picture being drawn.
+
+    The picture tokenizer always runs in float32: in lower precision it assigns other codes than the
+    ones an index was built with. The head predicts picture codes only.
+    """
+
+    order = ANY_ORDER
+
+    def __init__(
+        self, config: ShowOConfig, ops: Any = default_ops, storage: torch.dtype | None = None
+    ) -> None:
+        """An empty model.
+
+        Args:
+            ops: Layers to build from.
+            storage: What the linear layers of decoder and head store their weights in (see
+                `packed.py`), where it is not what they compute in.
+        """
+        super().__init__()
+        self.config = config
+        decoder_ops = ops if storage is None else packed_ops(ops, storage)
+        # Every pass looks up every token of a picture: the embedding stays where it computes.
+        self.phi = Phi(config.phi, decoder_ops, ops.Embedding)
+        self.head = decoder_ops.Linear(config.phi.hidden_size, config.vq.codebook_size)
+        self.vq = VQModel(config.vq, ops)
+
+    @property
+    def drawing_parts(self) -> list[nn.Module]:
+        """What draws tokens: all but the picture tokenizer."""
+        return [part for part in self.children() if part is not self.vq]
+
+    @property
+    def grid(self) -> Grid:
+        return self.config.grid
+
+    @property
+    def vocab(self) -> int:
+        """Number of image codes."""
+        return self.config.vq.codebook_size
+
+    @property
+    def code_dim(self) -> int:
+        """Numbers of a code's vector."""
+        return self.config.vq.codebook_dim
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the decoder."""
+        return self.config.phi.hidden_size
+
+    @property
+    def max_positions(self) -> int:
+        """Tokens of prompt and picture that fit together."""
+        return self.config.phi.max_positions
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the decoder computes in."""
+        return self.phi.final_layernorm.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie (all of them, unless ComfyUI keeps some on the CPU)."""
+        return self.phi.final_layernorm.weight.device
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Embeddings [..., hidden] of ids [...] of the whole vocabulary."""
+        return self.phi.embed_tokens(ids).to(self.dtype)
+
+    def open(self, ids: Tensor) -> list[Text]:
+        """Keys and values of prompts [rows, T], whose pads on the left are left out.
+
+        Text never sees the picture: this is all it contributes to any pass. Positions are counted
+        from the beginning of the picture, so that pictures share them whatever the prompt.
+        """
+        pad = self.config.vocabulary.special("pad")
+        return [self._open_one(row[int((row == pad).cumprod(0).sum()) :]) for row in ids]
+
+    def _open_one(self, ids: Tensor) -> Text:
+        attend = TextAttention()
+        self.phi(self.embed(ids)[None], torch.arange(-len(ids), 0, device=ids.device), attend)
+        return attend.kept
+
+    def masked_logits(self, opened: list[Text], tokens: Tensor, known: Tensor) -> Tensor:
+        """Logits [rows, N, codes] of pictures with tokens [rows, N], of which those with known
+        [rows, N] stand; see `MaskedBackbone`."""
+        hidden = self.picture_states(opened, tokens, known)
+        return self.head(hidden[:, 1:-1])
+
+    def picture_states(self, opened: list[Text], tokens: Tensor, known: Tensor) -> Tensor:
+        """Hidden states [rows, N + 2, hidden] of pictures and the ids around them."""
+        x = self.embed(self.picture_ids(tokens, known))
+        positions = torch.arange(x.shape[1], device=x.device)
+        return self.phi(x, positions, PictureAttention(opened))
+
+    def picture_ids(self, tokens: Tensor, known: Tensor) -> Tensor:
+        """Ids [rows, N + 2] of pictures, with those that begin and end them."""
+        vocabulary = self.config.vocabulary
+        ids = (tokens + vocabulary.first_code).where(known, vocabulary.mask)
+        begin, end = (ids.new_full((len(ids), 1), vocabulary.special(n)) for n in ("soi", "eoi"))
+        return torch.cat((begin, ids, end), dim=1)
+
+    def picture_bytes(self, count: int = 1) -> int:
+        """About the memory that `count` pictures at once take on their way through the VQ."""
+        height, width = self.config.image_size
+        channels = max(self.config.vq.encoder_widths[0], self.config.vq.decoder_widths[0])
+        return 4 * VQ_MAPS * count * height * width * channels  # float32
+
+    def drawing_bytes(self, rows: int, capacity: int, window: int) -> int:
+        """About the memory that drawing `rows` sequences takes besides the weights.
+
+        What a pass makes of its float32 logits, a layer's inner states, keys and values of the
+        prompts, and the largest copy of packed weights. Pixels are not in it: see `picture_bytes`.
+
+        Args:
+            capacity: Ids of prompt and picture.
+            window: Of no account: every pass computes the whole picture.
+        """
+        c, size = self.config.phi, self.config.grid.size + BORDERS
+        logits = rows * LOGIT_COPIES * size * self.config.vq.codebook_size
+        inner = rows * size * (2 * c.intermediate_size + 8 * c.hidden_size)
+        text = 2 * c.num_layers * rows * c.num_kv_heads * (capacity - size) * c.head_dim
+        packed = (layer for layer in self.modules() if isinstance(layer, PackedLinear))
+        copied = max((layer.copied for layer in packed), default=0)
+        return (inner + text + copied) * self.dtype.itemsize + 4 * logits

@@ -1,0 +1,104 @@
+"""Commands with a Show-o model."""
+
+import json
+import shutil
+
+import pytest
+from PIL import Image
+
+from arrag_engine.index import save_index
+from tests.tiny_showo import showo_folder, sign_index, tiny_showo
+
+
+@pytest.fixture(scope="module")
+def showo(tmp_path_factory):
+    return showo_folder(tmp_path_factory.mktemp("models") / "show-o", tiny_showo())
+
+
+def generated(run, showo, tmp_path, more=""):
+    line = "generate --model {showo} --dtype fp32 --prompt red --out {tmp}/a.png"
+    code, _, err = run(f"{line} --json {{tmp}}/a.json {more}", showo=showo)
+    assert code == 0, err
+    return json.loads((tmp_path / "a.json").read_text()), err
+
+
+def tokens_of(report):
+    return report["images"][0]["tokens"]
+
+
+def test_a_picture_is_drawn_and_tells_its_schedule(run, showo, tmp_path):
+    report, err = generated(run, showo, tmp_path, "--steps 5")
+    assert report["passes"] == 5
+    settings = report["settings"]
+    assert (settings["schedule_steps"], settings["schedule_curve"]) == (5, "cosine")
+    assert settings["cfg"] == 6
+    assert "Schedule: 5 steps, temperature 1, cosine." in err
+    assert Image.open(tmp_path / "a.png").size == (12, 12)
+    assert generated(run, showo, tmp_path)[0]["passes"] == 50
+
+
+@pytest.mark.parametrize(
+    ("flag", "name", "value"),
+    [
+        ("--schedule linear", "curve", "linear"),
+        ("--schedule pow --schedule-power 0.5", "power", 0.5),
+        ("--schedule-temperature 0", "temperature", 0.0),
+    ],
+)
+def test_each_flag_of_the_schedule_changes_the_picture(run, showo, tmp_path, flag, name, value):
+    plain = generated(run, showo, tmp_path, "--steps 5")[0]
+    changed = generated(run, showo, tmp_path, f"--steps 5 {flag}")[0]
+    assert changed["settings"][f"schedule_{name}"] == value
+    assert tokens_of(changed) != tokens_of(plain)
+
+
+def test_a_model_in_raster_order_has_no_schedule(run):
+    for flag in ("--steps 4", "--schedule linear", "--schedule-temperature 1"):
+        code, _, err = run(f"generate --model {{model}} --prompt red --out {{tmp}}/a.png {flag}")
+        assert code == 2
+        assert "draws in raster order, one token after the other; leave them out" in err
+
+
+def test_values_out_of_range_are_refused_before_loading(run, tmp_path):
+    for flag, name in (("--steps 0", "steps"), ("--schedule-power 0", "schedule-power")):
+        code, _, err = run(f"generate --model nowhere --prompt red --out {{tmp}}/a.png {flag}")
+        assert code == 2
+        assert name in err
+
+
+def test_an_index_joins_with_all_neighbours(run, showo, tmp_path):
+    save_index(sign_index(structure="flat"), tmp_path / "index.safetensors")
+    plain = generated(run, showo, tmp_path, "--steps 5")[0]
+    line = "--steps 5 --index {tmp}/index.safetensors --only= --weight 0.9"
+    report, _ = generated(run, showo, tmp_path, line)
+    assert report["settings"]["keys_neighborhood"] == "ring-8"
+    assert tokens_of(report) != tokens_of(plain)
+
+
+def test_a_prompt_that_is_cut_is_said(run, showo, tmp_path):
+    words = "\u00a0".join(["red"] * 12)  # one word of the command line
+    line = f"generate --model {{showo}} --prompt {words} --out {{tmp}}/a.png --steps 2"
+    code, _, err = run(line.replace("\u00a0", ","), showo=showo)
+    assert code == 0
+    assert "the model reads 7: it is cut off after" in err
+
+
+def test_convert_inspect_and_build_take_it(run, showo, tmp_path, files):
+    code, out, _ = run("inspect {showo}", showo=showo)
+    assert code == 0
+    assert "6x6" in out
+    assert "12x12 pixels" in out
+    assert run("convert {showo} --out {tmp}/one.safetensors", showo=showo)[0] == 0
+    line = "build --images {files}/pictures --model {tmp}/one.safetensors --out {tmp}/i.safetensors"
+    keys = "--neighborhood ring-8 --borders zero --key-space codebook --structure bits"
+    code, _, err = run(f"{line} {keys}", files=files)
+    assert code == 0, err
+    code, out, _ = run("inspect {tmp}/i.safetensors")
+    assert "bits" in out
+    folder = tmp_path / "no tokenizer"
+    shutil.copytree(showo, folder)
+    (folder / "tokenizer.json").unlink()
+    line = "generate --model {folder} --prompt red --out {tmp}/a.png"
+    code, _, err = run(line, folder=folder)
+    assert code == 2
+    assert "put the tokenizer.json of microsoft/phi-1_5 into" in err
