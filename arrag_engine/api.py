@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -30,7 +29,7 @@ from .index import load_index as read_index
 from .layers import Layer
 from .models.ops import pack_linears
 from .paths import check_output
-from .retrieval import where_faster
+from .retrieval import Places
 from .settings import SamplingChoice, ScheduleChoice
 
 Parts = Callable[[int, int], None]
@@ -171,7 +170,7 @@ def searched_on(model: Checkpoint) -> Callable[[PatchIndex], PatchIndex] | None:
     if device.type != "cuda":
         return None
     free, _ = torch.cuda.mem_get_info(device)
-    return partial(where_faster, device=device, free_bytes=free)
+    return Places(device, free)
 
 
 def decode_picture(model: Checkpoint, codes: Tensor) -> Image.Image:

@@ -55,7 +55,7 @@ def masked_positions(mask: np.ndarray, grid: Grid) -> np.ndarray:
     """
     height, width = mask.shape[1:]
     left, top, right, bottom = crop_boxes((width, height), grid.height, grid.width)[0]
-    shown = mask[:, round(top) : round(bottom), round(left) : round(right)]
+    shown = mask[:, math.floor(top) : math.ceil(bottom), math.floor(left) : math.ceil(right)]
     masked = torch.from_numpy(shown >= MASKED).float()[:, None]
     cells = torch.nn.functional.adaptive_max_pool2d(masked, (grid.height, grid.width))
     return cells.flatten(1).bool().numpy()

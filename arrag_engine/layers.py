@@ -92,6 +92,13 @@ class Layer:
     steering: Steering = field(default_factory=Steering)
 
     def __post_init__(self) -> None:
+        for name, kind, advice in (
+            ("index", PatchIndex, "give what load_index returns"),
+            ("keys", KeyChoice, "give a KeyChoice"),
+            ("steering", Steering, "give a Steering"),
+        ):
+            if not isinstance(getattr(self, name), kind):
+                raise InputError(f"{name} is {shown(getattr(self, name))}; {advice}")
         for name in ("only", "include", "exclude"):
             value = getattr(self, name)
             if not isinstance(value, str):
@@ -151,15 +158,17 @@ def check_weights(chosen: Sequence[Retriever]) -> None:
     parts = [float(one.largest_weights[worst]) for one in chosen]
     row, column = divmod(worst, grid.width)
     listed = " + ".join(f"{part:g}" for part in parts if part)
+    fits = _largest_equal(chosen, grid.size)
+    advice = f"choose at most {fits:g} for each" if fits else "choose numbers in place of auto"
     raise InputError(
         f"the weights of {sum(map(bool, parts))} layers add up to {total[worst]:g} in row {row}, "
-        f"column {column} ({listed}); choose at most {_largest_equal(chosen, grid.size):g} for "
-        "each, or regions that do not overlap"
+        f"column {column} ({listed}); {advice}, or regions that do not overlap"
     )
 
 
 def _largest_equal(chosen: Sequence[Retriever], size: int) -> float:
-    """The largest weight that all layers with a chosen number can have, rounded down."""
+    """The largest weight that all layers with a chosen number can have, rounded down; 0 where
+    there is none."""
     fixed = [one for one in chosen if one.options.weight != "auto"]
     left = 1 - _sum_of_weights([one for one in chosen if one.options.weight == "auto"], size)
     spans = np.sum(
@@ -167,7 +176,7 @@ def _largest_equal(chosen: Sequence[Retriever], size: int) -> float:
         axis=0,
     )
     used = spans > 0
-    fits = float((left[used] / spans[used]).min(initial=1.0))
+    fits = float((left[used] / spans[used]).min(initial=1.0 if fixed else 0.0))
     return math.floor(max(fits, 0.0) * 1000 + ROUNDING) / 1000
 
 
@@ -234,7 +243,13 @@ def _retriever(
     notes += [*said, *more, _retrieval_note(index.spec, options, layer, advised)]
     notes += _weight_hint(layer, prompt, options, advised)
     unknown = bool(prompt.unknown)
-    return make_retriever(index, grid, codebook, options, unknown, layer.steering), notes
+    retriever = make_retriever(index, grid, codebook, options, unknown, layer.steering)
+    if not retriever.active.any():
+        raise InputError(
+            "a layer works at no position of the picture; widen its start and end, its rows or its "
+            "region"
+        )
+    return retriever, notes
 
 
 def _filtered(index: PatchIndex, layer: Layer) -> tuple[PatchIndex, list[str]]:
@@ -246,6 +261,7 @@ def _filtered(index: PatchIndex, layer: Layer) -> tuple[PatchIndex, list[str]]:
     included, excluded = _lines(layer.include), _lines(layer.exclude)
     if not included and not excluded:
         return index, []
+    idle = [one for one in (*included, *excluded) if len(index.sources.any_of([one])) == 0]
     images = np.arange(len(index.tokens)) if index.images is None else index.images
     kept = images
     if included:
@@ -257,8 +273,10 @@ def _filtered(index: PatchIndex, layer: Layer) -> tuple[PatchIndex, list[str]]:
             f"include and exclude leave none of the {len(images)} pictures of the index; change "
             f"the patterns ({_listed([*included, *excluded])})"
         )
-    note = f"Sources: {len(kept)} of {len(images)} pictures, by include and exclude."
-    return index.restricted(kept), [note]
+    notes = [f"Sources: {len(kept)} of {len(images)} pictures, by include and exclude."]
+    if idle:
+        notes.append(f"No picture of the index matches {_listed(idle)} of include or exclude.")
+    return index.restricted(kept), notes
 
 
 def _lines(patterns: str) -> list[str]:

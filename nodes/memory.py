@@ -25,10 +25,9 @@ from ..arrag_engine.checkpoints.adapter import load_adapter
 from ..arrag_engine.decode import GraphRecorder, KeptPasses
 from ..arrag_engine.errors import InputError
 from ..arrag_engine.faid import FaidAdapter
-from ..arrag_engine.index import PatchIndex
 from ..arrag_engine.models import ops as engine_ops
 from ..arrag_engine.models.families import ImageModel
-from ..arrag_engine.retrieval import where_faster
+from ..arrag_engine.retrieval import Places
 from .layers import CastingOps, plain_layers
 
 
@@ -113,12 +112,13 @@ class ManagedModel:
         other.adapter_patcher = manage(adapter, self.passes)
         return other
 
-    def search_place(self, index: PatchIndex) -> PatchIndex:
-        """The index, searched on the GPU if it fits beside the model there."""
+    def search_places(self) -> Places:
+        """Where the indexes of a drawing are searched: on a GPU, if they fit beside the model."""
         if self.device.type != "cuda":
-            return index
-        free = comfy.model_management.get_free_memory(self.device)
-        return where_faster(index, self.device, free - missing([self.patcher, self.vq_patcher]))
+            return Places(self.device, 0)
+        patchers = [self.patcher, self.vq_patcher, self.adapter_patcher]
+        weights = missing([patcher for patcher in patchers if patcher is not None])
+        return Places(self.device, comfy.model_management.get_free_memory(self.device) - weights)
 
     def to_draw(self, working_bytes: int, with_adapter: bool, previews: bool) -> bool:
         """Bring what draws tokens to the device, leaving memory to work.

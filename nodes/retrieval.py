@@ -77,8 +77,8 @@ class RetrievalOptionsNode(io.ComfyNode):
                     optional=True,
                     tooltip="these settings: the values of this node. the index's calibration: a "
                     "weight for each position, high where neighbours are near and agree and the "
-                    "prompt has words that the model does not know; all other values of this node "
-                    "are ignored. Only for calibrated indexes.",
+                    "prompt has words that the model does not know; weight, temperature, "
+                    "neighbours, duplicates and top_p are ignored. Only for calibrated indexes.",
                     **ADVANCED,
                 ),
                 io.Combo.Input(

@@ -264,7 +264,7 @@ def draw(
     """
     checkpoint, sampling = managed.checkpoint, settings.sampling()
     seeds = picture_seeds(settings.seed, settings.batch)
-    place = managed.search_place
+    place = managed.search_places()
     kept, redraw = settings.kept(managed), settings.redraw
     planned = session.plan(
         checkpoint,

@@ -116,3 +116,16 @@ def test_steering_without_an_index_is_refused(run):
     code, _, err = run(LINE + " --copy-limit 3")
     assert code == 2
     assert "--copy-limit steers an index; pass one with --index" in err
+
+
+def test_settings_name_the_layers_that_were_used(run, tmp_path, files):
+    """Also where the first one drops out: the prompt has none of its subjects."""
+    name = str(files / "index.safetensors")
+    more = [{"index": name, "only": "", "weight": 0.3, "end": 0.5}]
+    (tmp_path / "more.json").write_text(json.dumps(more))
+    assert run(LINE + " --index {files}/index.safetensors --layers {tmp}/more.json")[0] == 0
+    settings = json.loads((tmp_path / "a.json").read_text())["settings"]
+    assert settings["layers"][-1].items() >= {**more[0], "retrieval_weight": 0.3}.items()
+    assert run(f"{LINE}{INDEX} --copy-limit 3")[0] == 0
+    settings = json.loads((tmp_path / "a.json").read_text())["settings"]
+    assert (settings["index"], settings["copy_limit"], settings["only"]) == (name, 3, "")

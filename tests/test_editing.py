@@ -182,3 +182,8 @@ def test_what_cannot_be_edited_is_refused_before_drawing(checkpoint):
     planned = session.plan(checkpoint, "red", kept=random_kept(model, 2))
     with pytest.raises(InputError, match="2 pictures are given to edit, and 3 are to be drawn"):
         session.draw(checkpoint, planned, [1, 2, 3])
+
+
+@pytest.mark.parametrize("shape", [(1, 1000), (1000, 1), (1, 1), (1, 7)])
+def test_a_mask_may_be_one_pixel_wide(shape):
+    assert masked_positions(np.ones((1, *shape), np.float32), GRID).all()

@@ -149,3 +149,27 @@ def test_indexes_of_different_vqs_are_refused(model_file, index, pandas):
     other = replace(index, codebook=np.roll(index.codebook, 1, axis=0))
     with pytest.raises(InputError, match=r"VQ"):
         plan(checkpoint, "x", layers=[Layer(pandas, ""), Layer(other, "")])
+
+
+def test_layers_that_cannot_be_used_are_refused(checkpoint, pandas):
+    for values, message in (
+        ({"index": "pocket"}, "index is 'pocket'; give what load_index returns"),
+        ({"index": pandas, "keys": None}, "keys is None; give a KeyChoice"),
+        ({"index": pandas, "steering": 3}, "steering is 3; give a Steering"),
+    ):
+        with pytest.raises(InputError, match=message):
+            Layer(**values)
+    with pytest.raises(InputError, match="a layer works at no position"):
+        plan(checkpoint, "x", layers=[Layer(pandas, "", steering=Steering(start=0.3, end=0.3))])
+
+
+def test_a_pattern_that_matches_nothing_is_named(checkpoint, pandas):
+    planned = plan(checkpoint, "x", layers=[Layer(pandas, "", exclude="=nosuch\ncar")])
+    assert "No picture of the index matches '=nosuch' of include or exclude." in planned.notes
+
+
+def test_numbers_are_asked_for_where_auto_leaves_nothing(checkpoint, pandas):
+    calibrated = replace(pandas, calibration=replace(CALIBRATION, weights=(9.0,) + (0.0,) * 5))
+    layers = [Layer(calibrated, weight="auto")] * 2
+    with pytest.raises(InputError, match="choose numbers in place of auto, or regions"):
+        plan(checkpoint, "a panda", layers=layers)

@@ -30,7 +30,14 @@ from ..files import atomic_write
 from ..models.tokenizing import check_prompt
 from ..paths import check_output, given_name
 from ..settings import MASK_CURVES, SEMANTICS, SamplingChoice, ScheduleChoice
-from .layers import add_retrieval_flags, check_layer_flags, chosen_layers
+from .layers import (
+    KEYS,
+    OPTIONS,
+    add_retrieval_flags,
+    check_layer_flags,
+    chosen_layers,
+    layer_facts,
+)
 from .parser import number
 from .progress import follow, progress_bar
 from .shared import (
@@ -251,10 +258,12 @@ def _settings(
     if recipe.kept is not None:
         settings |= {"edit": str(a.edit), "redraw": a.redraw}
         settings["mask"] = None if a.mask is None else str(a.mask)
-    if len(recipe.layers) == 1 and a.index is not None:
-        settings |= {"index": a.index, "only": a.only, **_layer_settings(recipe.layers[0])}
-    elif recipe.layers:
-        settings["layers"] = [_layer_settings(one) for one in recipe.layers]
+    told = layer_facts(a) if recipe.layers else []
+    used = [told[one.number] | _layer_settings(one) for one in recipe.layers]
+    if a.layers is not None and used:
+        return settings | {"layers": used}
+    for one in used:
+        settings |= {name: v for name, v in one.items() if name not in (*OPTIONS, *KEYS)}
     return settings
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -178,10 +178,23 @@ def check_layer_flags(a: argparse.Namespace) -> None:
 
 def chosen_layers(a: argparse.Namespace) -> list[Layer]:
     """The layer of the flags, and those of the file."""
-    own = [] if a.index is None else [make_layer(_flags(a), Path())]
-    if a.layers is None:
-        return own
-    return [*own, *(make_layer(facts, a.layers.parent) for facts in read_layers(a.layers))]
+    return [
+        make_layer(facts, folder) for facts, folder in zip(layer_facts(a), _folders(a), strict=True)
+    ]
+
+
+def layer_facts(a: argparse.Namespace) -> list[dict[str, Any]]:
+    """What the flags and the file say of each layer, by `NAMES`."""
+    own = [] if a.index is None else [_flags(a)]
+    return own if a.layers is None else [*own, *read_layers(a.layers)]
+
+
+def _folders(a: argparse.Namespace) -> Iterator[Path]:
+    """What relative paths of each layer start from."""
+    if a.index is not None:
+        yield Path()
+    if a.layers is not None:
+        yield from [a.layers.parent] * len(read_layers(a.layers))
 
 
 def _flags(a: argparse.Namespace) -> dict[str, Any]:
@@ -189,6 +202,7 @@ def _flags(a: argparse.Namespace) -> dict[str, Any]:
     facts = {name: getattr(a, name, None) for name in NAMES}
     facts |= {"temperature": a.retrieval_temperature, "top_p": a.retrieval_top_p}
     facts |= {name: "\n".join(getattr(a, name) or ()) for name in ("include", "exclude")}
+    facts |= {"region": None if a.region is None else str(a.region)}
     return {name: value for name, value in facts.items() if value is not None}
 
 
@@ -236,8 +250,8 @@ def make_layer(facts: Mapping[str, Any], folder: Path) -> Layer:
 
     index = load_index(shipped.resolve(facts["index"], shipped.INDEXES))
     # Recommended keys belong to the recommended weight. With a weight, 0.1 used the keys as built.
-    base = RECOMMENDED if "weight" not in facts else AS_BUILT
-    neighborhood, borders, space = (facts.get(name) or base for name in KEYS[:3])
+    base = RECOMMENDED if facts.get("weight") is None else AS_BUILT
+    neighborhood, borders, space = (facts.get(name, base) for name in KEYS[:3])
     steering = {name: facts[name] for name in STEERING if name in facts}
     if isinstance(rows := steering.get("rows", ""), str):
         steering["rows"] = row_weights(rows)

@@ -24,6 +24,10 @@ def _has_index(a: argparse.Namespace) -> bool:
     return a.index is not None
 
 
+def _retrieves(a: argparse.Namespace) -> bool:
+    return a.index is not None or a.layers is not None
+
+
 def _uses_adapter(a: argparse.Namespace) -> bool:
     return a.adapter is not None or a.decoding == "faid"
 
@@ -49,11 +53,17 @@ NEEDS = {
             (
                 *("--only", "--neighborhood", "--borders", "--key-space", "--position-weight"),
                 *("--weight", "--retrieval-temperature", "--neighbours", "--duplicates"),
-                *("--retrieval-top-p", "--candidates", "--semantics"),
+                "--retrieval-top-p",
             ),
             "--index",
             "pass an index, such as 'pocket'",
             _has_index,
+        ),
+        Need(
+            ("--candidates", "--semantics"),
+            "--index",
+            "pass an index, such as 'pocket'",
+            _retrieves,
         ),
     ),
     "eval": (Need(("--adapter",), "the method faid", "add faid to --methods", _scores_adapter),),

@@ -104,15 +104,15 @@ def check_raster(model: RasterBackbone, recipe: Recipe, window: int, pictures: i
 
     Raises:
         InputError: A window out of range, a prompt that leaves no room for the picture, tokens to
-            keep that do not fit, an index whose queries need tokens that are drawn later, where
-            none of these is kept.
+            keep that do not fit, an index whose queries need tokens that are drawn later, with a
+            picture of which none is kept.
     """
     PASS_WINDOW.check(window)
     check_lengths(model, recipe)
     kept = recipe.kept
     if kept is not None:
         kept.check_fits(model.grid.size, model.vocab, pictures)
-    if kept is None or not kept.mask.any():
+    if kept is None or not kept.mask.any(axis=1).all():
         recipe.retrieval().check_serve(model.order)
 
 

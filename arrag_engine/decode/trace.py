@@ -124,7 +124,7 @@ class Trace:
         found = one.hits.found()[position]
         proposers = np.flatnonzero(one.hits.codes[position] == self.tokens[position])
         return {
-            "layer": layer,
+            "layer": one.number,
             "weight": float(one.weight[position]),
             "p_retrieval": float(one.p_retrieval[position]),
             "neighbours": int(found.sum()),

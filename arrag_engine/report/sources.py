@@ -30,6 +30,8 @@ class SourceRow:
 
     layer: int
     """Place of the layer in the trace."""
+    asked: int
+    """Number of the layer among those asked for; one with nothing to retrieve is not traced."""
     number: int
     """Of the source in its index."""
     source: Source
@@ -78,7 +80,7 @@ def _line(row: SourceRow, larger_than: int) -> str:
     away = "-" if row.distance is None else f"{row.distance:.2f}"
     licence, name = one_line(row.source.licence) or "unknown", one_line(row.source.name)
     region = str(row.largest or f"<={larger_than}")
-    return f"{row.share:6.1%}  {region:>6}  {away:>8}  {row.layer + 1:>5}  {licence}: {name}"
+    return f"{row.share:6.1%}  {region:>6}  {away:>8}  {row.asked + 1:>5}  {licence}: {name}"
 
 
 def one_line(text: str, longest: int = LONGEST) -> str:
@@ -140,7 +142,8 @@ def _rows(
         its, source = copied.get(number, []), table[number]
         largest = max((len(one.positions) for one in its), default=0)
         away = _distance(its, source, trace.grid, mine, nearest)
-        rows.append(SourceRow(layer, number, source, float(shares[number]), largest, away))
+        asked = trace.layers[layer].number
+        rows.append(SourceRow(layer, asked, number, source, float(shares[number]), largest, away))
     return rows
 
 

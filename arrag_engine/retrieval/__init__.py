@@ -1,7 +1,7 @@
 """Retrieval: from the tokens drawn so far to a distribution of the next one."""
 
 from .copying import CopiedRegion, copied_regions, over_copying_score
-from .device_source import device_bytes, device_index, on_device, where_faster
+from .device_source import Places, device_bytes, device_index, on_device, where_faster
 from .layers import Layers, Proposals, layers_of, nearest_codes
 from .mixture import Proposal, mix, proposal_distribution
 from .query import Asked, QueryMaker
@@ -14,6 +14,7 @@ __all__ = [
     "CopiedRegion",
     "Layers",
     "PatchSource",
+    "Places",
     "Proposal",
     "Proposals",
     "QueryMaker",

@@ -56,6 +56,24 @@ def where_faster(index: PatchIndex, device: torch.device, free_bytes: float) -> 
     return on_device(index, device, free_bytes)
 
 
+class Places:
+    """Where the indexes of drawings are searched: on a GPU, as far as they fit beside each other.
+
+    Args:
+        free_bytes: Memory that is free on the device.
+    """
+
+    def __init__(self, device: torch.device, free_bytes: float) -> None:
+        self.device, self.left = device, free_bytes
+
+    def __call__(self, index: PatchIndex) -> PatchIndex:
+        """The index at its place; what it takes is no longer free for the next one."""
+        placed = where_faster(index, self.device, self.left)
+        if placed is not index:
+            self.left -= device_bytes(index)
+        return placed
+
+
 def device_bytes(index: PatchIndex) -> int:
     """Bytes that the index takes on a device while it is searched there: 2 a position as codes
     (4 from 32768 codes on), 4 (1 + code dim) as encoder vectors, and up to `SCRATCH`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -144,7 +145,8 @@ class Retriever:
         around = self.query.surroundings(asked.tokens, position, asked.known)
         if self.copies is None:
             return around
-        return around + np.where(asked.standing(position), asked.tokens, -1).tobytes()
+        stand = np.where(asked.standing(position), asked.tokens, -1)
+        return around + hashlib.sha256(stand.tobytes()).digest()
 
     def still_holds(self, proposal: Proposal, asked: Asked, position: int) -> bool:
         """Whether the tokens make the query that the proposal answers."""

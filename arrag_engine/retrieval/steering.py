@@ -49,6 +49,8 @@ class Steering:
         START.check(self.start)
         END.check(self.end)
         check_choice("curve", self.curve, CURVES)
+        if not isinstance(self.rows, (list, tuple)):
+            raise InputError(f"rows is {shown(self.rows)}; give a list of numbers")
         for value in self.rows:
             ROW_WEIGHT.check(value)
         if (self.curve == "rows") != (len(self.rows) > 0):
@@ -109,6 +111,8 @@ def check_region(region: np.ndarray) -> None:
     Raises:
         InputError: Not two-dimensional, no numbers from 0 to 1, or 0 everywhere.
     """
+    if not isinstance(region, np.ndarray) or region.dtype.kind not in "fiub":
+        raise InputError(f"the region is {shown(region)}; give a numpy array of numbers")
     if region.ndim != 2 or region.size == 0:
         raise InputError(
             f"the region is an array of shape {list(region.shape)}; give one mask of height x width"

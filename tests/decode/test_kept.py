@@ -260,3 +260,10 @@ def test_tokens_that_do_not_fit_are_refused(small):
     ):
         with pytest.raises(InputError, match=said):
             draw_pictures(small, recipe_of(small, kept), [7, 8])
+
+
+def test_keys_on_all_sides_need_kept_tokens_in_every_picture(small):
+    kept = Kept(tokens_of(2), np.concatenate([mask_of([3, 4]), mask_of([])]))
+    recipe = recipe_of(small, kept, weight=0.9, spec=RING)
+    with pytest.raises(InputError, match="ring-8, which needs tokens that this model draws later"):
+        draw_pictures(small, recipe, [7, 8])

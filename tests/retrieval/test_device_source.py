@@ -16,6 +16,7 @@ from arrag_engine.index import KEY_SPACES, KeySpec, PatchIndex, create_index, sa
 from arrag_engine.index.keys import Keys
 from arrag_engine.layers import Layer
 from arrag_engine.retrieval import (
+    Places,
     device_bytes,
     device_index,
     device_keys,
@@ -356,6 +357,14 @@ def test_small_indexes_and_those_of_a_cpu_stay_where_they_are(model, monkeypatch
     assert where_faster(index, torch.device("cpu"), PLENTY) is index
     assert where_faster(index, gpu, PLENTY).searcher.kind == "device"
     assert where_faster(index, gpu, 10) is index
+
+
+def test_indexes_share_the_memory_that_is_free(model, monkeypatch):
+    index, gpu = tiny_index(model), torch.device("cuda")
+    monkeypatch.setattr(device_source, "SMALL", 1)
+    places = Places(gpu, 5 * device_bytes(index))
+    assert [places(index).searcher.kind for _ in range(3)] == ["device", "device", "flat"]
+    assert Places(torch.device("cpu"), PLENTY)(index) is index
 
 
 def test_a_plan_searches_where_it_is_told(model_file, monkeypatch):

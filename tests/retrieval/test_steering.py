@@ -104,3 +104,15 @@ def test_row_weights_are_read_from_text():
     assert row_weights("") == []
     with pytest.raises(InputError, match="rows holds 'half'; write numbers from 0 to 1"):
         row_weights("1 half")
+
+
+@pytest.mark.parametrize("region", [[[1, 0]], np.array([["a"]]), "left.png"])
+def test_a_region_is_an_array_of_numbers(region):
+    with pytest.raises(InputError, match="give a numpy array of numbers"):
+        Steering(region=region)
+
+
+@pytest.mark.parametrize("rows", [None, 5, "1 0"])
+def test_rows_are_a_list(rows):
+    with pytest.raises(InputError, match="give a list of numbers"):
+        Steering(curve="rows", rows=rows)

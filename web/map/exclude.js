@@ -1,6 +1,7 @@
 // Where a source of a layer can be excluded: the Retrieval Options upstream of the map.
 
 const OPTIONS = "ARRAG_RetrievalOptions";
+const BYPASSED = 4;
 
 function above(node, name) {
   const slot = node.inputs?.findIndex((input) => input.name === name) ?? -1;
@@ -19,13 +20,16 @@ export class Sources {
     this.app = app;
   }
 
-  // Retrieval Options of all layers, in the order in which they were chained.
+  // Retrieval Options of all layers, in the order in which they were chained. ComfyUI passes over
+  // bypassed nodes, which make no layer.
   layers() {
     const sampler = above(this.map, "trace");
     const found = [];
+    const seen = new Set();
     let node = sampler && above(sampler, "retrieval");
-    while (node?.comfyClass === OPTIONS && !found.includes(node)) {
-      found.unshift(node);
+    while (node?.comfyClass === OPTIONS && !seen.has(node)) {
+      seen.add(node);
+      if (node.mode !== BYPASSED) found.unshift(node);
       node = above(node, "retrieval");
     }
     return found;
@@ -46,7 +50,7 @@ export class Sources {
 
   excludes(layer, pattern) {
     const { widget } = this.place(layer);
-    return Boolean(widget) && lines(widget.value).some((line) => line.trim() === pattern);
+    return Boolean(widget) && lines(widget.value).some((line) => line.trim() === pattern.trim());
   }
 
   // Add the line, or take it away; says what it did.
@@ -54,7 +58,7 @@ export class Sources {
     const { node, widget, reason } = this.place(layer);
     if (reason) return `${reason} The line is ${pattern}`;
     const had = this.excludes(layer, pattern);
-    const kept = lines(widget.value).filter((line) => line.trim() !== pattern);
+    const kept = lines(widget.value).filter((line) => line.trim() !== pattern.trim());
     const text = (had ? kept : [...kept, pattern]).join("\n");
     widget.value = text;
     widget.callback?.(text, this.app.canvas, node);
