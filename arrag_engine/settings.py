@@ -1,5 +1,5 @@
-"""What drawing and training are told. Everything here loads without PyTorch, so that a command line
-is read and refused at once."""
+"""The settings of drawing and training. Everything here loads without PyTorch, so that a command
+line is read and refused at once."""
 
 from __future__ import annotations
 
@@ -203,4 +203,4 @@ class AdapterConfig:
     head: bool = False
     """Whether it has a prediction head of its own."""
     candidates: int = 10
-    """Retrieved codes that its blenders were trained to hear at each position."""
+    """Retrieved codes that its blenders were trained to receive at each position."""

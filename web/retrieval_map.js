@@ -15,7 +15,7 @@ function temporary(filename) {
 
 async function readPicture(files) {
   const answer = await api.fetchApi(temporary(files.data));
-  if (!answer.ok) throw new Error(`ComfyUI answered ${answer.status}`);
+  if (!answer.ok) throw new Error(`HTTP status ${answer.status}`);
   return {
     ...(await answer.json()),
     picture: api.apiURL(temporary(files.picture)),

@@ -119,6 +119,8 @@ def copied_regions(
     here = tokens.reshape(grid.height, grid.width)
     for down in range(1 - grid.height, grid.height):
         for right in range(1 - grid.width, grid.width):
+            if (grid.height - abs(down)) * (grid.width - abs(right)) <= larger_than:
+                continue  # the overlap is too small
             equal = _equal_at(here, there, down, right)
             likely = np.flatnonzero(equal.sum(axis=(1, 2)) > larger_than)
             for i, positions in _components(equal[likely], larger_than):

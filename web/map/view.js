@@ -284,8 +284,9 @@ export class MapView {
 
   // The slider has moved: go to the token that was drawn last.
   follow() {
-    const drawn = this.data.order.indexOf(Number(this.slider.value));
-    if (drawn >= 0 && !this.pinned) this.position = drawn;
+    const reached = Number(this.slider.value);
+    const drawn = this.data.order.indexOf(reached);
+    if (reached > 0 && drawn >= 0 && !this.pinned) this.position = drawn;
     this.detail();
   }
 
