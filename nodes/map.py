@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+from pathlib import Path
 
 import folder_paths
 import torch
@@ -16,6 +17,7 @@ from ..arrag_engine.bounds import COPY_LIMIT, OPACITY
 from ..arrag_engine.decode import Drawing, Trace
 from ..arrag_engine.errors import InputError
 from ..arrag_engine.images import from_floats, to_floats
+from ..arrag_engine.paths import cannot
 from ..arrag_engine.report import (
     Report,
     heat_map,
@@ -157,16 +159,23 @@ def table(reports: list[Report]) -> str:
 
 def save_view(trace: Trace, report: Report, picture: Image.Image) -> dict[str, str]:
     """Write what the view shows of a picture to ComfyUI's folder of temporary files; the names of
-    the files there."""
+    the files there.
+
+    Raises:
+        InputError: They cannot be written.
+    """
     view, small = make_view(trace, report), picture.copy()
     small.thumbnail((LARGEST, LARGEST))
     name = f"arrag_map_{secrets.token_hex(8)}"
     folder = folder_paths.get_temp_directory()
-    os.makedirs(folder, exist_ok=True)
     files = {"data": f"{name}.json", "picture": f"{name}.png", "thumbnails": f"{name}_sources.png"}
     place = {kind: os.path.join(folder, file) for kind, file in files.items()}
-    small.save(place["picture"])
-    view.thumbnails.save(place["thumbnails"])
-    with open(place["data"], "w", encoding="ascii") as file:
-        json.dump(view.data, file)
+    try:
+        os.makedirs(folder, exist_ok=True)
+        small.save(place["picture"])
+        view.thumbnails.save(place["thumbnails"])
+        with open(place["data"], "w", encoding="ascii") as file:
+            json.dump(view.data, file)
+    except OSError as error:
+        raise cannot("write", Path(folder), error) from error
     return files
