@@ -68,6 +68,7 @@ def test_rarely_touched_inputs_are_advanced_and_the_others_are_not(told):
     advanced = {name: set(facts["advanced"]) for name, facts in told.items()}
     assert advanced["ARRAG_DAiDSampler"] == {
         *("top_k", "top_p", "window", "preview_every", "exact_batch"),
+        "redraw",
     }
     assert advanced["ARRAG_RetrievalOptions"] == {
         *("settings_from", "duplicates", "top_p", "start", "end", "curve", "rows"),
