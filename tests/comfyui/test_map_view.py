@@ -50,7 +50,9 @@ def map_workflow():
 
 @pytest.fixture(scope="module", autouse=True)
 def settings(client):
-    """The templates do not open by themselves; the classic renderer is back afterwards."""
+    """The templates do not open by themselves; the classic renderer is back afterwards. Former
+    tests' history goes, which may hold numbers that the frontend cannot read (NaN)."""
+    client.post("/history", {"clear": True})
     client.post("/settings/Comfy.TutorialCompleted", True)
     yield
     client.post("/settings/Comfy.VueNodes.Enabled", False)
