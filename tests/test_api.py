@@ -22,7 +22,7 @@ def test_the_documented_examples_run(tmp_path, monkeypatch, capsys):
     Image.new("RGB", (96, 96), "red").save(tmp_path / "my_pictures" / "a.png")
     names = {}
     blocks = re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) == 8
+    assert len(blocks) == 10
     for block in blocks:
         exec(block, names)
     assert Image.open(tmp_path / "flamingo.png").size == (96, 96)

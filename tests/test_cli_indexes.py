@@ -206,7 +206,7 @@ def test_only_matching_pictures_are_looked_up_while_drawing(run, tmp_path):
     line += " --out {tmp}/a.png --json {tmp}/a.json --weight 1 --only"
     assert run(f"{line} picture?[12]")[0] == 0
     report = json.loads((tmp_path / "a.json").read_text())
-    places = [p["nearest"] for p in report["images"][0]["positions"] if "nearest" in p]
+    places = [p["layers"][0]["nearest"] for p in report["images"][0]["positions"] if "layers" in p]
     assert {place["source"] for place in places} == {"1.png", "2.png"}
     assert report["settings"]["only"] == "picture?[12]"
     code, _, err = run(f"{line} cat")
@@ -224,13 +224,13 @@ def test_patches_are_found_by_the_keys_asked_for(run, tmp_path):
     assert run(line)[0] == 0
     built = report()
     assert built["settings"]["keys_neighborhood"] == "causal-4"
-    assert "nearest" not in built["images"][0]["positions"][1]
+    assert "layers" not in built["images"][0]["positions"][1]
     flags = "--neighborhood causal-12 --borders zero --key-space codebook --position-weight 2"
     assert run(f"{line} {flags}")[0] == 0
     told = report()
     keys = {k: v for k, v in told["settings"].items() if k.startswith("keys_")}
     assert list(keys.values()) == ["causal-12", "zero", "codebook", 2.0]
-    assert "nearest" in told["images"][0]["positions"][1]
+    assert "layers" in told["images"][0]["positions"][1]
     assert told["images"][0]["tokens"] != built["images"][0]["tokens"]
     code, _, err = run(f"{line} --neighborhood ring-8")
     assert code == 2
