@@ -48,9 +48,10 @@ def object_info(client):
     return {name: schema for name, schema in nodes.items() if name.startswith("ARRAG_")}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
-    """Headless Chromium of the system; Playwright brings none."""
+    """Headless Chromium of the system; Playwright brings none. Its event loop ends with the
+    module: while it runs, no other test could run one."""
     chromium = find_chromium()
     if chromium is None:
         pytest.skip("no Chromium: apt install chromium")
@@ -61,7 +62,7 @@ def browser():
         running.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def open_page(browser, server):
     """Function: ComfyUI in a fresh browser profile."""
 
