@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -23,7 +22,7 @@ from .decode import Kept, Progress, Trace
 from .editing import keep_outside
 from .errors import InputError
 from .faid import Faid, FaidAdapter
-from .images import fit, to_tensor
+from .images import fit, greys, to_tensor
 from .index import KeySpec, PatchIndex
 from .index import load_index as read_index
 from .layers import Layer
@@ -196,7 +195,7 @@ def keep(model: Checkpoint, image: Image.Image, mask: Image.Image | None = None)
     Raises:
         InputError: The mask is black.
     """
-    white = None if mask is None else np.asarray(mask.convert("L"))[None] / 255
+    white = None if mask is None else greys(mask)[None]
     return keep_outside(encode(model, image)[None].numpy(), white, model.model.grid)
 
 

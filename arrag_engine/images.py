@@ -260,7 +260,12 @@ def read_mask(file: Path | bytes) -> np.ndarray:
     Raises:
         InputError: It cannot be read as a picture.
     """
-    return np.asarray(open_picture(file).convert("L"), np.float32) / 255
+    return greys(open_picture(file))
+
+
+def greys(image: Image.Image) -> np.ndarray:
+    """Shares [h, w] float32 from 0 (black) to 1 (white) of the greys of a picture."""
+    return np.asarray(image.convert("L"), np.float32) / 255
 
 
 def to_tensor(images: list[Image.Image]) -> Tensor:

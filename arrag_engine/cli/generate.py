@@ -36,7 +36,7 @@ from .layers import (
     add_retrieval_flags,
     check_layer_flags,
     chosen_layers,
-    layer_facts,
+    told_layers,
 )
 from .parser import number
 from .progress import follow, progress_bar
@@ -258,7 +258,7 @@ def _settings(
     if recipe.kept is not None:
         settings |= {"edit": str(a.edit), "redraw": a.redraw}
         settings["mask"] = None if a.mask is None else str(a.mask)
-    told = layer_facts(a) if recipe.layers else []
+    told = [facts for facts, _ in told_layers(a)] if recipe.layers else []
     used = [told[one.number] | _layer_settings(one) for one in recipe.layers]
     if a.layers is not None and used:
         return settings | {"layers": used}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -28,8 +28,6 @@ from .parser import number
 from .shared import add_key_flags
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from ..layers import Layer
 
 MOST = 16
@@ -178,23 +176,16 @@ def check_layer_flags(a: argparse.Namespace) -> None:
 
 def chosen_layers(a: argparse.Namespace) -> list[Layer]:
     """The layer of the flags, and those of the file."""
-    return [
-        make_layer(facts, folder) for facts, folder in zip(layer_facts(a), _folders(a), strict=True)
-    ]
+    return [make_layer(*told) for told in told_layers(a)]
 
 
-def layer_facts(a: argparse.Namespace) -> list[dict[str, Any]]:
-    """What the flags and the file say of each layer, by `NAMES`."""
-    own = [] if a.index is None else [_flags(a)]
-    return own if a.layers is None else [*own, *read_layers(a.layers)]
-
-
-def _folders(a: argparse.Namespace) -> Iterator[Path]:
-    """What relative paths of each layer start from."""
-    if a.index is not None:
-        yield Path()
-    if a.layers is not None:
-        yield from [a.layers.parent] * len(read_layers(a.layers))
+def told_layers(a: argparse.Namespace) -> list[tuple[dict[str, Any], Path]]:
+    """What the flags and the file say of each layer: facts by `NAMES`, and the folder that a
+    relative path of its region starts from."""
+    own = [] if a.index is None else [(_flags(a), Path())]
+    if a.layers is None:
+        return own
+    return [*own, *((facts, a.layers.parent) for facts in read_layers(a.layers))]
 
 
 def _flags(a: argparse.Namespace) -> dict[str, Any]:
@@ -245,6 +236,7 @@ def make_layer(facts: Mapping[str, Any], folder: Path) -> Layer:
     Raises:
         InputError: A value cannot be used.
     """
+    from ..images import read_mask
     from ..layers import KeyChoice, Layer
     from ..retrieval import Steering, row_weights
 
@@ -258,7 +250,7 @@ def make_layer(facts: Mapping[str, Any], folder: Path) -> Layer:
     else:
         steering["rows"] = rows if isinstance(rows, list) else [rows]
     if "region" in facts:
-        steering["region"] = read_region(folder / facts["region"])
+        steering["region"] = read_mask(check_file(folder / facts["region"]))
     return Layer(
         index,
         facts.get("only", PROMPT),
@@ -268,14 +260,3 @@ def make_layer(facts: Mapping[str, Any], folder: Path) -> Layer:
         exclude=facts.get("exclude", ""),
         steering=Steering(**steering),
     )
-
-
-def read_region(path: Path) -> np.ndarray:
-    """Shares [h, w] from 0 to 1 of the greys of a picture.
-
-    Raises:
-        InputError: It cannot be read.
-    """
-    from ..images import read_mask
-
-    return read_mask(check_file(path))

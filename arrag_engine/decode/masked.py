@@ -66,10 +66,10 @@ def draw_masked(
             done = int(known.sum(1).min()) if step + 1 < steps else grid.size
             progress(done, np.stack([canvas.tokens for canvas in canvases]))
     tokens = torch.from_numpy(np.stack([canvas.tokens for canvas in canvases]))
-    cost = Cost(steps, time.perf_counter() - started)
+    cost, layers = Cost(steps, time.perf_counter() - started), recipe.retrieval()
     tracers = [
-        partial(make_trace, grid, recipe.retrieval(), c, model.vocab, cost, complete=False)
-        for c in canvases
+        partial(make_trace, grid, layers, canvas, model.vocab, cost, complete=False)
+        for canvas in canvases
     ]
     return Drawing(tokens.view(-1, grid.height, grid.width), steps, tracers)
 

@@ -58,10 +58,8 @@ def draw_raster(
     finally:
         passes.close()
     tokens = torch.from_numpy(np.stack([canvas.tokens for canvas in canvases]))
-    cost = Cost(passes.count, time.perf_counter() - started)
-    tracers = [
-        partial(make_trace, grid, recipe.retrieval(), canvas, vocab, cost) for canvas in canvases
-    ]
+    cost, layers = Cost(passes.count, time.perf_counter() - started), recipe.retrieval()
+    tracers = [partial(make_trace, grid, layers, canvas, vocab, cost) for canvas in canvases]
     return Drawing(tokens.view(-1, grid.height, grid.width), passes.count, tracers, passes.notes)
 
 

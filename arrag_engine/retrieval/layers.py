@@ -48,11 +48,6 @@ class Layers:
         up."""
         return np.sum([layer.largest_weights for layer in self.each], axis=0)
 
-    @property
-    def neighbours(self) -> int:
-        """Most hits of a position."""
-        return sum(layer.neighbours for layer in self.each)
-
     def mixes(self, position: int) -> bool:
         """Whether retrieval can decide the token at this position."""
         return any(layer.mixes(position) for layer in self.each)

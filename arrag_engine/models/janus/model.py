@@ -16,6 +16,7 @@ from .. import ops as default_ops
 from ..llama import KVCache, LayerHook, Llama, LlamaConfig
 from ..ops import rowwise
 from ..packed import PackedLinear, host_ops, packed_ops
+from ..picture_model import LOGIT_COPIES, PictureModel
 from .vq import VQConfig, VQModel
 
 
@@ -46,14 +47,10 @@ class JanusConfig:
         return self.grid.height * self.vq.patch_size, self.grid.width * self.vq.patch_size
 
 
-LOGIT_COPIES = 6
-"""Arrays of the size of a pass's logits that are held at once."""
 NOISE_AHEAD = 64
 """Positions whose noise is held, at the most."""
 NOISE_BYTES = 40 * 2**20
 """What noise passes through while a GPU makes it."""
-VQ_MAPS = 4
-"""Feature maps at full size that the VQ holds at once in its widest place."""
 
 
 class GenAligner(nn.Module):
@@ -94,13 +91,15 @@ class DrawingHook(LayerHook, Protocol):
         ...
 
 
-class JanusPro(nn.Module):
+class JanusPro(PictureModel):
     """The part of Janus-Pro that draws. It keeps no state of a picture being drawn.
 
     The VQ tokenizer always runs in float32: it is 5 % of the weights, and in lower precision it
     assigns other codes than the ones an index was built with.
     """
 
+    config: JanusConfig
+    vq: VQModel
     order = RASTER
 
     def __init__(
@@ -121,25 +120,6 @@ class JanusPro(nn.Module):
         self.gen_aligner = GenAligner(config, ops)
         self.gen_head = GenHead(config, decoder_ops)
         self.vq = VQModel(config.vq, ops if storage is None else host_ops(ops))
-
-    @property
-    def drawing_parts(self) -> list[nn.Module]:
-        """What draws tokens: all but the picture tokenizer."""
-        return [part for part in self.children() if part is not self.vq]
-
-    @property
-    def grid(self) -> Grid:
-        return self.config.grid
-
-    @property
-    def vocab(self) -> int:
-        """Number of image codes."""
-        return self.config.vq.codebook_size
-
-    @property
-    def code_dim(self) -> int:
-        """Numbers of a code's vector."""
-        return self.config.vq.codebook_dim
 
     @property
     def hidden_size(self) -> int:
@@ -205,12 +185,6 @@ class JanusPro(nn.Module):
                 copies, dim=1
             )
         return hidden[:, -1]
-
-    def picture_bytes(self, count: int = 1) -> int:
-        """About the memory that `count` pictures at once take on their way through the VQ."""
-        height, width = self.config.image_size
-        channels = max(self.config.vq.encoder_widths[0], self.config.vq.decoder_widths[0])
-        return 4 * VQ_MAPS * count * height * width * channels  # float32
 
     def drawing_bytes(self, rows: int, capacity: int, window: int) -> int:
         """About the memory that drawing tokens takes besides the weights.

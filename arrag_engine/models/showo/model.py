@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...grid import ANY_ORDER, Grid
 from .. import ops as default_ops
 from ..packed import PackedLinear, packed_ops
+from ..picture_model import LOGIT_COPIES, PictureModel
 from .phi import Phi, PhiConfig, attend_among
 from .vq import VQConfig, VQModel
 
@@ -20,10 +21,6 @@ MAX_TEXT = 128
 """Words of a prompt; one more id fits the text part."""
 BORDERS = 2
 """Ids around a picture: one that begins it and one that ends it."""
-LOGIT_COPIES = 6
-"""Arrays of the size of a pass's logits that are held at once."""
-VQ_MAPS = 4
-"""Feature maps at full size that the VQ holds at once in its widest place."""
 
 Text = list[tuple[Tensor, Tensor]]
 """Keys and values [1, kv_heads, T, head_dim] of a prompt in each layer."""
@@ -116,13 +113,15 @@ class PictureAttention:
         return out
 
 
-class ShowO(nn.Module):
+class ShowO(PictureModel):
     """The part of Show-o that draws. It keeps no state of a picture being drawn.
 
     The picture tokenizer always runs in float32: in lower precision it assigns other codes than the
     ones an index was built with. The head predicts picture codes only.
     """
 
+    config: ShowOConfig
+    vq: VQModel
     order = ANY_ORDER
 
     def __init__(
@@ -142,25 +141,6 @@ class ShowO(nn.Module):
         self.phi = Phi(config.phi, decoder_ops, ops.Embedding)
         self.head = decoder_ops.Linear(config.phi.hidden_size, config.vq.codebook_size)
         self.vq = VQModel(config.vq, ops)
-
-    @property
-    def drawing_parts(self) -> list[nn.Module]:
-        """What draws tokens: all but the picture tokenizer."""
-        return [part for part in self.children() if part is not self.vq]
-
-    @property
-    def grid(self) -> Grid:
-        return self.config.grid
-
-    @property
-    def vocab(self) -> int:
-        """Number of image codes."""
-        return self.config.vq.codebook_size
-
-    @property
-    def code_dim(self) -> int:
-        """Numbers of a code's vector."""
-        return self.config.vq.codebook_dim
 
     @property
     def hidden_size(self) -> int:
@@ -218,12 +198,6 @@ class ShowO(nn.Module):
         ids = (tokens + vocabulary.first_code).where(known, vocabulary.mask)
         begin, end = (ids.new_full((len(ids), 1), vocabulary.special(n)) for n in ("soi", "eoi"))
         return torch.cat((begin, ids, end), dim=1)
-
-    def picture_bytes(self, count: int = 1) -> int:
-        """About the memory that `count` pictures at once take on their way through the VQ."""
-        height, width = self.config.image_size
-        channels = max(self.config.vq.encoder_widths[0], self.config.vq.decoder_widths[0])
-        return 4 * VQ_MAPS * count * height * width * channels  # float32
 
     def drawing_bytes(self, rows: int, capacity: int, window: int) -> int:
         """About the memory that drawing `rows` sequences takes besides the weights.
