@@ -19,6 +19,7 @@ from .memory import ManagedModel, load_managed_adapter
 from .newer import ADVANCED, found_by
 from .samplers import (
     DrawingSettings,
+    check_order,
     draw,
     drawing_inputs,
     drawing_outputs,
@@ -135,6 +136,7 @@ class FAiDSampler(io.ComfyNode):
         retrieval: tuple[Layer, ...] = (),
         **settings: Any,
     ) -> io.NodeOutput:
+        check_order(model, raster=True)
         if model.checkpoint.faid is None:
             raise InputError(
                 f"the model {model.checkpoint.name} has no FAiD blenders; "

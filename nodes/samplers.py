@@ -29,11 +29,11 @@ from ..arrag_engine.editing import keep_outside
 from ..arrag_engine.errors import InputError, printable
 from ..arrag_engine.faid import Faid
 from ..arrag_engine.layers import Layer
-from ..arrag_engine.settings import SamplingChoice
+from ..arrag_engine.settings import SamplingChoice, ScheduleChoice
 from .inputs import checked, chosen
 from .memory import ManagedModel
 from .newer import ADVANCED, found_by
-from .preview import Preview, rows_between
+from .preview import Preview, RowPreview, StepPreview, every_of
 from .types import (
     CATEGORY,
     RECOMMENDED_NUMBER,
@@ -66,13 +66,15 @@ class DrawingSettings:
     temperature: float
     top_k: int
     top_p: float
-    window: int
     preview_every: int
+    window: int = 0
     exact_batch: bool = False
     negative: str = ""
     tokens: TokenGrids | None = None
     mask: Tensor | None = None
     redraw: float = 1.0
+    schedule: ScheduleChoice | None = None
+    """Of the Masked Sampler."""
 
     def __post_init__(self) -> None:
         WINDOW.check(self.window)
@@ -109,7 +111,26 @@ class DrawingSettings:
 
 
 def drawing_inputs() -> list[io.Input]:
-    """Inputs that every sampler has, in the order workflows store them: only ever append."""
+    """Inputs that every sampler in raster order has, in the order workflows store them: only ever
+    append."""
+    return [
+        *picture_inputs(),
+        *sampling_inputs(),
+        io.Int.Input(
+            "window",
+            default=0,
+            min=WINDOW.low,
+            max=WIDEST,
+            tooltip="Tokens computed in one pass of the model. The picture stays the same. 0 = the "
+            "device's: 16 on a GPU, 1 on a CPU, where more is rarely faster.",
+            **ADVANCED,
+        ),
+        preview_input("rows", 2),
+    ]
+
+
+def picture_inputs() -> list[io.Input]:
+    """What is drawn, and how often; of every sampler."""
     return [
         Model.Input("model", tooltip="The model that draws."),
         io.String.Input(
@@ -129,6 +150,16 @@ def drawing_inputs() -> list[io.Input]:
         io.Int.Input(
             "batch", default=1, min=BATCH.low, max=BATCH.high, tooltip="Number of pictures."
         ),
+    ]
+
+
+def sampling_inputs(scale: str = "") -> list[io.Input]:
+    """How tokens are drawn from logits; of every sampler.
+
+    Args:
+        scale: What there is to say of the scale of guidance.
+    """
+    return [
         io.Float.Input(
             "cfg",
             default=RECOMMENDED_NUMBER,
@@ -136,7 +167,7 @@ def drawing_inputs() -> list[io.Input]:
             max=CFG.high,
             step=0.1,
             tooltip="Guidance: how strictly the picture follows the prompt. 1 = none, twice as "
-            "fast. -1 = the model's own value.",
+            f"fast. -1 = the model's own value.{scale}",
         ),
         io.Float.Input(
             "temperature",
@@ -165,24 +196,19 @@ def drawing_inputs() -> list[io.Input]:
             "1 = all, -1 = the model's own value.",
             **ADVANCED,
         ),
-        io.Int.Input(
-            "window",
-            default=0,
-            min=WINDOW.low,
-            max=WIDEST,
-            tooltip="Tokens computed in one pass of the model. The picture stays the same. 0 = the "
-            "device's: 16 on a GPU, 1 on a CPU, where more is rarely faster.",
-            **ADVANCED,
-        ),
-        io.Int.Input(
-            "preview_every",
-            default=2,
-            min=PREVIEW_EVERY.low,
-            max=PREVIEW_EVERY.high,
-            tooltip="Shows a preview after every so many rows. 0 = no preview.",
-            **ADVANCED,
-        ),
     ]
+
+
+def preview_input(unit: str, every: int) -> io.Input:
+    """How often a preview is shown."""
+    return io.Int.Input(
+        "preview_every",
+        default=every,
+        min=PREVIEW_EVERY.low,
+        max=PREVIEW_EVERY.high,
+        tooltip=f"Shows a preview after every so many {unit}. 0 = no preview.",
+        **ADVANCED,
+    )
 
 
 def later_inputs() -> list[io.Input]:
@@ -262,6 +288,7 @@ def draw(
     Raises:
         InputError: A value, or what is connected, cannot be used.
     """
+    check_order(managed, settings.schedule is None)
     checkpoint, sampling = managed.checkpoint, settings.sampling()
     seeds = picture_seeds(settings.seed, settings.batch)
     place = managed.search_places()
@@ -277,16 +304,16 @@ def draw(
         settings.negative,
         kept,
         redraw,
+        settings.schedule,
     )
     unused = [OTHER_SAMPLER] if faid is None and checkpoint.faid is not None else []
     notes = show_notes(node_id, [*planned.notes, *unused])
     length = planned.recipe.longest + managed.model.grid.size
-    every, working = rows_between(settings.preview_every), working_bytes(managed, length, settings)
+    every, working = every_of(settings.preview_every), working_bytes(managed, length, settings)
     shown = managed.to_draw(working, faid is not None, every > 0)
     if every and not shown:
         notes = show_notes(node_id, [*notes.splitlines(), NO_PREVIEW])
-    edited = None if kept is None else kept.tokens
-    preview = Preview(managed.model, managed.device, every if shown else 0, edited)
+    preview = preview_of(managed, every if shown else 0, kept)
     drawing = session.draw(
         checkpoint,
         planned,
@@ -301,6 +328,36 @@ def draw(
         notes = show_notes(node_id, [*notes.splitlines(), *drawing.notes])
     tokens = TokenGrids(drawing.tokens, managed.codebook)
     return decode_pixels(managed, tokens), tokens, drawing, notes
+
+
+def check_order(managed: ManagedModel, raster: bool) -> None:
+    """Refuse a model that the node does not draw with.
+
+    Args:
+        raster: Whether the node draws in raster order.
+
+    Raises:
+        InputError: The model draws in another order.
+    """
+    if managed.model.order.raster == raster:
+        return
+    name, order = managed.checkpoint.name, managed.model.order.name
+    if raster:
+        raise InputError(
+            f"{name} draws in {order}; connect it to the Masked Sampler, or load a Janus-Pro model"
+        )
+    raise InputError(
+        f"{name} draws in {order}; connect it to the AR Sampler, DAiD Sampler or FAiD Sampler, or "
+        "load a Show-o model"
+    )
+
+
+def preview_of(managed: ManagedModel, every: int, kept: Kept | None) -> Preview:
+    """What shows a drawing in the order of its model."""
+    if not managed.model.order.raster:
+        return StepPreview(managed.model, managed.device, every)
+    edited = None if kept is None else kept.tokens
+    return RowPreview(managed.model, managed.device, every, edited)
 
 
 def working_bytes(managed: ManagedModel, length: int, settings: DrawingSettings) -> int:

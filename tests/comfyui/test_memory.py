@@ -30,7 +30,7 @@ nodes.__path__ = [{str(ROOT / "nodes")!r}]
 sys.modules["pack.nodes"] = nodes
 from pack.nodes.layers import plain_layers
 from pack.nodes.memory import ManagedModel, manage
-from pack.nodes.preview import rows_between
+from pack.nodes.preview import every_of
 from pack.arrag_engine.decode import GraphRecorder, KeptPasses
 
 def kept_passes():
@@ -144,11 +144,11 @@ assert asked == [("vq", picture)] and len(managed.passes) == 0
 """
 
 QUIET = """
-assert rows_between(2) == 2
+assert every_of(2) == 2
 sys.argv.append("--preview-method")
-assert rows_between(2) == 0
+assert every_of(2) == 0
 args.preview_method = LatentPreviewMethod.TAESD
-assert rows_between(2) == 2
+assert every_of(2) == 2
 """
 
 SHOWN = """
@@ -184,7 +184,7 @@ def rows_of(picture):
 
 def show(every, steps):
     shown.clear(), decoded.clear()
-    one = preview.Preview(model, torch.device("cpu"), every)
+    one = preview.RowPreview(model, torch.device("cpu"), every)
     for decided, filled in steps:
         tokens = np.full((len(filled), 12), -1)
         for row, count in zip(tokens, filled):
