@@ -19,7 +19,7 @@ from .types import CATEGORY, Model, TokenGrids, Tokens
 
 def decode_pixels(managed: ManagedModel, tokens: TokenGrids) -> Tensor:
     """A ComfyUI IMAGE [B, H, W, 3] in [0, 1], one picture at a time to save memory."""
-    device = managed.to_decode()
+    device = managed.to_decode(managed.model.pictures_in(tokens.codes))
     grids = watched(tokens.codes.split(1))
     images = [managed.model.vq.decode(one.to(device)).cpu() for one in grids]
     return ((torch.cat(images).float() + 1) / 2).clamp(0, 1).permute(0, 2, 3, 1)

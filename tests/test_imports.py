@@ -27,6 +27,7 @@ LAYERS = [
     {"recommended"},
     {"layers"},
     {"session"},
+    {"outpainting"},
     {"build", "shipped"},
     {"train"},
     {"verify"},

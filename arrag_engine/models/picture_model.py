@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..grid import Grid
 
@@ -38,6 +39,11 @@ class PictureModel(nn.Module):
     def code_dim(self) -> int:
         """Numbers of a code's vector."""
         return self.config.vq.codebook_dim
+
+    def pictures_in(self, codes: Tensor) -> int:
+        """How many pictures of the model's size take up as much as codes [..., height, width] of
+        one picture, rounded up: an outpainted one is larger."""
+        return math.ceil(codes.shape[-2] * codes.shape[-1] / self.grid.size)
 
     def picture_bytes(self, count: int = 1) -> int:
         """About the memory that `count` pictures at once take on their way through the VQ."""
