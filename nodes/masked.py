@@ -14,15 +14,17 @@ from ..arrag_engine.bounds import (
     STEPS,
     STRENGTH,
     TEMPERATURE,
+    TIMES,
     check_choice,
 )
 from ..arrag_engine.faid import Faid
 from ..arrag_engine.layers import Layer
-from ..arrag_engine.settings import MASK_CURVES, RECOMMENDED, Schedule, ScheduleChoice
+from ..arrag_engine.settings import MASK_CURVES, RECOMMENDED, SIDES, Schedule, ScheduleChoice
 from .inputs import checked, chosen
 from .memory import ManagedModel
 from .newer import ADVANCED, found_by
 from .samplers import (
+    NO,
     DrawingSettings,
     check_order,
     draw,
@@ -64,6 +66,7 @@ class MaskedSampler(io.ComfyNode):
                 ),
                 *adapter_inputs(),
                 *later_inputs(),
+                *outpaint_inputs(),
             ],
             outputs=[
                 *drawing_outputs(),
@@ -224,5 +227,28 @@ def adapter_inputs() -> list[io.Input]:
             tooltip="Number of nearest patches that the adapter receives at each position. "
             "0 = the number that it was trained with.",
             **ADVANCED,
+        ),
+    ]
+
+
+def outpaint_inputs() -> list[io.Input]:
+    """Where a picture is continued, in the order workflows store them: only ever append."""
+    return [
+        io.Combo.Input(
+            "outpaint",
+            options=[NO, *SIDES],
+            default=NO,
+            optional=True,
+            tooltip="Continues the picture of tokens beyond this side: half of what the model "
+            "draws is added, and all tokens of the picture stay. Chain samplers for other sides "
+            "or prompts.",
+        ),
+        io.Int.Input(
+            "times",
+            default=1,
+            min=TIMES.low,
+            max=TIMES.high,
+            optional=True,
+            tooltip="How often outpaint does so: twice adds one picture's width or height.",
         ),
     ]

@@ -19,9 +19,11 @@ from ..arrag_engine.bounds import (
     PREVIEW_EVERY,
     REDRAW,
     TEMPERATURE,
+    TIMES,
     TOP_K,
     TOP_P,
     WINDOW,
+    check_choice,
     picture_seeds,
 )
 from ..arrag_engine.decode import Drawing, Kept, pass_width
@@ -29,7 +31,8 @@ from ..arrag_engine.editing import keep_outside
 from ..arrag_engine.errors import InputError, printable
 from ..arrag_engine.faid import Faid
 from ..arrag_engine.layers import Layer
-from ..arrag_engine.settings import SamplingChoice, ScheduleChoice
+from ..arrag_engine.outpainting import Outpainting, outpaint
+from ..arrag_engine.settings import SIDES, SamplingChoice, ScheduleChoice
 from .inputs import checked, chosen
 from .memory import ManagedModel
 from .newer import ADVANCED, found_by
@@ -47,6 +50,7 @@ from .vq import check_vq, decode_pixels
 
 WIDEST = 64
 """Window on offer; wider ones save no more passes."""
+NO = "no"
 OTHER_SAMPLER = "The adapter of the model is not used: only the FAiD Sampler uses adapters."
 NO_PREVIEW = "No preview: the GPU's memory holds the decoder, but not the VQ beside it."
 
@@ -75,6 +79,9 @@ class DrawingSettings:
     redraw: float = 1.0
     schedule: ScheduleChoice | None = None
     """Of the Masked Sampler."""
+    outpaint: str = NO
+    """The side beyond which the picture is continued."""
+    times: int = 1
 
     def __post_init__(self) -> None:
         WINDOW.check(self.window)
@@ -87,6 +94,31 @@ class DrawingSettings:
             self.top_k,
             chosen(TOP_P, self.top_p),
         )
+
+    def outpainting(self, managed: ManagedModel) -> Outpainting | None:
+        """The pictures to continue, if that is asked for.
+
+        Raises:
+            InputError: There are none, they do not fit the model or the batch, or something is said
+                of tokens inside them.
+        """
+        TIMES.check(self.times)
+        if check_choice("outpaint", self.outpaint, (NO, *SIDES)) == NO:
+            return None
+        if self.tokens is None:
+            raise InputError(
+                f"outpaint is {self.outpaint!r}, but no tokens of a picture are connected; connect "
+                "those of VQ Encode or of a sampler"
+            )
+        if self.mask is not None or self.redraw != 1:
+            raise InputError(
+                "outpainting keeps all tokens of the picture; disconnect the mask and set redraw "
+                f"to 1, or set outpaint to {NO!r}"
+            )
+        check_vq(managed, self.tokens)
+        chosen = Outpainting(self.tokens.codes.cpu(), self.outpaint, self.times)  # type: ignore[arg-type]
+        chosen.check_fits(managed.model, self.batch)
+        return chosen
 
     def kept(self, managed: ManagedModel) -> Kept | None:
         """What stays of the pictures that are edited.
@@ -292,7 +324,8 @@ def draw(
     checkpoint, sampling = managed.checkpoint, settings.sampling()
     seeds = picture_seeds(settings.seed, settings.batch)
     place = managed.search_places()
-    kept, redraw = settings.kept(managed), settings.redraw
+    outpainting, redraw = settings.outpainting(managed), settings.redraw
+    kept = settings.kept(managed) if outpainting is None else None
     planned = session.plan(
         checkpoint,
         settings.prompt,
@@ -314,16 +347,22 @@ def draw(
     if every and not shown:
         notes = show_notes(node_id, [*notes.splitlines(), NO_PREVIEW])
     preview = preview_of(managed, every if shown else 0, kept)
-    drawing = session.draw(
-        checkpoint,
-        planned,
-        seeds,
-        settings.window,
-        preview,
-        managed.device,
-        managed.passes,
-        settings.exact_batch,
-    )
+    if outpainting is None:
+        drawing = session.draw(
+            checkpoint,
+            planned,
+            seeds,
+            settings.window,
+            preview,
+            managed.device,
+            managed.passes,
+            settings.exact_batch,
+        )
+    else:
+        drawing = outpaint(
+            *(checkpoint, planned, seeds, outpainting),
+            *(preview, managed.device, settings.exact_batch),
+        )
     if drawing.notes:
         notes = show_notes(node_id, [*notes.splitlines(), *drawing.notes])
     tokens = TokenGrids(drawing.tokens, managed.codebook)

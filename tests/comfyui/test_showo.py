@@ -218,6 +218,59 @@ def test_a_share_is_drawn_anew(client, editing):
     assert "Editing: 9 of 36 tokens" in notes_of(client, editing(redraw=0.5))
 
 
+@pytest.fixture
+def outpainting(editing):
+    """Function: the noise picture continued; `told` are inputs of the sampler."""
+
+    def make(**told):
+        body = editing(**{"mask": None, "outpaint": "down", "times": 3} | told)
+        inputs = body["draw"]["inputs"]
+        body["draw"]["inputs"] = {k: v for k, v in inputs.items() if v is not None}
+        return body
+
+    return make
+
+
+def test_a_picture_is_continued_and_continued_again(client, outpainting):
+    body = outpainting()
+    again = {**body["draw"]["inputs"], "tokens": ["draw", 1], "prompt": "grass", "outpaint": "up"}
+    add(body, "more", MASKED, **again)
+    add(body, "more show", "PreviewImage", images=["more", 0])
+    result = client.run(body)
+    assert result.ending == "execution_success", result.error
+    shown, after, more = (
+        pixels(client, result.images(name)[0]) for name in ("show", "after", "more show")
+    )
+    assert shown.shape == (SIDE + 3 * SIDE // 2, SIDE, 3)
+    assert more.shape == (SIDE + 6 * SIDE // 2, SIDE, 3)
+    assert np.array_equal(shown, after)
+    assert (
+        "Outpainting: 3 x 3 rows, side 'down'; 15x6 tokens." in result.outputs["notes"]["text"][0]
+    )
+    assert len(result.of("preview")) >= 12
+
+
+BAD_OUTPAINTING = {
+    "no tokens": ({"tokens": None}, "outpaint is 'down', but no tokens of a picture are connected"),
+    "a mask": ({"mask": ["mask", 0]}, "outpainting keeps all tokens of the picture; disconnect"),
+    "redraw": ({"redraw": 0.5}, "set redraw to 1, or set outpaint to 'no'"),
+    "times": ({"times": ["number", 0]}, "times is 99; choose 1 to 16"),
+}
+
+
+@pytest.mark.parametrize(("change", "said"), BAD_OUTPAINTING.values(), ids=BAD_OUTPAINTING)
+def test_what_cannot_be_continued_is_one_sentence(client, outpainting, change, said):
+    body = outpainting(**change)
+    add(body, "number", "PrimitiveInt", value=99)
+    assert said in refused(client.run(body))
+
+
+def test_the_trace_of_a_continued_picture_is_refused_where_it_is_used(client, outpainting):
+    body = outpainting()
+    add(body, "save", "ARRAG_SaveWithAttribution", image=["draw", 0], trace=["draw", 2], **SAVED)
+    assert "an outpainted picture has no trace" in refused(client.run(body))
+
+
 @pytest.mark.parametrize(
     ("template", "sampler"),
     [
