@@ -22,7 +22,7 @@ from .decode import Kept, Progress, Trace
 from .editing import keep_outside
 from .errors import InputError
 from .faid import Faid, FaidAdapter
-from .images import fit, greys, to_tensor
+from .images import greys, to_tensor
 from .index import KeySpec, PatchIndex
 from .index import load_index as read_index
 from .layers import Layer
@@ -201,7 +201,7 @@ def decode_picture(model: Checkpoint, codes: Tensor) -> Image.Image:
 def encode(model: Checkpoint, image: Image.Image) -> Tensor:
     """Codes [height, width] of a picture, which is resized and centre-cropped to the size that the
     model draws."""
-    fitted = fit(image.convert("RGB"), *model.model.config.image_size)
+    fitted = model.model.frame.fit(image.convert("RGB"))
     return model.model.vq.encode(to_tensor([fitted]).to(model.model.device))[0][0].cpu()
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..grid import Grid
+from ..images import Frame
 
 LOGIT_COPIES = 6
 """Arrays of the size of a pass's logits that are held at once."""
@@ -25,6 +26,11 @@ class PictureModel(nn.Module):
     def drawing_parts(self) -> list[nn.Module]:
         """What draws tokens: all but the picture tokenizer."""
         return [part for part in self.children() if part is not self.vq]
+
+    @property
+    def frame(self) -> Frame:
+        """How pictures are prepared for the picture tokenizer."""
+        return Frame(*self.config.image_size)
 
     @property
     def grid(self) -> Grid:
