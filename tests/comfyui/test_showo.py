@@ -1,13 +1,16 @@
 """A model that draws in any order, in ComfyUI: the Masked Sampler, editing, tokens, indexes."""
 
 import io
+import json
 import shutil
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from arrag_engine.checkpoints import convert_checkpoint
+from arrag_engine.checkpoints import convert_checkpoint, load_checkpoint
+from arrag_engine.recommended import recommended
 from scripts.comfyui_client import node_of
 from tests.comfyui.test_handed import refused
 from tests.comfyui.test_runs import pixels
@@ -37,7 +40,7 @@ def masked(installed):
         body = {"model": {"class_type": "ARRAG_LoadModel", "inputs": {"dtype": "fp32"}}}
         body["model"]["inputs"]["model"] = installed
         told = {"prompt": "a red car", "seed": 3, "steps": 4} | told
-        add(body, "draw", MASKED, model=["model", 0], **REQUIRED | told)
+        add(body, "draw", MASKED, **{"model": ["model", 0]} | REQUIRED | told)
         add(body, "show", "PreviewImage", images=["draw", 0])
         add(body, "notes", "PreviewAny", source=["draw", 3])
         return body
@@ -97,8 +100,10 @@ def test_every_setting_changes_the_picture(client, masked):
         assert not np.array_equal(drawn(client, masked(**change))[0], plain), name
 
 
-def test_notes_name_steps_and_schedule(client, masked):
-    assert "Schedule: 50 steps, temperature 1, cosine." in notes_of(client, masked(steps=0))
+def test_notes_name_steps_and_schedule(client, masked, installed, server):
+    file = server.base / "models" / "arrag" / "models" / installed
+    own = recommended(load_checkpoint(file, torch.float32)).schedule.steps
+    assert f"Schedule: {own} steps, temperature 1, cosine." in notes_of(client, masked(steps=0))
     told = {"schedule": "pow", "power": 3.0, "choice_temperature": 0.5}
     assert "Schedule: 4 steps, temperature 0.5, pow 3." in notes_of(client, masked(**told))
 
@@ -309,6 +314,42 @@ def test_a_janus_index_and_janus_tokens_are_refused(client, masked, editing):
     for name in ("before", "before pixels", "before hash"):
         del body[name]
     assert "made with another VQ" in refused(client.run(body))
+
+
+@pytest.fixture
+def other(server, tmp_path):
+    """Function: a folder as downloaded among ComfyUI's models, `change` applied; its name."""
+
+    def make(name, change):
+        folder = showo_folder(server.base / "models" / "arrag" / "models" / name, tiny_showo())
+        change(folder)
+        return name
+
+    return make
+
+
+def test_a_folder_without_its_tokenizer_is_one_sentence(client, masked, other):
+    body = masked()
+    name = other("show-o-dumb", lambda folder: (folder / "tokenizer.json").unlink())
+    body["model"]["inputs"]["model"] = name
+    assert "put the tokenizer.json of microsoft/phi-1_5 into" in refused(client.run(body))
+
+
+def smaller(folder):
+    """The same weights for a grid of 4 x 4, as 256 px and 512 px have the same weights."""
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"num_vq_tokens": 16}))
+
+
+def test_tokens_and_indexes_of_another_grid_are_refused(client, editing, retrieving, other):
+    name = other("show-o-small", smaller)
+    body = editing()
+    add(body, "small", "ARRAG_LoadModel", model=name, dtype="fp32")
+    body["draw"]["inputs"]["model"] = ["small", 0]
+    assert "the tokens are of 6x6 positions, the model draws 4x4" in refused(client.run(body))
+    body = retrieving({"model": ["small", 0]})
+    add(body, "small", "ARRAG_LoadModel", model=name, dtype="fp32")
+    assert "6x6" in refused(client.run(body))
 
 
 LINKED = {
