@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ..errors import InputError
@@ -178,6 +179,17 @@ class Retriever:
         if not proposal.found:
             return 0.0
         return float(self._weights(self._nearest(proposal), np.array([position]))[0])
+
+    def distributions(self, hits: Hits, vocab: int, device: torch.device) -> Tensor:
+        """p_retrieval [P, vocab] on a device, of hits [P, K]."""
+        return proposal_distribution(
+            hits.nearest(self.options.neighbours), self.options, vocab, device
+        )
+
+    def weights(self, hits: Hits, positions: np.ndarray) -> np.ndarray:
+        """λ [P] of hits [P, K] that were found at positions [P]; 0 where nothing was found."""
+        nearest, found = hits.nearest(self.options.neighbours), hits.found().any(axis=1)
+        return np.where(found, self._weights(nearest, positions), 0.0)
 
     def _weights(self, hits: Hits, positions: np.ndarray) -> np.ndarray:
         """λ [P] of hits [P, K] that were found at positions [P]."""
