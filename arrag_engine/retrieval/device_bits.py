@@ -1,8 +1,8 @@
 """Exact search by bits on a device: the hits of `Bits`, ties and distances included.
 
 The numbers of keys and queries are 1, -1 and 0. Distances, and all sums on the way to them, are
-whole numbers up to 4 · 24 · 16, which half precision holds: one product of matrices gives exact distances
-of many queries. Every position is held once, as a code of 2 bytes.
+whole numbers up to 4 · 24 · 16, which half precision holds: one product of matrices gives exact
+distances of many queries. Every position is held once, as a code of 2 bytes.
 """
 
 from __future__ import annotations
