@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..index.keys import Keys
 
-PATCHES = 2**18
+PATCHES = 2**17
 """Patches compared at once; with a distance, their number fits 31 bits."""
 QUERIES = 128
 """Queries compared at once."""
