@@ -31,10 +31,10 @@ def test_a_picture_is_drawn_and_tells_its_schedule(run, showo, tmp_path):
     assert report["passes"] == 5
     settings = report["settings"]
     assert (settings["schedule_steps"], settings["schedule_curve"]) == (5, "cosine")
-    assert settings["cfg"] == 6
+    assert settings["cfg"] == 2.75
     assert "Schedule: 5 steps, temperature 1, cosine." in err
     assert Image.open(tmp_path / "a.png").size == (12, 12)
-    assert generated(run, showo, tmp_path)[0]["passes"] == 50
+    assert generated(run, showo, tmp_path)[0]["passes"] == 18
 
 
 @pytest.mark.parametrize(

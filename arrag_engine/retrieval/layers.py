@@ -59,7 +59,8 @@ class Layers:
     def informed(self, known: np.ndarray) -> np.ndarray:
         """Mask [N] of the positions where a layer works and a neighbour stands, for a mask [N] of
         the tokens that stand."""
-        return np.any([layer.active & layer.query.informed(known) for layer in self.each], axis=0)
+        each = [layer.works(known) & layer.query.informed(known) for layer in self.each]
+        return np.any(each, axis=0)
 
     def propose(self, asked: Sequence[Asked]) -> list[Proposals]:
         """What the layers find for every position of these pictures, in one look-up each. At each
@@ -69,7 +70,9 @@ class Layers:
         count = sum(len(one.positions) for one in asked)
         found: list[list[Proposal | None]] = [[None] * len(self.each) for _ in range(count)]
         for j, layer in enumerate(self.each):
-            masks = [layer.active[one.positions] & layer.query.knows(one) for one in asked]
+            masks = [
+                layer.works(one.known)[one.positions] & layer.query.knows(one) for one in asked
+            ]
             wanted = [one.at(mask) for one, mask in zip(asked, masks, strict=True)]
             if layer.neighbours == 0 or not any(len(one.positions) for one in wanted):
                 continue
