@@ -84,15 +84,15 @@ class Layer:
     neighbours: int | None = None
     duplicates: Literal["first", "sum"] | None = None
     top_p: float | None = None
-    border_keys: BorderKeys | None = None
-    """This and `distances`: of models that draw in any order alone."""
-    distances: Distances | None = None
     include: str = ""
     """Patterns of captions, names and sources, one a line: only pictures that match one of them.
     `=name` means the picture of that name alone."""
     exclude: str = ""
     """The same, for pictures that are left out."""
     steering: Steering = field(default_factory=Steering)
+    border_keys: BorderKeys | None = None
+    """This and `distances`: of models that draw in any order alone."""
+    distances: Distances | None = None
 
     def __post_init__(self) -> None:
         for name, kind, advice in (
