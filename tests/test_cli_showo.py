@@ -133,9 +133,7 @@ def test_each_flag_of_retrieval_changes_the_picture(run, showo, tmp_path, flag):
 
 @pytest.mark.parametrize("flag", ["border-keys out", "distances mean"])
 def test_raster_models_have_no_such_settings(run, flag):
-    line = (
-        "generate --model {model} --prompt red --out {tmp}/a.png --index {files}/index.safetensors"
-    )
-    code, _, err = run(f"{line} --only= --{flag}")
+    line = "generate --model {model} --prompt red --out {tmp}/a.png --only="
+    code, _, err = run(f"{line} --index {{files}}/index.safetensors --{flag}")
     assert code == 2
     assert "draws in raster order and knows all neighbours of a patch; leave them out" in err

@@ -76,7 +76,7 @@ class Library:
         view = self.view_of(use, method, word)
         unknown = "ignore" if view.partial else "zero"
         return make_retriever(
-            *(view, self.grid, self.codebook, options, unknown_words),
+            *(view, self.grid, self.codebook, options, unknown_words, use.steering),
             unknown=unknown,
             order=self.order,
         )

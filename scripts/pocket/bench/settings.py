@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from arrag_engine.grid import DrawingOrder
 from arrag_engine.index import KeySpec
+from arrag_engine.retrieval import Steering
 from arrag_engine.settings import RetrievalOptions, Sampling, Schedule
 
 from .prompts import CONCEPT, KINDS, STYLE
@@ -35,6 +36,7 @@ class Use:
     """The model is given no caption: it does not know the word."""
     schedule: Schedule = field(default_factory=Schedule)
     """Of models that draw in any order."""
+    steering: Steering = field(default_factory=Steering)
 
 
 _KEYS = KeySpec("causal-8", "zero", "encoder", 2.0)
