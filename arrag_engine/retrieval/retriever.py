@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ..errors import InputError
@@ -141,11 +142,9 @@ class Retriever:
         hits = self._near(queries)
         if self.copies is not None:
             self._leave_out_copies(self.copies, queries, places, hits)
-        factors = [factor for one in asked for factor in [self.moment(one.known)] * len(one[1])]
-        return [
-            Proposal(self._stands_on(*place), one, factor)
-            for place, one, factor in zip(places, hits, factors, strict=True)
-        ]
+        around = [own for one in asked for own in self._stand_on(one)]
+        factors = [f for one in asked for f in [self.moment(one.known)] * len(one.positions)]
+        return [Proposal(*own) for own in zip(around, hits, factors, strict=True)]
 
     def _near(
         self, queries: np.ndarray, without: Sequence[Sequence[int]] | None = None
@@ -153,7 +152,7 @@ class Retriever:
         """The hits [1, K] of each query that are near enough."""
         hits = self._found(queries, self.neighbours, without)
         near = hits.within(self.max_distance) if self.max_distance else hits
-        return [near.query(i) for i in range(len(queries))]
+        return near.queries()
 
     def _leave_out_copies(
         self,
@@ -180,17 +179,22 @@ class Retriever:
                     hits[i] = one
             unsure = again
 
-    def _stands_on(self, asked: Asked, position: int) -> bytes:
-        """What the proposal of a position depends on: equal bytes mean an equal proposal."""
-        around = self.query.surroundings(asked.tokens, position, asked.known)
+    def _stand_on(self, asked: Asked) -> list[bytes]:
+        """What the proposal of each position depends on: equal bytes mean an equal proposal."""
+        around = self.query.surroundings(asked)
         if self.copies is None:
             return around
-        stand = np.where(asked.standing(position), asked.tokens, -1)
-        return around + hashlib.sha256(stand.tobytes()).digest()
+        stand = [np.where(asked.standing(p), asked.tokens, -1) for p in asked.positions]
+        return [
+            own + hashlib.sha256(tokens.tobytes()).digest()
+            for own, tokens in zip(around, stand, strict=True)
+        ]
 
     def still_holds(self, proposal: Proposal, asked: Asked, position: int) -> bool:
         """Whether the tokens make the query that the proposal answers."""
-        return proposal.surroundings == self._stands_on(asked, position)
+        return [proposal.surroundings] == self._stand_on(
+            asked._replace(positions=np.array([position]))
+        )
 
     def distribution(self, proposal: Proposal, vocab: int) -> Tensor:
         """p_retrieval [vocab]."""
@@ -219,6 +223,17 @@ class Retriever:
             return 0.0
         weights = self._weights(self._nearest(proposal), np.array([position]))
         return float(weights[0] * proposal.factor)
+
+    def distributions(self, hits: Hits, vocab: int, device: torch.device) -> Tensor:
+        """p_retrieval [P, vocab] on a device, of hits [P, K]."""
+        return proposal_distribution(
+            hits.nearest(self.options.neighbours), self.options, vocab, device
+        )
+
+    def weights(self, hits: Hits, positions: np.ndarray) -> np.ndarray:
+        """λ [P] of hits [P, K] that were found at positions [P]; 0 where nothing was found."""
+        nearest, found = hits.nearest(self.options.neighbours), hits.found().any(axis=1)
+        return np.where(found, self._weights(nearest, positions), 0.0)
 
     def _weights(self, hits: Hits, positions: np.ndarray) -> np.ndarray:
         """λ [P] of hits [P, K] that were found at positions [P]."""
