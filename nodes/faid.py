@@ -37,8 +37,8 @@ class LoadFAiDAdapter(io.ComfyNode):
             display_name="Load FAiD Adapter",
             category=CATEGORY,
             description="Attaches a trained FAiD adapter from models/arrag/adapters to a model. "
-            "The FAiD Sampler or, for Show-o, the Masked Sampler uses it; the weights of the model do "
-            "not change.",
+            "The FAiD Sampler or, for Show-o, the Masked Sampler uses it; the weights of the model "
+            "do not change.",
             **found_by("FAiD", "LoRA"),
             inputs=[
                 Model.Input("model", tooltip="The model that the adapter was trained on."),

@@ -19,7 +19,14 @@ from ..arrag_engine.bounds import (
 )
 from ..arrag_engine.faid import Faid
 from ..arrag_engine.layers import Layer
-from ..arrag_engine.settings import MASK_CURVES, RECOMMENDED, SIDES, Schedule, ScheduleChoice
+from ..arrag_engine.settings import (
+    CONFIDENCES,
+    MASK_CURVES,
+    RECOMMENDED,
+    SIDES,
+    Schedule,
+    ScheduleChoice,
+)
 from .inputs import checked, chosen
 from .memory import ManagedModel
 from .newer import ADVANCED, found_by
@@ -90,6 +97,7 @@ class MaskedSampler(io.ComfyNode):
         sigmoid_end: float = OWN.sigmoid[1],
         sigmoid_temperature: float = OWN.sigmoid[2],
         choice_temperature: float = RECOMMENDED_NUMBER,
+        confidence: str = RECOMMENDED,
         retrieval: tuple[Layer, ...] = (),
         strength: float = 1.0,
         candidates: int = 0,
@@ -97,7 +105,7 @@ class MaskedSampler(io.ComfyNode):
     ) -> io.NodeOutput:
         check_order(model, raster=False)
         sigmoid = (sigmoid_start, sigmoid_end, sigmoid_temperature)
-        told = chosen_schedule(steps, schedule, power, sigmoid, choice_temperature)
+        told = chosen_schedule(steps, schedule, power, sigmoid, choice_temperature, confidence)
         adapter = model.checkpoint.faid
         faid = None if adapter is None else Faid(adapter, strength, candidates)
         drawn = draw(
@@ -113,6 +121,7 @@ def chosen_schedule(
     power: float,
     sigmoid: tuple[float, float, float],
     temperature: float,
+    confidence: str,
 ) -> ScheduleChoice:
     """The schedule that the widgets mean. Numbers that belong to another curve play no part.
 
@@ -120,12 +129,14 @@ def chosen_schedule(
         InputError: A value is out of range.
     """
     check_choice("schedule", curve, (*MASK_CURVES, RECOMMENDED))
+    check_choice("confidence", confidence, (*CONFIDENCES, RECOMMENDED))
     return ScheduleChoice(
         None if steps == RECOMMENDED_STEPS else steps,
         chosen(TEMPERATURE, temperature),
         None if curve == RECOMMENDED else curve,  # type: ignore[arg-type]
         power if curve == "pow" else None,
         sigmoid if curve == "sigmoid" else None,
+        None if confidence == RECOMMENDED else confidence,  # type: ignore[arg-type]
     )
 
 
@@ -168,6 +179,14 @@ def schedule_inputs() -> list[io.Input]:
             tooltip="Noise in the choice of the tokens that stay; it falls to 0 with the steps. "
             "0: always those that the model is surest of. Above 0: more varied. "
             "-1 = recommended.",
+            **ADVANCED,
+        ),
+        io.Combo.Input(
+            "confidence",
+            options=[RECOMMENDED, *CONFIDENCES],
+            default=RECOMMENDED,
+            tooltip="Whose probability of a token says how sure it is, with retrieval. mixture: "
+            "the distribution that it was drawn from. model: the model alone.",
             **ADVANCED,
         ),
     ]

@@ -30,7 +30,14 @@ from ..errors import InputError
 from ..files import atomic_write
 from ..models.tokenizing import check_prompt
 from ..paths import check_output, given_name
-from ..settings import MASK_CURVES, SEMANTICS, SIDES, SamplingChoice, ScheduleChoice
+from ..settings import (
+    CONFIDENCES,
+    MASK_CURVES,
+    SEMANTICS,
+    SIDES,
+    SamplingChoice,
+    ScheduleChoice,
+)
 from .layers import (
     KEYS,
     OPTIONS,
@@ -173,6 +180,12 @@ def add_commands(command: Command) -> None:
         "recommended for the model)",
     )
     add(
+        "--confidence",
+        choices=CONFIDENCES,
+        help="whose probability of a drawn token says how sure it is: the mixture's with what is "
+        "retrieved, or the model's (default: recommended for the model)",
+    )
+    add(
         "--outpaint",
         choices=SIDES,
         help="continue the picture of --edit beyond this side by half of what the model draws; "
@@ -208,7 +221,7 @@ def generate(a: argparse.Namespace) -> int:
         negative=a.negative,
         kept=kept,
         redraw=a.redraw,
-        schedule=ScheduleChoice(a.steps, a.schedule_temperature, a.schedule, a.schedule_power),
+        schedule=_schedule(a),
     )
     for note in planned.notes:
         print(note, file=sys.stderr)
@@ -246,6 +259,12 @@ def generate(a: argparse.Namespace) -> int:
         }
         _write_report(a.json, settings, timings, files, drawing, planned)
     return 0
+
+
+def _schedule(a: argparse.Namespace) -> ScheduleChoice:
+    return ScheduleChoice(
+        *(a.steps, a.schedule_temperature, a.schedule, a.schedule_power), confidence=a.confidence
+    )
 
 
 def _settings(

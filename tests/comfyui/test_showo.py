@@ -52,7 +52,13 @@ REQUIRED = {
     **{"prompt": "a red car", "seed": 0, "batch": 1, "cfg": -1.0, "temperature": -1.0},
     **{"top_k": 0, "top_p": -1.0, "steps": 0, "schedule": "recommended", "power": 2.0},
     **{"sigmoid_start": -3.0, "sigmoid_end": 3.0, "sigmoid_temperature": 1.0},
-    **{"choice_temperature": -1.0, "preview_every": 1, "strength": 1.0, "candidates": 0},
+    **{
+        "confidence": "recommended",
+        "choice_temperature": -1.0,
+        "preview_every": 1,
+        "strength": 1.0,
+        "candidates": 0,
+    },
 }
 
 
@@ -167,6 +173,19 @@ def test_retrieval_from_an_index_that_was_built_with_it(client, masked, retrievi
     result = client.run(retrieving({"seed": 6}))
     assert "grid 6x6, neighbours ring-8" in result.outputs["info"]["text"][0]
     assert "Retrieval: weight 1" in result.outputs["notes"]["text"][0]
+
+
+def test_confidence_and_the_widgets_of_masked_retrieval_change_the_picture(client, retrieving):
+    hot = {"weight": 0.9, "temperature": 9.0}
+    plain = drawn(client, retrieving({"seed": 5}, **hot))[0]
+    changed = [
+        retrieving({"seed": 5, "confidence": "model"}, **hot),
+        retrieving({"seed": 5}, border_keys="in", **hot),
+        retrieving({"seed": 5}, distances="sum", **hot),
+        retrieving({"seed": 5}, start=0.3, **hot),
+    ]
+    for body in changed:
+        assert not np.array_equal(drawn(client, body)[0], plain)
 
 
 def test_the_trace_is_mapped_and_credited(client, retrieving):
