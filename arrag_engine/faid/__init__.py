@@ -4,7 +4,14 @@ from ..settings import AdapterConfig, Semantics
 from .adapter import FaidAdapter, assemble, order_for, order_name
 from .blender import FoldedBlender, PatchBlender
 from .hook import BlendPass, FaidHook, MaskedPass, slot_table
-from .passes import Blending, Faid, MaskedBlending, forced_states, whole_picture
+from .passes import (
+    Blending,
+    Faid,
+    MaskedBlending,
+    forced_states,
+    masked_picture,
+    whole_picture,
+)
 
 __all__ = [
     "AdapterConfig",
@@ -20,6 +27,7 @@ __all__ = [
     "Semantics",
     "assemble",
     "forced_states",
+    "masked_picture",
     "order_for",
     "order_name",
     "slot_table",

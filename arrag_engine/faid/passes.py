@@ -152,7 +152,7 @@ def embed_candidates(model: Backbone, codes: Tensor) -> Tensor:
 
 
 def whole_picture(
-    model: RasterBackbone,
+    model: Backbone,
     adapter: FaidAdapter,
     codes: Tensor,
     active: Tensor,
@@ -165,7 +165,7 @@ def whole_picture(
 
     Args:
         codes: Retrieved codes [B, N, K], -1 = none.
-        active: [N] where retrieval runs.
+        active: [N] or [B, N] where retrieval runs.
         rows: [B] 1 or 0, which pictures the blenders work on; all when absent.
         checkpointing: Compute layers again for the gradient.
     """
@@ -173,13 +173,35 @@ def whole_picture(
     positions = torch.arange(size, device=codes.device).expand(batch, -1)
     work = BlendPass(
         positions,
-        embed_candidates(model, codes.masked_fill(~active[:, None], -1)),
+        embed_candidates(model, codes.masked_fill(~active[..., None], -1)),
         active.expand(batch, -1),
         slot_table(model.grid, adapter.config.hops, codes.device),
         first=prompt_length - 1,
         semantics=semantics,
         rows=rows,
     )
+    return FaidHook(adapter.by_layer, adapter.gen_head, blending=work, checkpointing=checkpointing)
+
+
+def masked_picture(
+    model: Backbone,
+    adapter: FaidAdapter,
+    codes: Tensor,
+    active: Tensor,
+    known: Tensor,
+    first: int,
+    checkpointing: bool = False,
+) -> FaidHook:
+    """The same for a model that fills its grid in any order.
+
+    Args:
+        codes: Retrieved codes [B, N, K], -1 = none.
+        active: [B, N] where retrieval runs: unknown positions.
+        known: [B, N] which tokens stand.
+        first: The pass's input that is position 0.
+    """
+    slots = slot_table(model.grid, adapter.config.hops, codes.device, "masked")
+    work = masked_pass(model, slots, codes, active, known, first)
     return FaidHook(adapter.by_layer, adapter.gen_head, blending=work, checkpointing=checkpointing)
 
 

@@ -36,6 +36,11 @@ class Prompt:
 class PromptEncoder(Protocol):
     """Captions to ids."""
 
+    pad_id: int
+    """Fills prompts up on the left where several run together."""
+    tokenizer: Any
+    """The library's, which knows the vocabulary."""
+
     @property
     def has_unknown(self) -> bool:
         """Whether there are words that the tokenizer does not know."""

@@ -273,14 +273,14 @@ class ShowO(PictureModel):
         known: Tensor,
         hook: DrawingHook | None = None,
     ) -> Tensor:
-        """Hidden states [rows, N, hidden] of pictures, of one pass over prompts [rows, T], which
-        may begin with pads, and pictures: as `picture_states`, with a gradient for both."""
+        """Hidden states [rows, T + N + 2, hidden] of one pass over prompts [rows, T], which may
+        begin with pads, and the pictures behind them: the same as with `open`, in the form that
+        training needs."""
         ids = torch.cat((text, self.picture_ids(tokens, known)), dim=1)
         words = text.shape[1]
         mask = sequence_mask(self.leading_pads(text), ids.shape[1], words)
         positions = torch.arange(-words, ids.shape[1] - words, device=ids.device)
-        hidden = self.phi(self.embed(ids), positions, MaskedAttention(mask), hook)
-        return hidden[:, words + 1 : -1]
+        return self.phi(self.embed(ids), positions, MaskedAttention(mask), hook)
 
     def picture_ids(self, tokens: Tensor, known: Tensor) -> Tensor:
         """Ids [rows, N + 2] of pictures, with those that begin and end them."""

@@ -1,0 +1,100 @@
+"""What is known of a training picture where the model fills its grid in any order.
+
+A share cos(u π/2) of the tokens is unknown, u uniform: the shares that the cosine schedule leaves
+behind its steps. What is retrieved depends on what is known, so every mask has look-ups of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from ..index import PatchIndex
+from ..models.families import ImageModel
+from ..retrieval import Retriever, make_retriever
+from .data import image_hashes, pictures_by_hash
+from .settings import TrainSettings
+
+GOLDEN = (math.sqrt(5) - 1) / 2
+"""Steps of this size, modulo 1, spread evenly however many there are: a few pictures show every
+share of unknown tokens, whichever process takes them."""
+
+
+@dataclass(frozen=True)
+class Masks:
+    """The masks of pictures, and what is retrieved where a mask hides a token.
+
+    Args:
+        size: Tokens of a picture.
+        seed: Of the shares.
+        candidates: Codes to retrieve for each position.
+        retriever: Without it nothing is retrieved.
+    """
+
+    size: int
+    seed: int
+    candidates: int
+    retriever: Retriever | None = None
+
+    def known(self, number: int, rng: np.random.Generator) -> np.ndarray:
+        """Mask [N] of the tokens that are known of the picture in turn `number`."""
+        start = np.random.default_rng((self.seed, 5)).random()
+        u = (start + number * GOLDEN) % 1
+        count = max(1, round(self.size * math.cos(u * math.pi / 2)))
+        known = np.ones(self.size, bool)
+        known[rng.permutation(self.size)[:count]] = False
+        return known
+
+    def found(
+        self, tokens: np.ndarray, known: np.ndarray, digests: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(codes [B, N, K] int32 of the nearest patches of other pictures, -1 where there are none;
+        mask [B, N] of the positions that are looked up: unknown ones with a known neighbour).
+
+        Args:
+            tokens: [B, N].
+            known: Mask [B, N].
+            digests: sha256 of the pictures [B, 32]; patches of the same are left out.
+        """
+        codes = np.full((*tokens.shape, self.candidates), -1, np.int32)
+        active = np.zeros(tokens.shape, bool)
+        if self.retriever is None or not self.candidates:
+            return codes, active
+        query = self.retriever.query
+        for row, mask in enumerate(known):
+            active[row] = query.informed(mask) & ~mask
+        if active.any():
+            places = [np.flatnonzero(mask) for mask in active]
+            queries = np.concatenate(
+                [query.queries(*one) for one in zip(tokens, places, known, strict=True)]
+            )
+            own = [self._own.get(digest.tobytes(), []) for digest in digests]
+            without = [rows for rows, place in zip(own, places, strict=True) for _ in place]
+            nearest = self.retriever.source.lookup(queries, self.candidates, without=without).codes
+            found = np.full((len(queries), self.candidates), -1, np.int32)
+            found[:, : nearest.shape[1]] = nearest
+            codes[active] = found
+        return codes, active
+
+    @cached_property
+    def _own(self) -> dict[bytes, list[int]]:
+        assert self.retriever is not None
+        return pictures_by_hash(image_hashes(self.retriever.source.sources))
+
+
+def masks_for(model: ImageModel, index: PatchIndex | None, settings: TrainSettings) -> Masks | None:
+    """The masks of a model's training pictures; None for one that draws in raster order, where all
+    that is drawn before a token is known.
+
+    Raises:
+        InputError: The index does not fit the model.
+    """
+    if model.order.raster:
+        return None
+    retriever = None
+    if index is not None and settings.looked_up:
+        retriever = make_retriever(index, model.grid, model.vq.codebook(model.device))
+    return Masks(model.grid.size, settings.seed, settings.looked_up, retriever)
