@@ -75,7 +75,7 @@ SETTINGS = TrainSettings(
     blend_dropout=0.5,
     every=100,
 )
-MASKED = replace(SETTINGS, rank=32, alpha=64.0, hops=(1,), blender_from=2)
+MASKED = replace(SETTINGS, steps=400, rank=32, alpha=64.0, hops=(1,), blender_from=2)
 """For the smaller model that draws in any order: less than 2 MB."""
 AROUND = KeySpec("ring-8", "zero", "codebook")
 """Keys of what it looks up."""
@@ -252,7 +252,7 @@ def train(team: Team, args: argparse.Namespace, settings: TrainSettings, run: Ru
 def place_of(args: argparse.Namespace) -> Place:
     """Where it is trained; in bfloat16 where that is the faster."""
     device = choose_device(args.device)
-    return Place(device, device.type == "cuda" or torch.cpu._is_avx512_bf16_supported())
+    return Place(device, training.fast_dtype(device) == torch.bfloat16)
 
 
 def on_place(index: PatchIndex, device: torch.device) -> PatchIndex:
