@@ -22,7 +22,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..faid import FaidHook, MaskedBlending
 from ..models.base import MaskedBackbone
-from ..retrieval import Asked, Layers, mix
+from ..retrieval import Asked, Layers, Proposals
 from ..sampling import guide, model_distribution
 from ..settings import Schedule
 from .canvas import Canvas, begin_all
@@ -121,7 +121,7 @@ def look_up(layers: Layers, canvases: Sequence[Canvas], known: np.ndarray) -> li
     if any(len(one.positions) for one in asked):
         found = iter(layers.propose(asked))
         for canvas, one in zip(canvases, asked, strict=True):
-            for position in one.positions:
+            for position in one.positions.tolist():
                 canvas.proposals[position] = next(found)
     return asked
 
@@ -180,12 +180,20 @@ def mixed(
     if not asked or not layers.largest_weights.any():
         return p_model
     p = p_model.clone()
-    for i, one in enumerate(asked):
-        for position in one.positions:
-            proposals = canvases[i].proposals[position]
-            weight, proposed = layers.mixture(proposals, position, p.shape[-1])
-            p[i, position] = mix(p[i, position], proposed.to(p.device), weight)
+    for row, canvas, one in zip(p, canvases, asked, strict=True):
+        found = [canvas.proposals[position] for position in one.positions.tolist()]
+        mix_in(row, layers, found, one.positions)
     return p
+
+
+def mix_in(p: Tensor, layers: Layers, found: Sequence[Proposals], positions: np.ndarray) -> None:
+    """Mix what was found for positions [P] of a picture into its p [N, vocab], all at once."""
+    if len(found) == 0:
+        return
+    weights, proposed = layers.proposed(found, positions, p.shape[-1], p.device)
+    places = torch.from_numpy(positions).to(p.device)
+    rest = torch.from_numpy((1 - weights).astype(np.float32)).to(p.device)
+    p[places] = rest[:, None] * p[places] + proposed
 
 
 def fill(
@@ -215,8 +223,12 @@ def draw_unknown(
         known: Mask [N] of the tokens that stand.
         noise: Without it, the most probable tokens are taken.
     """
-    drawn = p.argmax(dim=-1).cpu().numpy() if noise is None else draw_by_sum(p, noise.draw)
-    canvas.tokens[~known] = drawn[~known]
+    unknown = np.flatnonzero(~known)
+    rows = p[torch.from_numpy(unknown).to(p.device)]
+    if noise is None:
+        canvas.tokens[unknown] = rows.argmax(dim=-1).cpu().numpy()
+    else:
+        canvas.tokens[unknown] = draw_by_sum(rows, noise.draw[unknown])
     return of_tokens(p, canvas.tokens)
 
 

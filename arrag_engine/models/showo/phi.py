@@ -23,7 +23,7 @@ from ..hooks import LayerHook
 from ..ops import rowwise
 
 Rotary = tuple[Tensor, Tensor]
-"""Cosine and sine [L, rotary / 2] float32 of positions [L]."""
+"""Cosine and sine [L, rotary / 2] of positions [L]."""
 gelu = partial(F.gelu, approximate="tanh")
 
 
@@ -187,7 +187,8 @@ class Phi(nn.Module):
             positions: [L], of all rows; counted from anywhere.
             hook: What changes the pass.
         """
-        rotary, state = rotary_angles(self.config, positions), None
+        cos, sin = rotary_angles(self.config, positions)
+        rotary, state = (cos.to(x.dtype), sin.to(x.dtype)), None  # once for all layers
         for i, layer in enumerate(self.layers):
             if hook is not None and hook.checkpointing:
                 x, state = checkpoint(layer, x, rotary, attend, i, hook, state, use_reentrant=False)
