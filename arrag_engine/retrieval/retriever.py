@@ -93,9 +93,16 @@ class Retriever:
         positions: np.ndarray,
         k: int,
         without: Sequence[Sequence[int]] | None = None,
+        known: np.ndarray | None = None,
     ) -> Hits:
-        """The k nearest patches [P, k] at active positions [P] of a picture's tokens [N]."""
-        return self.source.lookup(self.query.queries(tokens, positions), k, without=without)
+        """The k nearest patches [P, k] at active positions [P] of a picture's tokens [N].
+
+        Args:
+            without: For each position, numbers of pictures whose patches are left out.
+            known: Mask [N] of the tokens that stand; all before each position when absent.
+        """
+        queries = self.query.queries(tokens, positions, known)
+        return self.source.lookup(queries, k, without=without)
 
     def propose(self, asked: Sequence[Asked]) -> list[Proposal]:
         """A proposal for every position of these pictures, in one look-up; a copy limit needs

@@ -63,20 +63,15 @@ class Masks:
         active = np.zeros(tokens.shape, bool)
         if self.retriever is None or not self.candidates:
             return codes, active
-        query = self.retriever.query
         for row, mask in enumerate(known):
-            active[row] = query.informed(mask) & ~mask
-        if active.any():
-            places = [np.flatnonzero(mask) for mask in active]
-            queries = np.concatenate(
-                [query.queries(*one) for one in zip(tokens, places, known, strict=True)]
-            )
-            own = [self._own.get(digest.tobytes(), []) for digest in digests]
-            without = [rows for rows, place in zip(own, places, strict=True) for _ in place]
-            nearest = self.retriever.source.lookup(queries, self.candidates, without=without).codes
-            found = np.full((len(queries), self.candidates), -1, np.int32)
-            found[:, : nearest.shape[1]] = nearest
-            codes[active] = found
+            active[row] = self.retriever.query.informed(mask) & ~mask
+            places = np.flatnonzero(active[row])
+            if len(places):
+                own = self._own.get(digests[row].tobytes())
+                without = None if own is None else [own] * len(places)
+                given = (tokens[row], places, self.candidates, without, mask)
+                nearest = self.retriever.lookup(*given).codes
+                codes[row, places, : nearest.shape[1]] = nearest
         return codes, active
 
     @cached_property

@@ -247,7 +247,7 @@ def test_a_few_pictures_are_learnt_by_heart_and_the_base_stays(base, index, tmp_
     _, adapter = trained(base, index, tmp_path, settings, examples=examples)
     assert adapter.config == AdapterConfig((0, 1), (1, 2), 4, 8.0, 0.05, True, 4, "masked")
     start = score(base, None, examples, settings, HERE, index).mean()
-    assert score(base, adapter, examples, settings, HERE, index).mean() < 0.5 * start
+    assert score(base, adapter, examples, settings, HERE, index).mean() < 0.75 * start
     assert all(torch.equal(t, before[n]) for n, t in base.model.state_dict().items())
 
 
