@@ -305,7 +305,7 @@ class Batches:
             codes = self.shuffled(examples.codes[row], rng)
             return Shown(tokens, ids, codes, examples.active, not off, own)
         known = self.masks.known(place, rng)
-        [codes], [active] = self.masks.found(tokens[None], known[None], digest[None])
+        codes, active = self.masks.found(tokens, known, digest)
         weights = ~known / MEAN_SHARE
         codes = self.shuffled(codes, rng)
         return Shown(tokens, ids, codes, active, not off, own, known, weights)
@@ -335,10 +335,7 @@ class Batches:
             return Shown(tokens, ids, examples.codes[row][:, :k], examples.active)
         known = self.masks.known(row, np.random.default_rng((self.settings.seed, 6, row)))
         if row not in self.looked_up:
-            [codes], [active] = self.masks.found(
-                tokens[None], known[None], examples.digests[row][None]
-            )
-            self.looked_up[row] = codes, active
+            self.looked_up[row] = self.masks.found(tokens, known, examples.digests[row])
         codes, active = self.looked_up[row]
         weights = ~known * (len(known) / (~known).sum())
         return Shown(tokens, ids, codes[:, :k], active, known=known, weights=weights)

@@ -138,7 +138,7 @@ class Trainer:
         self.warn = warn
         train, held_out = examples.split(settings.held_out)
         encoder = base.prompt_encoder
-        masks = masks_for(base.model, index, settings)
+        masks = masks_for(base, index, settings)
         rehearsed = own and own.take(np.arange(MEASURED_OWN, len(own)))
         self.batches = Batches(train, encoder, settings, rehearsed, masks)
         self.measured_sets: dict[str, Batches] = {}
@@ -345,7 +345,7 @@ def score(
     Args:
         index: As in `train_adapter`.
     """
-    masks = masks_for(base.model, index, settings)
+    masks = masks_for(base, index, settings)
     batches = Batches(examples, base.prompt_encoder, settings, masks=masks)
     if adapter is None:
         return bits_of(base_scorer(base), batches, settings, place)

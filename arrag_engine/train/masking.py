@@ -7,13 +7,14 @@ behind its steps. What is retrieved depends on what is known, so every mask has 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
+from ..checkpoints import Checkpoint
 from ..index import PatchIndex
-from ..models.families import ImageModel
+from ..recommended import recommended
 from ..retrieval import Retriever, make_retriever
 from .data import image_hashes, pictures_by_hash
 from .settings import TrainSettings
@@ -49,29 +50,26 @@ class Masks:
         return known
 
     def found(
-        self, tokens: np.ndarray, known: np.ndarray, digests: np.ndarray
+        self, tokens: np.ndarray, known: np.ndarray, digest: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """(codes [B, N, K] int32 of the nearest patches of other pictures, -1 where there are none;
-        mask [B, N] of the positions that are looked up: unknown ones with a known neighbour).
+        """(codes [N, K] int32 of the nearest patches of other pictures, -1 where there are none;
+        mask [N] of the positions that are looked up: unknown ones with a known neighbour).
 
         Args:
-            tokens: [B, N].
-            known: Mask [B, N].
-            digests: sha256 of the pictures [B, 32]; patches of the same are left out.
+            tokens: Of a picture [N].
+            known: Mask [N].
+            digest: sha256 of the picture [32]; patches of the same are left out.
         """
-        codes = np.full((*tokens.shape, self.candidates), -1, np.int32)
-        active = np.zeros(tokens.shape, bool)
-        if self.retriever is None or not self.candidates:
-            return codes, active
-        for row, mask in enumerate(known):
-            active[row] = self.retriever.query.informed(mask) & ~mask
-            places = np.flatnonzero(active[row])
-            if len(places):
-                own = self._own.get(digests[row].tobytes())
-                without = None if own is None else [own] * len(places)
-                given = (tokens[row], places, self.candidates, without, mask)
-                nearest = self.retriever.lookup(*given).codes
-                codes[row, places, : nearest.shape[1]] = nearest
+        codes = np.full((self.size, self.candidates), -1, np.int32)
+        if self.retriever is None:
+            return codes, np.zeros(self.size, bool)
+        active = self.retriever.query.informed(known) & ~known
+        places = np.flatnonzero(active)
+        if len(places):
+            own = self._own.get(digest.tobytes())
+            without = None if own is None else [own] * len(places)
+            hits = self.retriever.lookup(tokens, places, self.candidates, without, known)
+            codes[places, : hits.codes.shape[1]] = hits.codes
         return codes, active
 
     @cached_property
@@ -80,16 +78,27 @@ class Masks:
         return pictures_by_hash(image_hashes(self.retriever.source.sources))
 
 
-def masks_for(model: ImageModel, index: PatchIndex | None, settings: TrainSettings) -> Masks | None:
+def masks_for(base: Checkpoint, index: PatchIndex | None, settings: TrainSettings) -> Masks | None:
     """The masks of a model's training pictures; None for one that draws in raster order, where all
-    that is drawn before a token is known.
+    that stands before a token is known.
 
     Raises:
         InputError: The index does not fit the model.
     """
-    if model.order.raster:
+    if base.model.order.raster:
         return None
     retriever = None
     if index is not None and settings.looked_up:
-        retriever = make_retriever(index, model.grid, model.vq.codebook(model.device))
-    return Masks(model.grid.size, settings.seed, settings.looked_up, retriever)
+        retriever = drawing_retriever(base, index)
+    return Masks(base.model.grid.size, settings.seed, settings.looked_up, retriever)
+
+
+def drawing_retriever(base: Checkpoint, index: PatchIndex) -> Retriever:
+    """One that finds what a drawing finds where nothing else is chosen."""
+    model, options = base.model, recommended(base).retrieval
+    index = index.by_bits()
+    if not index.partial:
+        options = replace(options, border_keys="in")
+    codebook = model.vq.codebook(model.device)
+    unknown = "ignore" if index.partial else "zero"
+    return make_retriever(index, model.grid, codebook, options, unknown=unknown, order=model.order)
