@@ -10,10 +10,12 @@ import torch
 from PIL import Image
 
 from arrag_engine.checkpoints import convert_checkpoint, load_checkpoint
+from arrag_engine.faid import AdapterConfig
 from arrag_engine.recommended import recommended
 from scripts.comfyui_client import node_of
 from tests.comfyui.test_handed import refused
 from tests.comfyui.test_runs import pixels
+from tests.tiny import write_adapter
 from tests.tiny_showo import showo_folder, tiny_showo
 
 NAME = "tiny-show-o.safetensors"
@@ -186,6 +188,23 @@ def test_confidence_and_the_widgets_of_masked_retrieval_change_the_picture(clien
     ]
     for body in changed:
         assert not np.array_equal(drawn(client, body)[0], plain)
+
+
+def test_the_adapter_of_the_model_joins(server, client, masked, retrieving, installed):
+    models = server.base / "models" / "arrag"
+    config = AdapterConfig((0, 1), (1, 2), 2, 4.0, 0.05, True, 3, "masked")
+    adapter = models / "adapters" / "tiny-show-o.safetensors"
+    write_adapter(adapter, models / "models" / installed, config)
+
+    def adapted(**told):
+        body = retrieving({"seed": 5, "model": ["adapted", 0]} | told, weight=0.0)
+        add(body, "adapted", "ARRAG_LoadAdapter", model=["model", 0], adapter=adapter.name)
+        return drawn(client, body)[0]
+
+    plain, blended = drawn(client, masked(seed=5))[0], adapted()
+    assert not np.array_equal(blended, plain)
+    assert not np.array_equal(adapted(candidates=1), blended)
+    assert np.array_equal(adapted(strength=0.0), plain)
 
 
 def test_the_trace_is_mapped_and_credited(client, retrieving):
