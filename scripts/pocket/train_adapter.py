@@ -75,7 +75,7 @@ SETTINGS = TrainSettings(
     blend_dropout=0.5,
     every=100,
 )
-MASKED = replace(SETTINGS, steps=400, rank=32, alpha=64.0, hops=(1,), blender_from=2)
+MASKED = replace(SETTINGS, steps=300, rank=32, alpha=64.0, hops=(1,), blender_from=2)
 """For the smaller model that draws in any order: less than 2 MB."""
 AROUND = KeySpec("ring-8", "zero", "codebook")
 """Keys of what it looks up."""
