@@ -12,7 +12,6 @@ import math
 import time
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,10 +20,11 @@ from torch import Tensor
 from ..errors import InputError
 from ..models.base import MaskedBackbone
 from ..retrieval import Asked, Layers, Proposals
-from ..sampling import guide, model_distribution
 from ..settings import Schedule
 from .canvas import Canvas, begin_all
-from .passes import check_lengths, not_numbers, prompt_groups
+from .fixed import KeptPasses
+from .masked_passes import open_masked
+from .passes import check_lengths
 from .recipe import Drawing, Progress, Recipe
 from .step_noise import StepNoise, draw_by_sum, step_noise
 from .trace import Cost, make_trace
@@ -42,6 +42,7 @@ def draw_masked(
     seeds: Sequence[int],
     progress: Progress | None = None,
     device: torch.device | None = None,
+    kept: KeptPasses | None = None,
 ) -> Drawing:
     """Draw one picture per seed; see `draw_pictures`.
 
@@ -56,23 +57,26 @@ def draw_masked(
     canvases = begin_all(seeds, grid.size, recipe.kept)
     known = np.stack([canvas.kept for canvas in canvases])
     searched = recipe.searched()
-    opened = open_prompts(model, recipe, device)
+    passes = open_masked(model, recipe, len(seeds), device, kept)
     steps = 0 if known.all() else recipe.schedule.steps
-    for step in range(steps):
-        p_model = predict(model, opened, recipe, canvases, known, device)
-        p = mixed(p_model, searched, canvases, known)
-        for i, canvas in enumerate(canvases):
-            known[i] = canvas.kept | fill(canvas, p_model[i], p[i], known[i], recipe, step)
-        if progress is not None:
-            done = int(known.sum(1).min()) if step + 1 < steps else grid.size
-            progress(done, np.stack([canvas.tokens for canvas in canvases]))
+    try:
+        for step in range(steps):
+            p_model = passes.predict(canvases, known)
+            p = mixed(p_model, searched, canvases, known)
+            for i, canvas in enumerate(canvases):
+                known[i] = canvas.kept | fill(canvas, p_model[i], p[i], known[i], recipe, step)
+            if progress is not None:
+                done = int(known.sum(1).min()) if step + 1 < steps else grid.size
+                progress(done, np.stack([canvas.tokens for canvas in canvases]))
+    finally:
+        passes.close()
     tokens = torch.from_numpy(np.stack([canvas.tokens for canvas in canvases]))
     cost, layers = Cost(steps, time.perf_counter() - started), recipe.retrieval()
     tracers = [
         partial(make_trace, grid, layers, canvas, model.vocab, cost, complete=False)
         for canvas in canvases
     ]
-    return Drawing(tokens.view(-1, grid.height, grid.width), steps, tracers)
+    return Drawing(tokens.view(-1, grid.height, grid.width), steps, tracers, passes.notes)
 
 
 def check_masked(model: MaskedBackbone, recipe: Recipe, pictures: int) -> None:
@@ -85,42 +89,6 @@ def check_masked(model: MaskedBackbone, recipe: Recipe, pictures: int) -> None:
     if recipe.kept is not None:
         recipe.kept.check_fits(model.grid.size, model.vocab, pictures)
     check_lengths(model, recipe)
-
-
-def open_prompts(
-    model: MaskedBackbone, recipe: Recipe, device: torch.device
-) -> list[tuple[int, Any]]:
-    """How many streams the prompts of each group have, and what the model keeps of them."""
-    return [(len(ids), model.open(ids)) for ids in prompt_groups(recipe, device)]
-
-
-def predict(
-    model: MaskedBackbone,
-    opened: Sequence[tuple[int, Any]],
-    recipe: Recipe,
-    canvases: Sequence[Canvas],
-    known: np.ndarray,
-    device: torch.device,
-) -> Tensor:
-    """p_model [B, N, vocab] where the model computes, given the known tokens of each picture.
-
-    Args:
-        opened: As `open_prompts` returned it.
-        known: Mask [B, N].
-
-    Raises:
-        InputError: The logits are not numbers.
-    """
-    tokens = torch.from_numpy(np.stack([canvas.tokens for canvas in canvases])).to(device)
-    stand = torch.from_numpy(known).to(device)
-    logits = [
-        model.masked_logits(prompts, tokens.repeat(streams, 1), stand.repeat(streams, 1))
-        for streams, prompts in opened
-    ]
-    guided = guide(torch.cat(logits), recipe.sampling.cfg)
-    if not guided.isfinite().all():
-        raise InputError(not_numbers(model))
-    return model_distribution(guided, recipe.sampling)
 
 
 def mixed(p_model: Tensor, layers: Layers, canvases: Sequence[Canvas], known: np.ndarray) -> Tensor:

@@ -19,10 +19,10 @@ from ...decode.masked import (
     masked_count,
     masked_share,
     mixed,
-    predict,
     stays,
     temperature_of,
 )
+from ...decode.masked_passes import predict
 from ...decode.step_noise import StepNoise, draw_by_sum
 from ...models.showo.model import ShowO
 from ...retrieval import Layers

@@ -16,7 +16,8 @@ from arrag_engine.checkpoints import Checkpoint
 from arrag_engine.decode import Recipe
 from arrag_engine.decode.canvas import begin
 from arrag_engine.decode.masked import mixed as masked_mixture
-from arrag_engine.decode.masked import of_tokens, open_prompts, predict
+from arrag_engine.decode.masked import of_tokens
+from arrag_engine.decode.masked_passes import open_prompts, predict
 from arrag_engine.evaluate.benchmark import Part, Progress
 from arrag_engine.likelihood import bits, mixed, model_probabilities, retrieve_truth
 from arrag_engine.retrieval import Layers, layers_of
