@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Sequence
 from functools import partial
+from itertools import repeat
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..models.base import MaskedBackbone
-from ..retrieval import Asked, Layers, Proposals
+from ..retrieval import Asked, FoundByLayers, Layers
 from ..settings import Schedule
 from .canvas import Canvas, begin_all
 from .fixed import KeptPasses
@@ -70,6 +71,8 @@ def draw_masked(
                 progress(done, np.stack([canvas.tokens for canvas in canvases]))
     finally:
         passes.close()
+    for canvas in canvases:
+        canvas.recall()
     tokens = torch.from_numpy(np.stack([canvas.tokens for canvas in canvases]))
     cost, layers = Cost(steps, time.perf_counter() - started), recipe.retrieval()
     tracers = [
@@ -106,19 +109,20 @@ def mixed(p_model: Tensor, layers: Layers, canvases: Sequence[Canvas], known: np
     ]
     if not any(len(one.positions) for one in asked):
         return p_model
-    found = layers.propose(asked)
+    found = layers.find(asked)
     p, first = p_model.clone(), 0
     for row, canvas, one in zip(p, canvases, asked, strict=True):
-        own = found[first : first + len(one.positions)]
-        first += len(own)
-        canvas.proposals.update(zip(one.positions.tolist(), own, strict=True))
+        own = found.part(first, len(one.positions))
+        first += own.count
+        places = zip(repeat(own), range(own.count), strict=False)
+        canvas.found.update(zip(one.positions.tolist(), places, strict=True))
         mix_in(row, layers, own, one.positions)
     return p
 
 
-def mix_in(p: Tensor, layers: Layers, found: Sequence[Proposals], positions: np.ndarray) -> None:
+def mix_in(p: Tensor, layers: Layers, found: FoundByLayers, positions: np.ndarray) -> None:
     """Mix what was found for positions [P] of a picture into its p [N, vocab], all at once."""
-    if len(found) == 0:
+    if found.count == 0:
         return
     weights, proposed = layers.proposed(found, positions, p.shape[-1], p.device)
     places = torch.from_numpy(positions).to(p.device)

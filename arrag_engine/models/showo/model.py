@@ -256,17 +256,20 @@ class ShowO(PictureModel):
     def drawing_bytes(self, rows: int, capacity: int, window: int) -> int:
         """About the memory that drawing `rows` sequences takes besides the weights.
 
-        What a pass makes of its float32 logits, a layer's inner states, keys and values of the
-        prompts, and the largest copy of packed weights. Pixels are not in it: see `picture_bytes`.
+        What a pass makes of its float32 logits and leaves of them, a layer's inner states, keys and
+        values of the prompts, their mask, and the largest copy of packed weights. Pixels are not in
+        it: see `picture_bytes`.
 
         Args:
             capacity: Ids of prompt and picture.
             window: Of no account: every pass computes the whole picture.
         """
         c, size = self.config.phi, self.config.grid.size + BORDERS
-        logits = rows * LOGIT_COPIES * size * self.config.vq.codebook_size
+        capacity += 64  # buffers of fixed length are filled up
+        logits = rows * (LOGIT_COPIES + 1) * size * self.config.vq.codebook_size
         inner = rows * size * (2 * c.intermediate_size + 8 * c.hidden_size)
         text = 2 * c.num_layers * rows * c.num_kv_heads * (capacity - size) * c.head_dim
         packed = (layer for layer in self.modules() if isinstance(layer, PackedLinear))
         copied = max((layer.copied for layer in packed), default=0)
-        return (inner + text + copied) * self.dtype.itemsize + 4 * logits
+        mask = rows * size * capacity
+        return (inner + text + mask + copied) * self.dtype.itemsize + 4 * logits

@@ -125,6 +125,7 @@ class GoldenDrawing:
 
     def record_found(self, layers: Layers, recorded: Recorded) -> None:
         """What the only layer found where it was asked: each code once, with its nearest hit."""
+        self.canvas.recall()
         [layer], known = layers.each, self.known[0]
         active = layers.informed(known) & ~known
         codes = np.full((known.size, layer.neighbours), -1)
