@@ -141,7 +141,9 @@ def kinds_of(report):
     return report["settings"]["retrieval_border_keys"], report["settings"]["retrieval_distances"]
 
 
-@pytest.mark.parametrize("flag", ["border-keys in", "distances sum", "end 0.4", "confidence model"])
+@pytest.mark.parametrize(
+    "flag", ["border-keys in", "distances sum", "end 0.4", "confidence model", "grow"]
+)
 def test_each_flag_of_retrieval_changes_the_picture(run, showo, tmp_path, flag):
     save_index(sign_index(structure="flat"), tmp_path / "index.safetensors")
     index = str(tmp_path / "index.safetensors")
@@ -162,6 +164,15 @@ def test_each_flag_of_retrieval_changes_the_picture(run, showo, tmp_path, flag):
     (tmp_path / "layers.json").write_text(json.dumps([layer]))
     again, _ = generated(run, showo, tmp_path, "--steps 5 --layers {tmp}/layers.json")
     assert tokens_of(again) == tokens_of(changed)
+
+
+def test_growing_changes_the_picture(run, showo, tmp_path):
+    line = "--steps 12 --schedule-temperature 4"
+    plain, err = generated(run, showo, tmp_path, line)
+    growing, told = generated(run, showo, tmp_path, f"{line} --grow")
+    assert tokens_of(growing) != tokens_of(plain)
+    assert (", growing." in err, ", growing." in told) == (False, True)
+    assert tokens_of(generated(run, showo, tmp_path, f"{line} --no-grow")[0]) == tokens_of(plain)
 
 
 @pytest.mark.parametrize("flag", ["border-keys out", "distances mean"])
