@@ -141,9 +141,7 @@ def kinds_of(report):
     return report["settings"]["retrieval_border_keys"], report["settings"]["retrieval_distances"]
 
 
-@pytest.mark.parametrize(
-    "flag", ["border-keys in", "distances sum", "end 0.4", "confidence model", "grow"]
-)
+@pytest.mark.parametrize("flag", ["border-keys in", "distances sum", "end 0.4", "confidence model"])
 def test_each_flag_of_retrieval_changes_the_picture(run, showo, tmp_path, flag):
     save_index(sign_index(structure="flat"), tmp_path / "index.safetensors")
     index = str(tmp_path / "index.safetensors")
