@@ -1,4 +1,4 @@
-"""`eval`: score a model with and without retrieval.
+"""`eval`: benchmarks, with and without retrieval.
 
 A suite is a module with two functions: `add_flags(parser)` adds its own flags and loads no PyTorch;
 `read(arguments)` reads everything but the model and returns `begin(checkpoint, index, faid,
@@ -12,7 +12,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import shipped
 from ..bounds import FIRST_SEED, PICTURES_EACH
@@ -20,13 +20,20 @@ from ..errors import InputError
 from ..evaluate.benchmark import ADAPTED, METHODS
 from ..index import load_index
 from ..paths import check_work_folder, given_name
+from .eval_lists import adapter_digest, add_list_parsers, index_facts, model_facts, run_facts
 from .generate import load_adapter_flag
 from .parser import Parser, number, some_of
 from .progress import Bars
 from .shared import Command, add_model_flags, check_adapter, check_inputs, load_model
 
+if TYPE_CHECKING:
+    from ..checkpoints import Checkpoint
+    from ..index import PatchIndex
+
 SUITES = {"pocket": "scripts.pocket.bench"}
 """Module of each suite, imported when it is used."""
+SUITE_SETTINGS = ("suite", "seeds", "first_seed", "limit", "scorer")
+"""Flags of a suite that decide its results."""
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -84,6 +91,7 @@ def add_commands(command: Command) -> None:
         parser = suites.add_parser(name, help=told, description=f"Score with {told}.")
         parser.suite = name
         add_shared_flags(parser)
+    add_list_parsers(suites)
 
 
 def add_shared_flags(parser: argparse.ArgumentParser) -> None:
@@ -112,7 +120,8 @@ def add_shared_flags(parser: argparse.ArgumentParser) -> None:
     add(
         "--out",
         type=Path,
-        help="folder for pictures, scores.json and table.txt (default: none is written)",
+        help="folder for pictures, scores.json and table.txt, and to go on in (default: none is "
+        "written)",
     )
 
 
@@ -123,17 +132,29 @@ def eval_(a: argparse.Namespace) -> int:
         check_work_folder(a.out)
     index = load_index(shipped.resolve(a.index, shipped.INDEXES))
     check_adapter(a.adapter)
+    a.resumes = a.out is not None
     begin = load_suite(a.suite).read(a)
     methods = a.methods.split(",")
     checkpoint = load_model(a)
+    from ..evaluate.journal import open_journal
     from ..evaluate.run import evaluate
     from ..faid import Faid
 
     adapted = any(method in ADAPTED for method in methods)
     faid = Faid(load_adapter_flag(checkpoint, a.adapter)) if adapted else None
     seeds = range(a.first_seed, a.first_seed + a.seeds)
-    with Bars() as bars:
+    settings = suite_settings(a, checkpoint, index)
+    with open_journal(a.out, settings, run_facts(a, checkpoint)) as journal, Bars() as bars:
         benchmark = begin(checkpoint, index, faid, bars)
-        tables = evaluate(checkpoint, benchmark, methods, seeds, bars, a.out)
+        tables = evaluate(checkpoint, benchmark, methods, seeds, bars, a.out, journal)
     print(tables)
     return 0
+
+
+def suite_settings(
+    a: argparse.Namespace, checkpoint: Checkpoint, index: PatchIndex
+) -> dict[str, Any]:
+    """All that decides what a piece of work results in; its methods and kinds are in its key."""
+    own = {name: str(getattr(a, name, None)) for name in SUITE_SETTINGS}
+    adapter = {"adapter": adapter_digest(a.adapter)}
+    return {**model_facts(checkpoint), **own, **index_facts(index), **adapter}

@@ -42,3 +42,22 @@ def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
     """Mean and standard deviation (0 of a single value)."""
     spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
     return float(np.mean(values)), spread
+
+
+RESAMPLES = 2000
+SURE = 0.95
+"""Share of the resampled means that an interval holds."""
+
+
+def bootstrap_interval(values: np.ndarray, seed: int = 0) -> tuple[float, float]:
+    """The interval (low, high) that holds `SURE` of the means of values [prompts, seeds] whose
+    prompts and seeds are both drawn anew, with replacement (percentile bootstrap of crossed
+    factors, Owen 2007, arXiv 0712.1111). Of one prompt or one seed alone, only the other varies.
+    """
+    prompts, seeds = values.shape
+    rng = np.random.default_rng(seed)
+    rows = rng.multinomial(prompts, np.full(prompts, 1 / prompts), RESAMPLES)
+    columns = rng.multinomial(seeds, np.full(seeds, 1 / seeds), RESAMPLES)
+    means = ((rows @ values) * columns).sum(axis=1) / (prompts * seeds)
+    low, high = np.quantile(means, [(1 - SURE) / 2, (1 + SURE) / 2])
+    return float(low), float(high)
