@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -191,9 +191,9 @@ def make_way(a: argparse.Namespace, methods: list[str]) -> Way:
     )
 
 
-def shortened(notes: list[str]) -> list[str]:
+def shortened(notes: Sequence[str]) -> list[str]:
     if len(notes) <= NOTES:
-        return notes
+        return list(notes)
     return [*notes[:NOTES], f"{len(notes) - NOTES} more notes on prompts are not shown."]
 
 

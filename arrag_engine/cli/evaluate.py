@@ -21,6 +21,7 @@ from ..evaluate.benchmark import ADAPTED, METHODS
 from ..index import load_index
 from ..paths import check_work_folder, given_name
 from .eval_lists import adapter_digest, add_list_parsers, index_facts, model_facts, run_facts
+from .eval_report import add_report_parser
 from .generate import load_adapter_flag
 from .parser import Parser, number, some_of
 from .progress import Bars
@@ -92,6 +93,7 @@ def add_commands(command: Command) -> None:
         parser.suite = name
         add_shared_flags(parser)
     add_list_parsers(suites)
+    add_report_parser(suites)
 
 
 def add_shared_flags(parser: argparse.ArgumentParser) -> None:

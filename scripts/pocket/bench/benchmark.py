@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 
 from arrag_engine.checkpoints import Checkpoint
 from arrag_engine.decode import Kept, Recipe
-from arrag_engine.evaluate.benchmark import ADAPTED, Part, Progress
+from arrag_engine.evaluate.benchmark import ADAPTED, Part, Progress, no_progress
 from arrag_engine.evaluate.journal import Journal
 from arrag_engine.evaluate.measures import (
     bootstrap_interval,
@@ -107,9 +107,10 @@ class Bench:
             returned.append(decode_tokens(self.checkpoint, tokens[number : number + 1]))
             progress("scene decoded", number + 1, len(scenes), "")
         real = np.stack([scene.pixels for scene in scenes])
+        kinds = {"real": real, "reconstructed": np.concatenate(returned)}
         columns = {
-            "real": judged_scenes(self.scorer, scenes, real),
-            "reconstructed": judged_scenes(self.scorer, scenes, np.concatenate(returned)),
+            name: judged_scenes(self.scorer, scenes, pixels, progress, f"{name} scene judged")
+            for name, pixels in kinds.items()
         }
         return share_table("scorer right on", columns)
 
@@ -155,11 +156,18 @@ def word_of(task: PocketTask) -> str:
 
 
 def judged_scenes(
-    scorer: Scorer, scenes: Sequence[BenchScene], pixels: np.ndarray
+    scorer: Scorer,
+    scenes: Sequence[BenchScene],
+    pixels: np.ndarray,
+    progress: Progress = no_progress,
+    counted: str = "",
 ) -> dict[str, tuple[float, int]]:
     """The scorer's own share of right verdicts, and of how many, on pictures [B, H, W, 3] of
     scenes (as they are, or given back by a VQ): by split, kind of the seen ones, and size."""
-    verdicts = [judge(s.truth, d) for s, d in zip(scenes, scorer.detect(pixels), strict=True)]
+    verdicts = []
+    for number, scene in enumerate(scenes):
+        verdicts.append(judge(scene.truth, scorer.detect(pixels[number : number + 1])[0]))
+        progress(counted, number + 1, len(scenes), "")
     groups: dict[str, list[bool]] = {}
     for scene, verdict in zip(scenes, verdicts, strict=True):
         left, top, right, bottom = scene.boxes[0]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import torch
@@ -13,17 +12,19 @@ from arrag_engine.checkpoints import Checkpoint
 from arrag_engine.evaluate.benchmark import Part, Progress
 from arrag_engine.evaluate.journal import Journal
 from arrag_engine.likelihood import bits, mixed, model_probabilities, retrieve_truth
-from arrag_engine.models.base import Prompt
 
 from .library import Library
 from .scenes import BenchScene
 from .settings import TEACHER_FORCED
 from .tasks import Material
 
+Found = tuple[str, np.ndarray, np.ndarray]
+"""A method, the probabilities [P] of a scene's own tokens, and their positions [P]."""
+
 
 @dataclass(frozen=True)
 class Bits:
-    """Teacher-forced bits per token of a scene."""
+    """Bits per token of a scene."""
 
     every: float
     """Of all tokens."""
@@ -41,49 +42,42 @@ def likelihoods(
     journal: Journal,
 ) -> dict[Part, list[Bits]]:
     """(split, method) -> bits of each scene. Each is kept in the journal as soon as it is known."""
-    found: dict[Part, list[Bits]] = {}
-    done, total = 0, len(material.scenes) * len(methods)
-    for scene, tokens in zip(material.scenes, material.tokens, strict=True):
-        progress("likelihood of a scene", done, total, scene.split)
-        own = Own(checkpoint, scene, tokens)
-        for method in methods:
-            key = ("bits", scene.number, method)
-            bits = journal.once(key, lambda own=own, method=method: own.bits(library, method))
-            found.setdefault((scene.split, method), []).append(Bits(*bits))
+    grid, scenes = checkpoint.model.grid, material.scenes
+    parts: dict[Part, list[Bits]] = {}
+    done, total = 0, len(scenes) * len(methods)
+    for scene, tokens in zip(scenes, material.tokens, strict=True):
+        marks = scene.covers(grid.height, grid.width)
+        keys = {method: ("bits", scene.number, method) for method in methods}
+        left = [method for method in methods if journal.get(keys[method]) is None]
+        progress("likelihood of a scene", done + len(methods) - len(left), total, scene.split)
+        for method, p, positions in in_raster_order(checkpoint, library, left, scene, tokens):
+            marked = marks[positions]
+            journal.put(keys[method], (bits(p), bits(p, marked), int(marked.sum())))
             done += 1
-            progress("likelihood of a scene", done, total, f"{scene.split} {method}")
-    return found
+            progress("likelihood of a scene", done + len(methods) - len(left), total, method)
+        done += len(methods) - len(left)
+        for method in methods:
+            parts.setdefault((scene.split, method), []).append(Bits(*journal.get(keys[method])))
+    return parts
 
 
-@dataclass(frozen=True)
-class Own:
-    """A scene, and what the model alone makes of it."""
-
-    checkpoint: Checkpoint
-    scene: BenchScene
-    tokens: np.ndarray
-    """[N]."""
-
-    @cached_property
-    def prompt(self) -> Prompt:
-        return self.checkpoint.prompt_encoder.encode(self.scene.truth.text)
-
-    @cached_property
-    def probabilities(self) -> np.ndarray:
-        """Of the scene's own tokens [N]."""
-        prompt, tokens = self.prompt, torch.from_numpy(self.tokens)
-        p = model_probabilities(
-            self.checkpoint.model, prompt.ids, prompt.unconditional, self.tokens
-        )
-        return p[torch.arange(len(tokens)), tokens].numpy()
-
-    def bits(self, library: Library, method: str) -> tuple[float, float, int]:
-        """The fields of `Bits`, with a method."""
-        grid, unknown = self.checkpoint.model.grid, bool(self.prompt.unknown)
-        split, own = self.scene.split, self.probabilities
-        p = with_method(library, method, split, self.tokens, own, unknown)
-        covered = self.scene.covers(grid.height, grid.width)
-        return bits(p), bits(p, covered), int(covered.sum())
+def in_raster_order(
+    checkpoint: Checkpoint,
+    library: Library,
+    methods: Sequence[str],
+    scene: BenchScene,
+    tokens: np.ndarray,
+) -> Iterator[Found]:
+    """What the methods make of a scene's tokens [N], each given those before it."""
+    if not methods:
+        return
+    prompt = checkpoint.prompt_encoder.encode(scene.truth.text)
+    p = model_probabilities(checkpoint.janus, prompt.ids, prompt.unconditional, tokens)
+    positions = np.arange(len(tokens))
+    true = p[torch.from_numpy(positions), torch.from_numpy(tokens)].numpy()
+    for method in methods:
+        found = with_method(library, method, scene.split, tokens, true, bool(prompt.unknown))
+        yield method, found, positions
 
 
 def with_method(
