@@ -183,6 +183,9 @@ def measured_distances(a: argparse.Namespace) -> dict[str, dict[str, float]]:
     sets = {
         kind: [named_file(path, f"--{kind}") for path in paths] for kind, paths in asked.items()
     }
+    for name, path in sets.get("fwd", ()):
+        if not path.is_dir():
+            raise InputError(f"--fwd {name} is a file; FWD needs folders of pictures")
     for kind, network in (("fid", "inception"), ("cmmd", "clip")):
         pictures = [path for _, path in sets.get(kind, ()) if path.is_dir()]
         if pictures and getattr(a, network) is None:
