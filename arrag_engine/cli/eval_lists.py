@@ -13,19 +13,22 @@ from typing import TYPE_CHECKING, Any
 
 from ..bounds import BATCH, FIRST_SEED, LIMIT, PICTURES_EACH
 from ..errors import InputError
-from ..evaluate.benchmark import ADAPTED, METHODS, evenly
+from ..evaluate.benchmark import ADAPTED, METHODS, Progress, evenly
 from ..evaluate.prompt_lists import PromptList, read_dpg, read_geneval, read_prompts
 from ..paths import check_work_folder, given_name
 from .generate import load_adapter_flag
 from .layers import add_retrieval_flags, check_layer_flags, chosen_layers, told_layers
 from .parser import number, some_of
-from .progress import Bars
+from .progress import Bars, say
 from .sampling import add_sampling_flags, add_schedule_flags, chosen_sampling, chosen_schedule
 from .shared import add_model_flags, check_adapter, check_inputs, load_model
 
 if TYPE_CHECKING:
     from ..checkpoints import Checkpoint
     from ..evaluate.listed import Way
+    from ..faid import Faid
+
+    Drawer = tuple[Checkpoint, Faid | None]
     from ..index import PatchIndex
 
 LISTS: dict[str, tuple[str, str]] = {
@@ -116,28 +119,37 @@ def shard_of(value: str, name: str) -> str:
 def draw_list(a: argparse.Namespace) -> int:
     """Draw the prompts that are not drawn yet."""
     methods = checked_methods(a)
-    entries = read_list(a.suite, a)
+    prompts = read_list(a.suite, a)
+    drawer = load_drawer(a, methods)
+    with Bars() as bars:
+        draw_run(a, methods, prompts, drawer, bars)
+    print(*(a.out / method for method in methods), sep="\n")
+    return 0
+
+
+def draw_run(
+    a: argparse.Namespace,
+    methods: Sequence[str],
+    prompts: PromptList,
+    drawer: Drawer,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Draw what the folder of a run lacks; returns what its journal has."""
     from ..evaluate.journal import Shard, open_journal
     from ..evaluate.layouts import LAYOUTS
     from ..evaluate.listed import check_entries, draw_entries
 
-    way = make_way(a, methods)
-    chosen = evenly(entries.entries, a.limit)
+    way = make_way(a, methods, drawer)
+    chosen = evenly(prompts.entries, a.limit)
     for note in shortened(check_entries(way, chosen, methods)):
-        print(note, file=sys.stderr)
+        say(note)
     shard = Shard(*map(int, a.shard.split("/")))
     seeds = range(a.first_seed, a.first_seed + a.seeds)
-    settings = run_settings(a, way, entries)
-    with (
-        open_journal(a.out, settings, run_facts(a, way.checkpoint), shard) as journal,
-        Bars() as bars,
-    ):
-        layout = LAYOUTS[a.suite]
-        draw_entries(
-            *(way, shard.of(chosen), methods, seeds, a.batch, a.out, layout, journal, bars)
-        )
-    print(*(a.out / method for method in methods), sep="\n")
-    return 0
+    settings = run_settings(a, way, prompts)
+    with open_journal(a.out, settings, run_facts(a, way.checkpoint), shard) as journal:
+        run = (way, shard.of(chosen), methods, seeds, a.batch, a.out, LAYOUTS[a.suite])
+        draw_entries(*run, journal, progress)
+    return journal.done
 
 
 def checked_methods(a: argparse.Namespace) -> list[str]:
@@ -170,16 +182,22 @@ def read_list(suite: str, a: argparse.Namespace) -> PromptList:
     return read_dpg(a.prompts) if suite == "dpg" else read_prompts(a.prompts, a.column)
 
 
-def make_way(a: argparse.Namespace, methods: list[str]) -> Way:
-    """Load what is drawn with."""
-    layers = chosen_layers(a) if methods != ["plain"] else []
+def load_drawer(a: argparse.Namespace, methods: Sequence[str]) -> Drawer:
+    """The model, and its adapter where a method needs one."""
     checkpoint = load_model(a)
-    from ..api import searched_on
-    from ..evaluate.listed import Way
     from ..faid import Faid
 
     adapted = any(method in ADAPTED for method in methods)
-    faid = Faid(load_adapter_flag(checkpoint, a.adapter)) if adapted else None
+    return checkpoint, Faid(load_adapter_flag(checkpoint, a.adapter)) if adapted else None
+
+
+def make_way(a: argparse.Namespace, methods: Sequence[str], drawer: Drawer) -> Way:
+    """How the flags draw."""
+    checkpoint, faid = drawer
+    from ..api import searched_on
+    from ..evaluate.listed import Way
+
+    layers = chosen_layers(a) if list(methods) != ["plain"] else []
     return Way(
         checkpoint,
         layers,

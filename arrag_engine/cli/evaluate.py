@@ -17,15 +17,22 @@ from typing import TYPE_CHECKING, Any
 from .. import shipped
 from ..bounds import FIRST_SEED, PICTURES_EACH
 from ..errors import InputError
-from ..evaluate.benchmark import ADAPTED, METHODS
+from ..evaluate.benchmark import METHODS, Benchmark
 from ..index import load_index
 from ..paths import check_work_folder, given_name
-from .eval_lists import adapter_digest, add_list_parsers, index_facts, model_facts, run_facts
+from .eval_lists import (
+    adapter_digest,
+    add_list_parsers,
+    index_facts,
+    load_drawer,
+    model_facts,
+    run_facts,
+)
 from .eval_report import add_report_parser
-from .generate import load_adapter_flag
+from .eval_sweep import add_sweep_parser
 from .parser import Parser, number, some_of
 from .progress import Bars
-from .shared import Command, add_model_flags, check_adapter, check_inputs, load_model
+from .shared import Command, add_model_flags, check_adapter, check_inputs
 
 if TYPE_CHECKING:
     from ..checkpoints import Checkpoint
@@ -87,13 +94,22 @@ def add_commands(command: Command) -> None:
         help="which benchmark",
         parser_class=SuiteParser,
     )
+    add_suites(suites)
+    add_list_parsers(suites)
+    add_report_parser(suites)
+    add_sweep_parser(suites, SuiteParser, add_suites)
+
+
+def add_suites(suites: Any) -> list[SuiteParser]:
+    """The parsers of the suites that lie in the repository."""
+    parsers = []
     for name in SUITES:
         told = f"the suite {name}"
         parser = suites.add_parser(name, help=told, description=f"Score with {told}.")
         parser.suite = name
         add_shared_flags(parser)
-    add_list_parsers(suites)
-    add_report_parser(suites)
+        parsers.append(parser)
+    return parsers
 
 
 def add_shared_flags(parser: argparse.ArgumentParser) -> None:
@@ -129,28 +145,35 @@ def add_shared_flags(parser: argparse.ArgumentParser) -> None:
 
 def eval_(a: argparse.Namespace) -> int:
     """Draw a benchmark's prompts with several methods and score the pictures."""
-    check_inputs(a)
     if a.out is not None:
         check_work_folder(a.out)
-    index = load_index(shipped.resolve(a.index, shipped.INDEXES))
-    check_adapter(a.adapter)
     a.resumes = a.out is not None
-    begin = load_suite(a.suite).read(a)
     methods = a.methods.split(",")
-    checkpoint = load_model(a)
-    from ..evaluate.journal import open_journal
-    from ..evaluate.run import evaluate
-    from ..faid import Faid
+    with Bars() as bars:
+        opened = open_suite(a, bars)
+        from ..evaluate.journal import open_journal
+        from ..evaluate.run import evaluate
 
-    adapted = any(method in ADAPTED for method in methods)
-    faid = Faid(load_adapter_flag(checkpoint, a.adapter)) if adapted else None
-    seeds = range(a.first_seed, a.first_seed + a.seeds)
-    settings = suite_settings(a, checkpoint, index)
-    with open_journal(a.out, settings, run_facts(a, checkpoint)) as journal, Bars() as bars:
-        benchmark = begin(checkpoint, index, faid, bars)
-        tables = evaluate(checkpoint, benchmark, methods, seeds, bars, a.out, journal)
+        checkpoint, benchmark, settings = opened
+        with open_journal(a.out, settings, run_facts(a, checkpoint)) as journal:
+            tables = evaluate(checkpoint, benchmark, methods, suite_seeds(a), bars, a.out, journal)
     print(tables)
     return 0
+
+
+def open_suite(a: argparse.Namespace, bars: Bars) -> tuple[Checkpoint, Benchmark, dict[str, Any]]:
+    """(model, benchmark, settings) of the flags of a suite."""
+    check_inputs(a)
+    index = load_index(shipped.resolve(a.index, shipped.INDEXES))
+    check_adapter(a.adapter)
+    begin = load_suite(a.suite).read(a)
+    checkpoint, faid = load_drawer(a, a.methods.split(","))
+    settings = suite_settings(a, checkpoint, index)
+    return checkpoint, begin(checkpoint, index, faid, bars), settings
+
+
+def suite_seeds(a: argparse.Namespace) -> range:
+    return range(a.first_seed, a.first_seed + a.seeds)
 
 
 def suite_settings(

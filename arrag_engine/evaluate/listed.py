@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,9 +22,13 @@ from ..settings import SamplingChoice, ScheduleChoice
 from .benchmark import ADAPTED, Progress, no_progress
 from .journal import Journal, digests, unchanged
 from .layouts import Layout
+from .measures import copied_share, seed_variety
 from .pictures import decode_tokens
 from .prompt_lists import Entry, at
 from .run import draw_tokens
+
+MOST_COMPARED = 20_000
+"""Pictures of an index."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,18 @@ class Way:
             negative=self.negative,
             schedule=self.schedule,
         )
+
+    def facts(self, tokens: np.ndarray) -> dict[str, float]:
+        """What tokens [seeds, N] of a prompt show: how much seeds differ, and how much equals a
+        picture of an index; the latter only of indexes that are compared in no time."""
+        found = {}
+        if len(tokens) > 1:
+            found["variety"] = round(float(seed_variety(tokens).mean()), 4)
+        small = [one.index for one in self.layers if len(one.index.tokens) <= MOST_COMPARED]
+        if small:
+            shares = [max(copied_share(one, index) for index in small) for one in tokens]
+            found["copied"] = round(float(np.mean(shares)), 4)
+        return found
 
     def _layers(self, text: str, method: str) -> Sequence[Layer]:
         if method == "plain":
@@ -129,8 +145,8 @@ def draw_entries(
         tokens = draw_tokens(way.checkpoint, way.plan(entry.text, method), seeds, batch)
         images = [Image.fromarray(one) for one in decode_tokens(way.checkpoint, tokens)]
         files = layout(folder / method, entry, images)
-        seconds = round(time.perf_counter() - begun, 3)
-        journal.put(_key(entry, method), _result(folder, entry, files, seeds, seconds))
+        facts = {"seconds": round(time.perf_counter() - begun, 3)} | way.facts(tokens)
+        journal.put(_key(entry, method), _result(folder, entry, files, seeds, facts))
         done += 1
         progress("prompt", done, len(wanted), method)
 
@@ -145,11 +161,11 @@ def _done(journal: Journal, folder: Path, entry: Entry, method: str) -> bool:
 
 
 def _result(
-    folder: Path, entry: Entry, files: Sequence[Path], seeds: Sequence[int], seconds: float
+    folder: Path,
+    entry: Entry,
+    files: Sequence[Path],
+    seeds: Sequence[int],
+    facts: Mapping[str, float],
 ) -> dict[str, Any]:
-    return {
-        "prompt": entry.text,
-        "seeds": list(seeds),
-        "seconds": seconds,
-        "files": digests(folder, files),
-    }
+    named = {"prompt": entry.text, "seeds": list(seeds)}
+    return {**named, **facts, "files": digests(folder, files)}

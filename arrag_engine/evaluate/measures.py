@@ -38,6 +38,19 @@ def copied_share(tokens: np.ndarray, index: PatchIndex) -> float:
     return float((pictures == tokens).mean(axis=1).max())
 
 
+def seed_variety(tokens: np.ndarray, counted: np.ndarray | None = None) -> np.ndarray:
+    """How much each picture of a prompt differs from the others, which have other seeds [seeds]:
+    mean share of tokens that differ, of tokens [seeds, N] with two seeds or more.
+
+    Args:
+        counted: [seeds, N]; a place counts for two pictures if it is marked in one of them.
+    """
+    differs = tokens[:, None] != tokens[None]  # [seeds, seeds, N]
+    counts = np.ones_like(differs) if counted is None else counted[:, None] | counted[None]
+    share = (differs & counts).sum(axis=2) / counts.sum(axis=2).clip(1)
+    return share.sum(axis=1) / (len(tokens) - 1)
+
+
 def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
     """Mean and standard deviation (0 of a single value)."""
     spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from arrag_engine.index import KeySpec
 from arrag_engine.settings import RetrievalOptions, Sampling
@@ -93,3 +95,20 @@ USES = (GENERAL, CONCEPTS, COMPLETIONS, STYLES)
 EVERY_KIND = tuple(kind for use in USES for kind in use.kinds)
 GIVEN_ROWS = 5
 """Of a completion, on a grid of 12 rows."""
+
+
+def vary(use: Use, values: Mapping[str, Any], built: KeySpec) -> Use:
+    """A use with other values, by the names of `eval sweep`.
+
+    Args:
+        built: The keys of the index, where the use has none of its own.
+    """
+    options, sampling, spec = use.options, use.sampling, use.spec
+    for name, value in values.items():
+        if name == "top-k":
+            sampling = replace(sampling, top_k=value)
+        elif name == "neighborhood":
+            spec = replace(spec or built, neighborhood=value)
+        else:
+            options = replace(options, **{name.removeprefix("retrieval-"): value})
+    return replace(use, options=options, sampling=sampling, spec=spec)
