@@ -35,7 +35,7 @@ from scripts.fuzz_mutate import mutated
 
 NAMES = (
     *("index", "checkpoint", "folder", "bin", "adapter", "header", "layout", "tokenizer", "json"),
-    "trace",
+    *("trace", "showo"),
 )
 HANG = 5.0
 """Seconds."""

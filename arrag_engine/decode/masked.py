@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..models.base import MaskedBackbone
-from ..retrieval import Asked, Layers, mix
+from ..retrieval import Asked, Layers, Proposals
 from ..sampling import guide, model_distribution
 from ..settings import Schedule
 from .canvas import Canvas, begin_all
@@ -137,14 +137,24 @@ def mixed(p_model: Tensor, layers: Layers, canvases: Sequence[Canvas], known: np
     ]
     if not any(len(one.positions) for one in asked):
         return p_model
-    found = iter(layers.propose(asked))
-    p = p_model.clone()
-    for i, one in enumerate(asked):
-        for position in one.positions:
-            proposals = canvases[i].proposals[position] = next(found)
-            weight, proposed = layers.mixture(proposals, position, p.shape[-1])
-            p[i, position] = mix(p[i, position], proposed.to(p.device), weight)
+    found = layers.propose(asked)
+    p, first = p_model.clone(), 0
+    for row, canvas, one in zip(p, canvases, asked, strict=True):
+        own = found[first : first + len(one.positions)]
+        first += len(own)
+        canvas.proposals.update(zip(one.positions.tolist(), own, strict=True))
+        mix_in(row, layers, own, one.positions)
     return p
+
+
+def mix_in(p: Tensor, layers: Layers, found: Sequence[Proposals], positions: np.ndarray) -> None:
+    """Mix what was found for positions [P] of a picture into its p [N, vocab], all at once."""
+    if len(found) == 0:
+        return
+    weights, proposed = layers.proposed(found, positions, p.shape[-1], p.device)
+    places = torch.from_numpy(positions).to(p.device)
+    rest = torch.from_numpy((1 - weights).astype(np.float32)).to(p.device)
+    p[places] = rest[:, None] * p[places] + proposed
 
 
 def fill(
@@ -174,8 +184,12 @@ def draw_unknown(
         known: Mask [N] of the tokens that stand.
         noise: Without it, the most probable tokens are taken.
     """
-    drawn = p.argmax(dim=-1).cpu().numpy() if noise is None else draw_by_sum(p, noise.draw)
-    canvas.tokens[~known] = drawn[~known]
+    unknown = np.flatnonzero(~known)
+    rows = p[torch.from_numpy(unknown).to(p.device)]
+    if noise is None:
+        canvas.tokens[unknown] = rows.argmax(dim=-1).cpu().numpy()
+    else:
+        canvas.tokens[unknown] = draw_by_sum(rows, noise.draw[unknown])
     return of_tokens(p, canvas.tokens)
 
 

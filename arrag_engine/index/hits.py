@@ -33,9 +33,10 @@ class Hits:
         """Mask [B, K] of the entries that are patches."""
         return self.sources >= 0
 
-    def query(self, i: int) -> Hits:
-        """The hits [1, K] of query i."""
-        return self._each(lambda field: field[i : i + 1])
+    def queries(self) -> list[Hits]:
+        """The hits [1, K] of every query."""
+        fields = (field[:, None] for field in self.fields)
+        return [Hits(*rows) for rows in zip(*fields, strict=True)]
 
     def nearest(self, k: int) -> Hits:
         """The first k hits of every query [B, k]."""

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..grid import DrawingOrder
+from ..index import Hits
 from .mixture import Proposal
 from .query import Asked
 from .retriever import Retriever
@@ -119,6 +120,25 @@ class Layers:
             if weight
         ]
         return total, parts[0] if len(parts) == 1 else torch.stack(parts).sum(dim=0)
+
+    def proposed(
+        self, found: Sequence[Proposals], positions: np.ndarray, vocab: int, device: torch.device
+    ) -> tuple[np.ndarray, Tensor]:
+        """(Σ λ_j [P], Σ λ_j p_j [P, vocab] on a device) of what was found for positions [P]."""
+        totals = np.zeros(len(found))
+        proposed = torch.zeros(len(found), vocab, device=device)
+        for j, layer in enumerate(self.each):
+            own = [(i, one[j]) for i, one in enumerate(found)]
+            own = [(i, proposal.hits) for i, proposal in own if proposal is not None]
+            if not own:
+                continue
+            rows, hits = np.array([i for i, _ in own]), Hits.concat([one for _, one in own])
+            weights = layer.weights(hits, positions[rows])
+            totals[rows] += weights
+            part = layer.distributions(hits, vocab, device)
+            shares = torch.from_numpy(weights.astype(np.float32)).to(device)
+            proposed[torch.from_numpy(rows).to(device)] += shares[:, None] * part
+        return totals, proposed
 
     def check_serve(self, order: DrawingOrder) -> None:
         """Refuse a model whose drawing order leaves queries without their tokens; see

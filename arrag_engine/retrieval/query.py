@@ -77,14 +77,13 @@ class QueryMaker:
         known = self._known(self.neighbors[asked.positions], asked.known)
         return np.asarray((known >= 0).any(axis=1))
 
-    def surroundings(
-        self, tokens: np.ndarray, position: int, known: np.ndarray | None = None
-    ) -> bytes:
-        """What the query at a position is made of: equal bytes mean an equal query."""
-        around = tokens[self._inside[position]]
-        if known is not None:
-            around = np.where(self._known(self.neighbors[position], known) >= 0, around, -1)
-        return around.tobytes()
+    def surroundings(self, asked: Asked) -> list[bytes]:
+        """What the query at each position is made of: equal bytes mean an equal query."""
+        around = asked.tokens[self._inside[asked.positions]]  # [P, offsets]
+        if asked.known is not None:
+            known = self._known(self.neighbors[asked.positions], asked.known)
+            around = np.where(known >= 0, around, -1)
+        return [own.tobytes() for own in around]
 
     @staticmethod
     def _known(neighbors: np.ndarray, known: np.ndarray | None) -> np.ndarray:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ..errors import InputError
@@ -104,7 +105,7 @@ class Retriever:
         hits = self._near(queries)
         if self.copies is not None:
             self._leave_out_copies(self.copies, queries, places, hits)
-        around = [self._stands_on(*place) for place in places]
+        around = [own for one in asked for own in self._stand_on(one)]
         return [Proposal(tokens, one) for tokens, one in zip(around, hits, strict=True)]
 
     def _near(
@@ -113,7 +114,7 @@ class Retriever:
         """The hits [1, K] of each query that are near enough."""
         hits = self.source.lookup(queries, self.neighbours, without=without)
         near = hits.within(self.max_distance) if self.max_distance else hits
-        return [near.query(i) for i in range(len(queries))]
+        return near.queries()
 
     def _leave_out_copies(
         self,
@@ -140,17 +141,22 @@ class Retriever:
                     hits[i] = one
             unsure = again
 
-    def _stands_on(self, asked: Asked, position: int) -> bytes:
-        """What the proposal of a position depends on: equal bytes mean an equal proposal."""
-        around = self.query.surroundings(asked.tokens, position, asked.known)
+    def _stand_on(self, asked: Asked) -> list[bytes]:
+        """What the proposal of each position depends on: equal bytes mean an equal proposal."""
+        around = self.query.surroundings(asked)
         if self.copies is None:
             return around
-        stand = np.where(asked.standing(position), asked.tokens, -1)
-        return around + hashlib.sha256(stand.tobytes()).digest()
+        stand = [np.where(asked.standing(p), asked.tokens, -1) for p in asked.positions]
+        return [
+            own + hashlib.sha256(tokens.tobytes()).digest()
+            for own, tokens in zip(around, stand, strict=True)
+        ]
 
     def still_holds(self, proposal: Proposal, asked: Asked, position: int) -> bool:
         """Whether the tokens make the query that the proposal answers."""
-        return proposal.surroundings == self._stands_on(asked, position)
+        return [proposal.surroundings] == self._stand_on(
+            asked._replace(positions=np.array([position]))
+        )
 
     def distribution(self, proposal: Proposal, vocab: int) -> Tensor:
         """p_retrieval [vocab]."""
@@ -178,6 +184,17 @@ class Retriever:
         if not proposal.found:
             return 0.0
         return float(self._weights(self._nearest(proposal), np.array([position]))[0])
+
+    def distributions(self, hits: Hits, vocab: int, device: torch.device) -> Tensor:
+        """p_retrieval [P, vocab] on a device, of hits [P, K]."""
+        return proposal_distribution(
+            hits.nearest(self.options.neighbours), self.options, vocab, device
+        )
+
+    def weights(self, hits: Hits, positions: np.ndarray) -> np.ndarray:
+        """λ [P] of hits [P, K] that were found at positions [P]; 0 where nothing was found."""
+        nearest, found = hits.nearest(self.options.neighbours), hits.found().any(axis=1)
+        return np.where(found, self._weights(nearest, positions), 0.0)
 
     def _weights(self, hits: Hits, positions: np.ndarray) -> np.ndarray:
         """λ [P] of hits [P, K] that were found at positions [P]."""

@@ -18,7 +18,7 @@ from .. import ops as default_ops
 from ..ops import rowwise
 
 Rotary = tuple[Tensor, Tensor]
-"""Cosine and sine [L, rotary / 2] float32 of positions [L]."""
+"""Cosine and sine [L, rotary / 2] of positions [L]."""
 gelu = partial(F.gelu, approximate="tanh")
 
 
@@ -149,7 +149,8 @@ class Phi(nn.Module):
             x: Input embeddings [rows, L, hidden].
             positions: [L], of all rows; counted from anywhere.
         """
-        rotary = rotary_angles(self.config, positions)
+        cos, sin = rotary_angles(self.config, positions)
+        rotary = cos.to(x.dtype), sin.to(x.dtype)  # once for all layers
         for i, layer in enumerate(self.layers):
             x = layer(x, rotary, attend, i)
         return self.final_layernorm(x)
