@@ -24,6 +24,8 @@ from .sampling import add_sampling_flags, add_schedule_flags, chosen_sampling, c
 from .shared import add_model_flags, check_adapter, check_inputs, load_model
 
 if TYPE_CHECKING:
+    import torch
+
     from ..checkpoints import Checkpoint
     from ..evaluate.listed import Way
     from ..faid import Faid
@@ -146,7 +148,7 @@ def draw_run(
     shard = Shard(*map(int, a.shard.split("/")))
     seeds = range(a.first_seed, a.first_seed + a.seeds)
     settings = run_settings(a, way, prompts)
-    with open_journal(a.out, settings, run_facts(a, way.checkpoint), shard) as journal:
+    with open_journal(a.out, settings, run_facts(a, way.checkpoint.model.device), shard) as journal:
         run = (way, shard.of(chosen), methods, seeds, a.batch, a.out, LAYOUTS[a.suite])
         draw_entries(*run, journal, progress)
     return journal.done
@@ -264,7 +266,7 @@ def adapter_digest(name: str | None) -> str:
     return "" if name is None else sha256(resolve(name, ADAPTERS))
 
 
-def run_facts(a: argparse.Namespace, checkpoint: Checkpoint) -> dict[str, Any]:
+def run_facts(a: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     """Names, versions and device, for the manifest."""
     from importlib.metadata import PackageNotFoundError, version
 
@@ -276,7 +278,6 @@ def run_facts(a: argparse.Namespace, checkpoint: Checkpoint) -> dict[str, Any]:
             versions[package] = version(package)
         except PackageNotFoundError:
             versions[package] = "not installed as a package"
-    device = checkpoint.model.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
     names = {kind: getattr(a, kind) for kind in ("model", "index", "adapter")}
     return {**names, "versions": versions, "device": name}

@@ -196,7 +196,7 @@ def sweep_suite(a: argparse.Namespace) -> int:
         for values in points:
             changed = load_suite(a.suite).varied(benchmark, values)
             folder, counted = a.out / label_of(values), counted_at(values, bars)
-            facts = run_facts(a, checkpoint)
+            facts = run_facts(a, checkpoint.model.device)
             with open_journal(folder, settings | {"varied": values}, facts) as journal:
                 drawn = draw_parts(checkpoint, changed, methods, suite_seeds(a), counted, journal)
                 found.append(Point(values, suite_facts([part for _, part in drawn])))

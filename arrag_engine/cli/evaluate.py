@@ -20,6 +20,7 @@ from ..errors import InputError
 from ..evaluate.benchmark import METHODS, Benchmark
 from ..index import load_index
 from ..paths import check_work_folder, given_name
+from .eval_kit import add_kit_parser
 from .eval_lists import (
     adapter_digest,
     add_list_parsers,
@@ -98,6 +99,7 @@ def add_commands(command: Command) -> None:
     add_list_parsers(suites)
     add_report_parser(suites)
     add_sweep_parser(suites, SuiteParser, add_suites)
+    add_kit_parser(suites)
 
 
 def add_suites(suites: Any) -> list[SuiteParser]:
@@ -155,7 +157,7 @@ def eval_(a: argparse.Namespace) -> int:
         from ..evaluate.run import evaluate
 
         checkpoint, benchmark, settings = opened
-        with open_journal(a.out, settings, run_facts(a, checkpoint)) as journal:
+        with open_journal(a.out, settings, run_facts(a, checkpoint.model.device)) as journal:
             tables = evaluate(checkpoint, benchmark, methods, suite_seeds(a), bars, a.out, journal)
     print(tables)
     return 0
