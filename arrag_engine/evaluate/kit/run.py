@@ -12,6 +12,7 @@ from PIL import Image
 
 from ...checkpoints import Checkpoint
 from ...files import atomic_write
+from ...grid import NEIGHBORHOODS
 from ...images import save_png
 from ..benchmark import Progress
 from ..journal import Journal
@@ -23,11 +24,17 @@ from .material import Material, make_material
 from .pace import Load, accepted_tokens, measure_pace, release
 from .page import make_page
 from .recommend import entry, recommend, to_facts
-from .settings import best_layer, draw_ladder, ladder_table, measure_bits
+from .settings import (
+    Drawn,
+    best_of,
+    draw_variants,
+    drawing_table,
+    layer_of,
+    measure_bits,
+    variants,
+)
 
 JSON, PAGE, SHEET = "kit.json", "kit.html", "sheet.png"
-Drawn = tuple[str, float, np.ndarray]
-"""A prompt, λ, tokens [N]."""
 
 
 def run_kit(
@@ -57,12 +64,12 @@ def run_kit(
     material = make_material(checkpoint, images, out, effort, journal, progress)
     prompts = prompts_of(material, effort)
     bits = measure_bits(checkpoint, material, effort, journal, progress)
-    index, best, place = material.index, bits[1], searched_on(checkpoint)
-    layer = best_layer(checkpoint, index, best, best["weight"])
-    way = Way(checkpoint, [layer], place=place)
+    index, best = material.index, best_of(bits)
+    way = Way(checkpoint, [layer_of(checkpoint, index, best)], place=searched_on(checkpoint))
     accepted = accepted_tokens(way, prompts, effort, journal, progress)
-    ladder = (checkpoint, index, best, prompts, effort, journal, progress, place)
-    drawn = list(draw_ladder(*ladder))
+    compared = [row["neighborhood"] for row in bits[1:]]
+    wanted = variants(best, effort, sorted(set(compared), key=neighbourhood_size))
+    drawn = draw_variants(way, index, wanted, prompts, journal, progress)
     found = recommend(checkpoint, bits)
     facts = {
         "kit": 1,
@@ -73,16 +80,21 @@ def run_kit(
             "captioned": material.captioned,
             "held_out": len(material.held_out),
         },
-        "checks": check_checkpoint(checkpoint, material, drawn[0][2]),
+        "checks": check_checkpoint(checkpoint, material, drawn[0].tokens),
         "recommended": None if found is None else to_facts(found),
         "entry": None if found is None else entry(checkpoint.fingerprint, to_facts(found)),
         "bits": bits,
-        "ladder": ladder_table(drawn, index),
+        "drawings": drawing_table(drawn, index),
         "accepted": accepted,
         "pace": pace,
     }
     write(out, facts, material, drawn, checkpoint)
     return facts
+
+
+def neighbourhood_size(name: str) -> int:
+    """Positions that its keys see."""
+    return len(NEIGHBORHOODS[name])
 
 
 def model_facts(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -110,18 +122,18 @@ def write(
 ) -> None:
     """The JSON has no names of files and no captions; the page shows both."""
     rows: dict[str, list[tuple[str, str]]] = {}
-    for prompt, weight, tokens in drawn:
-        below = "the model alone" if weight == 0 else f"λ {weight:g}"
-        rows.setdefault(prompt, []).append((below, thumbnail(checkpoint, tokens)))
+    for one in drawn:
+        picture = thumbnail(checkpoint, one.tokens)
+        rows.setdefault(one.prompt, []).append((one.label, picture))
     page = make_page({**facts, "unreadable": material.unreadable}, list(rows.items()))
     _write(out / JSON, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
     _write(out / PAGE, page)
     columns = len(drawn) // len(rows)
-    save_png(sheet(checkpoint, [tokens for *_, tokens in drawn], columns), out / SHEET, {})
+    save_png(sheet(checkpoint, [one.tokens for one in drawn], columns), out / SHEET, {})
 
 
 def sheet(checkpoint: Checkpoint, drawn: Sequence[np.ndarray], columns: int) -> Image.Image:
-    """All drawings: a row for each prompt, a column for each λ."""
+    """All drawings: a row for each prompt, a column for each variant."""
     pictures = [Image.fromarray(decode_tokens(checkpoint, one[None])[0]) for one in drawn]
     width, height = pictures[0].size
     whole = Image.new("RGB", (columns * width, -(-len(pictures) // columns) * height), "white")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -45,6 +45,17 @@ class Setting:
 
 
 @dataclass(frozen=True)
+class Drawn:
+    """A drawing."""
+
+    prompt: str
+    label: str
+    """What it was drawn with."""
+    tokens: np.ndarray
+    """[N]."""
+
+
+@dataclass(frozen=True)
 class Bits:
     """Measures bits of held-out pictures."""
 
@@ -63,7 +74,7 @@ class Bits:
         effort = self.effort
         return [
             Setting(keys, tau, k, weight)
-            for keys in effort.neighborhoods(self.checkpoint.model.order)
+            for keys in self.rekeyed
             for tau in effort.taus
             for k in effort.neighbours
             for weight in effort.weights
@@ -71,9 +82,11 @@ class Bits:
 
     @cached_property
     def rekeyed(self) -> dict[str, PatchIndex]:
-        """The index with the keys of each neighbourhood."""
-        names = self.effort.neighborhoods(self.checkpoint.model.order)
-        return {name: self.index.rekeyed(self.spec(name)) for name in names}
+        """The index with the keys of each neighbourhood that some place of the grid has."""
+        model = self.checkpoint.model
+        specs = {name: self.spec(name) for name in self.effort.neighborhoods(model.order)}
+        there = {name: spec for name, spec in specs.items() if len(spec.active(model.grid))}
+        return {name: self.index.rekeyed(spec) for name, spec in there.items()}
 
     def spec(self, neighborhood: str) -> KeySpec:
         """The recommended keys, with another neighbourhood."""
@@ -190,60 +203,78 @@ def _interval(values: np.ndarray) -> list[float]:
     return [round(value, 4) for value in bootstrap_interval(values[:, None])]
 
 
-def best_layer(
-    checkpoint: Checkpoint, index: PatchIndex, best: dict[str, Any], weight: float
-) -> Layer:
-    """A layer with the best keys, τ and K, and a weight."""
+def best_of(rows: Sequence[Mapping[str, Any]]) -> Setting:
+    """The setting with the least bits, of rows as `measure_bits` returns them."""
+    return Setting(**{field.name: rows[1][field.name] for field in fields(Setting)})
+
+
+def layer_of(checkpoint: Checkpoint, index: PatchIndex, setting: Setting) -> Layer:
+    """A layer with a setting; the rest is recommended."""
     advised = recommended(checkpoint).keys
-    keys = KeyChoice(best["neighborhood"], advised.borders, advised.space, advised.position_weight)
-    values = {name: best[name] for name in ("temperature", "neighbours")}
-    return Layer(index, keys=keys, weight=weight, **values)
+    keys = KeyChoice(setting.neighborhood, advised.borders, advised.space, advised.position_weight)
+    values = {"temperature": setting.temperature, "neighbours": setting.neighbours}
+    return Layer(index, keys=keys, weight=setting.weight, **values)
 
 
-def draw_ladder(
-    checkpoint: Checkpoint,
+def variants(
+    best: Setting, effort: Effort, neighborhoods: Sequence[str]
+) -> dict[str, Setting | None]:
+    """What is drawn, by what to call it: the model alone; the best keys, τ and K at several λ; at
+    the last λ but one, the least and the largest of each of the others."""
+    found: dict[str, Setting | None] = {"the model alone": None}
+    for weight in effort.drawn_weights:
+        found[f"λ {weight:g}"] = replace(best, weight=weight)
+    middle = replace(best, weight=effort.drawn_weights[-2:][0])
+    names = {"temperature": "τ", "neighbours": "K", "neighborhood": "keys"}
+    values = {
+        "temperature": effort.taus,
+        "neighbours": effort.neighbours,
+        "neighborhood": neighborhoods,
+    }
+    for field, short in names.items():
+        for value in dict.fromkeys((values[field][0], values[field][-1])):
+            if value != getattr(middle, field):
+                label = f"λ {middle.weight:g}, {short} {value}"
+                found[label] = replace(middle, **{field: value})
+    return found
+
+
+def draw_variants(
+    way: Way,
     index: PatchIndex,
-    best: dict[str, Any],
+    wanted: Mapping[str, Setting | None],
     prompts: Sequence[str],
-    effort: Effort,
     journal: Journal,
     progress: Progress,
-    place: Any = None,
-) -> Iterator[tuple[str, float, np.ndarray]]:
-    """(prompt, λ, tokens [N]) of each prompt drawn at each λ with the same seed; λ 0 is the model
-    alone."""
-    weights = (0.0, *effort.drawn_weights)
-    done, total = 0, len(prompts) * len(weights)
+) -> list[Drawn]:
+    """Every prompt drawn with every variant and the same seed."""
+    drawn, total = [], len(prompts) * len(wanted)
     for number, prompt in enumerate(prompts):
-        for weight in weights:
-            progress("drawing", done, total, f"λ {weight:g}")
+        for label, setting in wanted.items():
+            progress("drawing", len(drawn), total, label)
 
-            def work(prompt: str = prompt, weight: float = weight) -> list[int]:
-                layers = [] if weight == 0 else [best_layer(checkpoint, index, best, weight)]
-                planned = Way(checkpoint, layers, place=place).plan(prompt, "daid")
-                return draw_tokens(checkpoint, planned, [0])[0].tolist()
+            def work(prompt: str = prompt, setting: Setting | None = setting) -> list[int]:
+                layers = [] if setting is None else [layer_of(way.checkpoint, index, setting)]
+                planned = replace(way, layers=layers).plan(prompt, "daid")
+                return draw_tokens(way.checkpoint, planned, [0])[0].tolist()
 
-            tokens = journal.once(("drawing", number, weight), work)
-            done += 1
-            yield prompt, weight, np.array(tokens, np.int64)
+            tokens = journal.once(("drawing", number, label), work)
+            drawn.append(Drawn(prompt, label, np.array(tokens, np.int64)))
     progress("drawing", total, total)
+    return drawn
 
 
-def ladder_table(
-    drawn: Sequence[tuple[str, float, np.ndarray]], index: PatchIndex
-) -> list[dict[str, float]]:
-    """By λ: the share of tokens equal to the nearest picture of the index, and the share that
+def drawing_table(drawn: Sequence[Drawn], index: PatchIndex) -> list[dict[str, Any]]:
+    """By variant: the share of tokens equal to the nearest picture of the index, and the share that
     differs from the model alone."""
-    alone = {prompt: tokens for prompt, weight, tokens in drawn if weight == 0}
-    rows: dict[float, list[tuple[float, float]]] = {}
-    for prompt, weight, tokens in drawn:
-        changed = float((tokens != alone[prompt]).mean())
-        rows.setdefault(weight, []).append((copied_share(tokens, index), changed))
-    return [
-        {
-            "weight": weight,
-            "copied": round(float(np.mean([c for c, _ in found])), 4),
-            "changed": round(float(np.mean([c for _, c in found])), 4),
-        }
-        for weight, found in rows.items()
-    ]
+    alone: dict[str, np.ndarray] = {}
+    rows: dict[str, list[tuple[float, float]]] = {}
+    for one in drawn:
+        own = alone.setdefault(one.prompt, one.tokens)  # the model alone is drawn first
+        shares = copied_share(one.tokens, index), float((one.tokens != own).mean())
+        rows.setdefault(one.label, []).append(shares)
+    table = []
+    for label, shares in rows.items():
+        copied, changed = (round(float(share), 4) for share in np.mean(shares, axis=0))
+        table.append({"drawn": label, "copied": copied, "changed": changed})
+    return table
