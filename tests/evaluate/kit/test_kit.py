@@ -84,7 +84,7 @@ def test_a_tiny_model_from_end_to_end(run, images, tmp_path):
     assert paths == [str(folder / n) for n in ("kit.json", "kit.html", "sheet.png")]
     assert told.startswith("WRONG: picture tokenizer: ")  # its weights are random
     facts = json.loads((folder / "kit.json").read_text())
-    assert facts["pictures"] == {"index": 18, "captioned": 18, "held_out": 2}
+    assert facts["pictures"] == {"index": 16, "captioned": 16, "held_out": 2}  # and 2 are broken
     assert [check["name"] for check in facts["checks"]] == [
         *("keys and sizes", "text ids", "a drawn picture", "picture tokenizer")
     ]
