@@ -31,10 +31,10 @@ def test_a_picture_is_drawn_and_tells_its_schedule(run, showo, tmp_path):
     assert report["passes"] == 5
     settings = report["settings"]
     assert (settings["schedule_steps"], settings["schedule_curve"]) == (5, "cosine")
-    assert settings["cfg"] == 6
+    assert settings["cfg"] == 2.75
     assert "Schedule: 5 steps, temperature 1, cosine." in err
     assert Image.open(tmp_path / "a.png").size == (12, 12)
-    assert generated(run, showo, tmp_path)[0]["passes"] == 50
+    assert generated(run, showo, tmp_path)[0]["passes"] == 18
 
 
 @pytest.mark.parametrize(
@@ -102,3 +102,38 @@ def test_convert_inspect_and_build_take_it(run, showo, tmp_path, files):
     code, _, err = run(line, folder=folder)
     assert code == 2
     assert "put the tokenizer.json of microsoft/phi-1_5 into" in err
+
+
+def kinds_of(report):
+    return report["settings"]["retrieval_border_keys"], report["settings"]["retrieval_distances"]
+
+
+@pytest.mark.parametrize("flag", ["border-keys in", "distances sum", "end 0.4", "confidence model"])
+def test_each_flag_of_retrieval_changes_the_picture(run, showo, tmp_path, flag):
+    save_index(sign_index(structure="flat"), tmp_path / "index.safetensors")
+    index = str(tmp_path / "index.safetensors")
+    line = "--steps 5 --weight 0.9 --retrieval-temperature 0.5 --neighborhood ring-8 --borders zero"
+    line += " --index {tmp}/index.safetensors --only="
+    plain, err = generated(run, showo, tmp_path, line)
+    assert kinds_of(plain) == ("out", "mean")
+    assert "Border keys out, distances: mean." in err
+    changed, _ = generated(run, showo, tmp_path, f"{line} --{flag}")
+    assert tokens_of(changed) != tokens_of(plain)
+    name, value = flag.split()
+    if name == "confidence":
+        assert changed["settings"]["schedule_confidence"] == value
+        return
+    layer = {"index": index, "only": "", "weight": 0.9, "temperature": 0.5}
+    layer |= {"neighborhood": "ring-8", "borders": "zero"}
+    layer[name.replace("-", "_")] = float(value) if name == "end" else value
+    (tmp_path / "layers.json").write_text(json.dumps([layer]))
+    again, _ = generated(run, showo, tmp_path, "--steps 5 --layers {tmp}/layers.json")
+    assert tokens_of(again) == tokens_of(changed)
+
+
+@pytest.mark.parametrize("flag", ["border-keys out", "distances mean"])
+def test_raster_models_have_no_such_settings(run, flag):
+    line = "generate --model {model} --prompt red --out {tmp}/a.png --only="
+    code, _, err = run(f"{line} --index {{files}}/index.safetensors --{flag}")
+    assert code == 2
+    assert "draws in raster order and knows all neighbours of a patch; leave them out" in err

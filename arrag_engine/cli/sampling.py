@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ..bounds import CFG, POWER, STEPS, TEMPERATURE, TOP_K, TOP_P
-from ..settings import MASK_CURVES, SamplingChoice, ScheduleChoice
+from ..settings import CONFIDENCES, MASK_CURVES, SamplingChoice, ScheduleChoice
 from .parser import number
 
 
@@ -44,7 +44,15 @@ def add_schedule_flags(parser: argparse.ArgumentParser) -> None:
         help="of its choice of positions; 0 = always those that it is surest of (default: "
         "recommended for the model)",
     )
+    add(
+        "--confidence",
+        choices=CONFIDENCES,
+        help="whose probability of a drawn token says how sure it is: the mixture's with what is "
+        "retrieved, or the model's (default: recommended for the model)",
+    )
 
 
 def chosen_schedule(a: argparse.Namespace) -> ScheduleChoice:
-    return ScheduleChoice(a.steps, a.schedule_temperature, a.schedule, a.schedule_power)
+    return ScheduleChoice(
+        *(a.steps, a.schedule_temperature, a.schedule, a.schedule_power), confidence=a.confidence
+    )

@@ -2,7 +2,8 @@
 
 The loop of MaskGIT and Show-o. In every step the model predicts all tokens that are not known yet,
 each is drawn, and those with the highest confidence stay. Retrieval joins where a neighbour is
-known: the distribution is mixed before the draw, so that the confidence is the mixture's.
+known: the distribution is mixed before the draw. The confidence is the mixture's, or, where the
+schedule says so, the model's own.
 """
 
 from __future__ import annotations
@@ -171,8 +172,10 @@ def fill(
     noise = None if recipe.sampling.greedy else step_noise(canvas.seed, step, canvas.size)
     drawn = draw_unknown(canvas, p, known, noise)
     unknown = np.flatnonzero(~known)
-    canvas.p_model[unknown] = of_tokens(p_model, canvas.tokens)[unknown]
-    return stays(drawn, known, recipe.schedule, step, noise)
+    modelled = of_tokens(p_model, canvas.tokens)
+    canvas.p_model[unknown] = modelled[unknown]
+    sure = modelled if recipe.schedule.confidence == "model" else drawn
+    return stays(sure, known, recipe.schedule, step, noise)
 
 
 def draw_unknown(

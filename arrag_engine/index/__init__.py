@@ -7,12 +7,13 @@ from .file import is_index, load_index, read_header, save_index
 from .hits import Hits
 from .keys import KEY_SPACES, KeySpec
 from .patch_index import PatchIndex, create_index
-from .search import STRUCTURES
+from .search import EXACT, STRUCTURES
 from .sources import Source, SourceTable
 from .thumbnails import contact_sheet
 
 __all__ = [
     "EVIDENCE",
+    "EXACT",
     "KEY_SPACES",
     "STRUCTURES",
     "Calibration",

@@ -60,6 +60,10 @@ class Hits:
             *(np.where(far, -1, field) for field in self.fields[1:]),
         )
 
+    def divided(self, by: np.ndarray) -> Hits:
+        """The same hits, their distances divided by a number [B] for each query."""
+        return Hits(self.distances / by[:, None].astype(np.float32), *self.fields[1:])
+
     @classmethod
     def concat(cls, parts: Sequence[Hits]) -> Hits:
         """The queries of all parts; where a part has fewer hits than another, nothing was found."""

@@ -19,8 +19,10 @@ PATCHES = 2**17
 """Patches compared at once; with a distance, their number fits 31 bits."""
 QUERIES = 128
 """Queries compared at once."""
-PASSING = 2 + 4 + 8
-"""Bytes that a query and a patch take in passing: distance, rank, what selects."""
+PASSING = 2 + 4 + 8 + 1
+"""Bytes that a query and a patch take in passing: distance, rank, what selects, what lacks."""
+INCOMPLETE = 4096
+"""Stands for the distance of a patch that must not be found; above every distance."""
 
 
 class DeviceBits:
@@ -76,21 +78,31 @@ class DeviceBits:
         around = np.where(self.keys.neighbors < 0, self.keys.grid.size, self.keys.neighbors)
         return torch.from_numpy(around).to(self.device)
 
-    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """See `Searcher`."""
+    @cached_property
+    def _outside(self) -> Tensor:
+        """1 where a place that has a key has no neighbour, else 0 [A, offsets]."""
+        return torch.from_numpy(self.keys.neighbors < 0).to(self.device, self.dtype)
+
+    def search(
+        self, queries: np.ndarray, k: int, complete: bool = False
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """See `PartialSearcher`."""
         k = min(k, self.size)
         ranks = np.empty((len(queries), k), np.int64)
         for first in range(0, len(queries) if k else 0, QUERIES):
             rows = slice(first, first + QUERIES)
-            ranks[rows] = self._ranks(queries[rows].astype(np.float32), k)
+            ranks[rows] = self._ranks(queries[rows].astype(np.float32), k, complete)
         distances, places = np.divmod(ranks, max(1, self.size))
         image, slot = np.divmod(places, len(self.keys.active))
-        return distances.astype(np.float32), self.images[image] * len(self.keys.active) + slot
+        ids = self.images[image] * len(self.keys.active) + slot
+        missing = distances >= INCOMPLETE
+        return np.where(missing, np.inf, distances).astype(np.float32), np.where(missing, -1, ids)
 
     @torch.no_grad()
-    def _ranks(self, queries: np.ndarray, k: int) -> np.ndarray:
+    def _ranks(self, queries: np.ndarray, k: int, complete: bool) -> np.ndarray:
         """Distance · size + place [B, k] of the nearest patches of queries [B, dim]."""
         asked = torch.from_numpy(queries).to(self.device)
+        lacking = self._lacking(asked) if complete else None
         counts = ~asked.isnan()
         asked = asked.nan_to_num(0.0)
         # (q - v)² = q² + v² - 2 q·v, summed over the numbers that count.
@@ -104,11 +116,18 @@ class DeviceBits:
         ):
             keys = self._rows[tokens[:, self._around].long()].view(len(tokens) * per_image, -1)
             distances = torch.addmm(lengths, factors, torch.cat((keys.square(), keys), dim=1).T)
+            if lacking is not None:
+                distances.masked_fill_(lacking.repeat(1, len(tokens)), INCOMPLETE)
             near = nearest_first(distances, k)
             place, distance = near % len(keys), near // len(keys)
             ranks = distance * self.size + place + first * per_image
             best = torch.cat((best, ranks), dim=1).sort(dim=1).values[:, :k]
         return best.cpu().numpy()
+
+    def _lacking(self, asked: Tensor) -> Tensor:
+        """Which places lack a neighbour that a query knows [B, A], of queries [B, dim]."""
+        known = asked.unflatten(1, (self.keys.spec.offsets, -1)).abs().amax(dim=2) > 0
+        return known.to(self.dtype) @ self._outside.T > 0
 
     def restrict(self, images: np.ndarray) -> DeviceBits:
         return DeviceBits(self.keys, self.device, np.intersect1d(self.images, images))

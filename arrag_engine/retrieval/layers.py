@@ -60,7 +60,8 @@ class Layers:
     def informed(self, known: np.ndarray) -> np.ndarray:
         """Mask [N] of the positions where a layer works and a neighbour stands, for a mask [N] of
         the tokens that stand."""
-        return np.any([layer.active & layer.query.informed(known) for layer in self.each], axis=0)
+        each = [layer.works(known) & layer.query.informed(known) for layer in self.each]
+        return np.any(each, axis=0)
 
     def propose(self, asked: Sequence[Asked]) -> list[Proposals]:
         """What the layers find for every position of these pictures, in one look-up each. At each
@@ -70,7 +71,9 @@ class Layers:
         count = sum(len(one.positions) for one in asked)
         found: list[list[Proposal | None]] = [[None] * len(self.each) for _ in range(count)]
         for j, layer in enumerate(self.each):
-            masks = [layer.active[one.positions] & layer.query.knows(one) for one in asked]
+            masks = [
+                layer.works(one.known)[one.positions] & layer.query.knows(one) for one in asked
+            ]
             wanted = [one.at(mask) for one, mask in zip(asked, masks, strict=True)]
             if layer.neighbours == 0 or not any(len(one.positions) for one in wanted):
                 continue
@@ -129,11 +132,11 @@ class Layers:
         proposed = torch.zeros(len(found), vocab, device=device)
         for j, layer in enumerate(self.each):
             own = [(i, one[j]) for i, one in enumerate(found)]
-            own = [(i, proposal.hits) for i, proposal in own if proposal is not None]
+            own = [(i, proposal) for i, proposal in own if proposal is not None]
             if not own:
                 continue
-            rows, hits = np.array([i for i, _ in own]), Hits.concat([one for _, one in own])
-            weights = layer.weights(hits, positions[rows])
+            rows, hits = np.array([i for i, _ in own]), Hits.concat([one.hits for _, one in own])
+            weights = layer.weights(hits, positions[rows]) * [one.factor for _, one in own]
             totals[rows] += weights
             part = layer.distributions(hits, vocab, device)
             shares = torch.from_numpy(weights.astype(np.float32)).to(device)

@@ -23,6 +23,8 @@ class Proposal:
     """The tokens of the query; when they change, the position must be looked up again."""
     hits: Hits
     """[1, K]."""
+    factor: float = 1.0
+    """Of the weight, at the moment of the look-up."""
 
     @property
     def found(self) -> bool:

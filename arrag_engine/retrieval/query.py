@@ -63,6 +63,12 @@ class QueryMaker:
         absent = np.nan if self.unknown == "ignore" else 0.0
         return gather_keys(self.codebook[tokens], neighbors, self.places[positions], absent)
 
+    def counts(self, queries: np.ndarray) -> np.ndarray:
+        """How many neighbours [P] queries [P, key dim] know; 0 without any."""
+        offsets, dim = self.neighbors.shape[1], self.codebook.shape[1]
+        numbers = np.nan_to_num(queries[:, : offsets * dim]).reshape(len(queries), offsets, dim)
+        return (numbers != 0).any(axis=2).sum(axis=1)
+
     def informed(self, known: np.ndarray) -> np.ndarray:
         """Mask [N] of the active positions of which a neighbour stands, for a mask [N] of the
         tokens that stand."""

@@ -127,7 +127,7 @@ def test_it_draws_through_the_session_and_says_what_it_uses(tmp_path, showo):
     checkpoint = load_checkpoint(showo_folder(tmp_path / "show-o", showo), torch.float32)
     planned = session.plan(checkpoint, "a red car", schedule=ScheduleChoice(4, 0.5, "linear"))
     assert planned.recipe.schedule == Schedule(4, 0.5, "linear")
-    assert planned.recipe.sampling.cfg == 6
+    assert planned.recipe.sampling.cfg == 2.75
     assert any("4 steps" in note and "linear" in note for note in planned.notes)
     seen = []
     drawing = session.draw(
@@ -138,7 +138,7 @@ def test_it_draws_through_the_session_and_says_what_it_uses(tmp_path, showo):
     assert np.array_equal(seen[-1][1], drawing.tokens.flatten(1).numpy())
     cut = session.plan(checkpoint, "a red car on blue grass two apples red", SamplingChoice(cfg=2))
     assert any("cut off after" in note for note in cut.notes)
-    assert cut.recipe.schedule.steps == 50
+    assert cut.recipe.schedule.steps == 18
 
 
 def slow_found(index, tokens, known, position, k, ignore):

@@ -47,6 +47,18 @@ def test_hits_are_those_of_the_index(device, spec, absent, monkeypatch):
     assert there.lookup(queries[:0], 3).codes.shape == (0, 3)
 
 
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("k", [5, 10_000])
+def test_patches_that_lack_a_known_neighbour_are_left_out(device, k, monkeypatch):
+    monkeypatch.setattr(device_bits, "QUERIES", 4)
+    monkeypatch.setattr(device_bits, "PATCHES", 80)
+    index = sign_index(8)
+    queries = queries_of(index, 10, np.nan)
+    found = device_index(index, device).lookup(queries, k, complete=True)
+    assert_same(found, index.lookup(queries, k, complete=True))
+    assert (found.codes < 0).any() == (k > 5)
+
+
 def test_distances_of_the_longest_keys_are_whole_in_half_precision():
     """24 neighbours of 16 bits, all of which differ."""
     ones = torch.ones(3, 2 * 24 * 16).half()

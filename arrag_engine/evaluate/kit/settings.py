@@ -86,7 +86,10 @@ class Bits:
         model = self.checkpoint.model
         specs = {name: self.spec(name) for name in self.effort.neighborhoods(model.order)}
         there = {name: spec for name, spec in specs.items() if len(spec.active(model.grid))}
-        return {name: self.index.rekeyed(spec) for name, spec in there.items()}
+        rekeyed = {name: self.index.rekeyed(spec) for name, spec in there.items()}
+        if model.order.raster:
+            return rekeyed
+        return {name: index.by_bits() for name, index in rekeyed.items()}
 
     def spec(self, neighborhood: str) -> KeySpec:
         """The recommended keys, with another neighbourhood."""
@@ -109,7 +112,10 @@ class Bits:
         base = recommended(self.checkpoint).retrieval
         options = replace(base, weight=1.0, temperature=tau, neighbours=k)
         model, index = self.checkpoint.model, self.rekeyed[neighborhood]
-        return make_retriever(index, model.grid, self.codebook, options)
+        unknown = "ignore" if index.partial else "zero"
+        return make_retriever(
+            *(index, model.grid, self.codebook, options), unknown=unknown, order=model.order
+        )
 
     def _raster(self, picture: HeldOut) -> tuple[np.ndarray, Callable[..., np.ndarray]]:
         """(p_model [N] of a picture's tokens, what gives p_retrieval, or p_model where nothing is

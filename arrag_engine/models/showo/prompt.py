@@ -66,6 +66,11 @@ class PromptEncoder(TextTokenizer):
         notes = self._cut_note(text, encoding, called)
         return Prompt(text, ids, [*pads, *blank], self.unknown_words(text), notes)
 
+    def blank(self) -> Prompt:
+        """The prompt that says nothing."""
+        ids = self._ids([])
+        return Prompt("", ids, ids, [])
+
     def _ids(self, words: Sequence[int]) -> list[int]:
         return text_ids(words, self.vocabulary, self.end_id, self.max_text)
 

@@ -1,4 +1,9 @@
-"""How probable each method finds the tokens of the benchmark's scenes."""
+"""How probable each method finds the tokens of the benchmark's scenes.
+
+In raster order each token is predicted from those before it. In any order, from a part of the
+picture: of each scene a quarter, a half and three quarters of the tokens are known, chosen by the
+number of the scene, and the others are predicted from these.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +14,22 @@ import numpy as np
 import torch
 
 from arrag_engine.checkpoints import Checkpoint
+from arrag_engine.decode import Recipe
+from arrag_engine.decode.canvas import begin
+from arrag_engine.decode.masked import mixed as masked_mixture
+from arrag_engine.decode.masked import of_tokens, open_prompts, predict
 from arrag_engine.evaluate.benchmark import Part, Progress
 from arrag_engine.evaluate.journal import Journal
 from arrag_engine.likelihood import bits, mixed, model_probabilities, retrieve_truth
+from arrag_engine.retrieval import Layers, layers_of
 
 from .library import Library
 from .scenes import BenchScene
-from .settings import TEACHER_FORCED
+from .settings import family_of
 from .tasks import Material
 
+SHARES = (0.25, 0.5, 0.75)
+"""Of the tokens, known in any order."""
 Found = tuple[str, np.ndarray, np.ndarray]
 """A method, the probabilities [P] of a scene's own tokens, and their positions [P]."""
 
@@ -33,6 +45,7 @@ class Bits:
     thing_tokens: int
 
 
+@torch.inference_mode()
 def likelihoods(
     checkpoint: Checkpoint,
     library: Library,
@@ -43,6 +56,7 @@ def likelihoods(
 ) -> dict[Part, list[Bits]]:
     """(split, method) -> bits of each scene. Each is kept in the journal as soon as it is known."""
     grid, scenes = checkpoint.model.grid, material.scenes
+    find = in_raster_order if checkpoint.model.order.raster else in_any_order
     parts: dict[Part, list[Bits]] = {}
     done, total = 0, len(scenes) * len(methods)
     for scene, tokens in zip(scenes, material.tokens, strict=True):
@@ -50,7 +64,7 @@ def likelihoods(
         keys = {method: ("bits", scene.number, method) for method in methods}
         left = [method for method in methods if journal.get(keys[method]) is None]
         progress("likelihood of a scene", done + len(methods) - len(left), total, scene.split)
-        for method, p, positions in in_raster_order(checkpoint, library, left, scene, tokens):
+        for method, p, positions in find(checkpoint, library, left, scene, tokens):
             marked = marks[positions]
             journal.put(keys[method], (bits(p), bits(p, marked), int(marked.sum())))
             done += 1
@@ -80,6 +94,40 @@ def in_raster_order(
         yield method, found, positions
 
 
+def in_any_order(
+    checkpoint: Checkpoint,
+    library: Library,
+    methods: Sequence[str],
+    scene: BenchScene,
+    tokens: np.ndarray,
+) -> Iterator[Found]:
+    """What the methods make of those of a scene's tokens [N] that are not known."""
+    model, prompt = checkpoint.model, checkpoint.prompt_encoder.encode(scene.truth.text)
+    use = family_of(model.order).forced[scene.split]
+    recipe = Recipe(prompt.ids, prompt.unconditional, use.sampling)
+    opened, canvas = open_prompts(model, recipe, model.device), begin(0, len(tokens))
+    canvas.tokens[:] = tokens
+    masks = masks_of(scene, len(tokens))
+    p_model = [
+        predict(model, opened, recipe, [canvas], mask[None], model.device).cpu() for mask in masks
+    ]
+    positions = np.concatenate([np.flatnonzero(~mask) for mask in masks])
+    for method in methods:
+        layers = Layers(layers_of(library.retriever(use, method, "", bool(prompt.unknown))))
+        found = []
+        for mask, alone in zip(masks, p_model, strict=True):
+            p = masked_mixture(alone, layers, [canvas], mask[None])[0]
+            found.append(of_tokens(p, canvas.tokens)[~mask])
+        yield method, np.concatenate(found), positions
+
+
+def masks_of(scene: BenchScene, size: int) -> list[np.ndarray]:
+    """Masks [size] of the tokens of a scene that are known, one for each share. A larger share
+    contains the smaller ones."""
+    order = np.random.default_rng(scene.number).permutation(size)
+    return [order < round(share * size) for share in SHARES]
+
+
 def with_method(
     library: Library,
     method: str,
@@ -93,7 +141,8 @@ def with_method(
     Args:
         unknown: Whether its caption has words that the model does not know.
     """
-    retriever = library.retriever(TEACHER_FORCED[split], method, "", unknown)
+    use = family_of(library.order).forced[split]
+    retriever = library.retriever(use, method, "", unknown)
     if retriever is None:
         return p_model
     found = retrieve_truth(retriever, tokens, retriever.options, unknown)

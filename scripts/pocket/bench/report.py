@@ -44,8 +44,7 @@ def caption_note(blank: Sequence[Part]) -> str:
 
 
 def bits_table(bits: Mapping[Part, Sequence[Bits]]) -> str:
-    """Teacher-forced bits per token with their interval over scenes, and how far below the model's
-    own they are."""
+    """Bits per token with their interval over scenes, and how far below the model's they are."""
     lines = [f"{'split':<8} {'method':<9} {'all tokens':>30} {'of things':>18}"]
     for (split, method), scenes in bits.items():
         plain = bits[split, "plain"]
