@@ -159,7 +159,7 @@ def checked_methods(a: argparse.Namespace) -> list[str]:
     retrieves = a.index is not None or a.layers is not None
     if a.methods is None:
         a.methods = "plain,daid,control" if retrieves else "plain"
-    methods = a.methods.split(",")
+    methods = str(a.methods).split(",")
     check_layer_flags(a)
     needing = [method for method in methods if method != "plain"]
     if needing and not retrieves:

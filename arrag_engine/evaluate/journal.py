@@ -20,7 +20,7 @@ from ..errors import InputError
 from ..files import atomic_write
 from ..locks import locked
 
-Key = Sequence[str | int]
+Key = Sequence[str | float]
 """Names a piece of work, such as (method, number of the prompt)."""
 SETTINGS = "settings"
 

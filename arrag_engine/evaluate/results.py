@@ -23,6 +23,8 @@ GENEVAL_PROMPTS = {
 """How many GenEval has of each category."""
 DPG_PROMPTS = 1065
 SAMPLE = re.compile(r"([0-9]+)\.png$")
+Verdict = tuple[str, int, bool]
+"""A prompt, the number of its picture, whether that is correct."""
 NUMBER = r"(-?[0-9.]+(?:e-?[0-9]+)?)"
 
 
@@ -53,11 +55,11 @@ def read_geneval_results(path: Path) -> Results:
     Raises:
         InputError: The file cannot be read, or a line is no result.
     """
-    tags: dict[str, list[tuple[str, int, bool]]] = {}
+    tags: dict[str, list[Verdict]] = {}
     for number, line in enumerate(_text(path).split("\n"), start=1):
         if line.strip():
-            tag, *verdict = _verdict(line, f"line {number} of {shown_path(path)}")
-            tags.setdefault(tag, []).append((verdict[0], verdict[1], verdict[2]))
+            tag, verdict = _verdict(line, f"line {number} of {shown_path(path)}")
+            tags.setdefault(tag, []).append(verdict)
     if not tags:
         raise InputError(
             f"{shown_path(path)} holds no results; give the --outfile of GenEval's "
@@ -67,8 +69,8 @@ def read_geneval_results(path: Path) -> Results:
     return Results(categories, _overall(tags), tuple(_missing_geneval(tags)))
 
 
-def _verdict(line: str, where: str) -> tuple[str, str, int, bool]:
-    """(category, prompt, number of the picture, whether it is correct) of a line."""
+def _verdict(line: str, where: str) -> tuple[str, Verdict]:
+    """(category, verdict) of a line."""
     try:
         record = json.loads(line)
         tag, name, correct = record["tag"], record["filename"], record["correct"]
@@ -76,7 +78,7 @@ def _verdict(line: str, where: str) -> tuple[str, str, int, bool]:
         sample = SAMPLE.search(name)
         if not isinstance(tag, str) or not isinstance(correct, bool) or sample is None:
             raise ValueError("no tag, picture number or verdict")
-        return tag, prompt, int(sample[1]), correct
+        return tag, (prompt, int(sample[1]), correct)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(
             f"{where} is no result of GenEval ({str(error)[:80]}); give the --outfile of its "
@@ -84,19 +86,19 @@ def _verdict(line: str, where: str) -> tuple[str, str, int, bool]:
         ) from error
 
 
-def _by_seed(verdicts: Sequence[tuple[str, int, bool]]) -> list[float]:
+def _by_seed(verdicts: Sequence[Verdict]) -> list[float]:
     seeds: dict[int, list[bool]] = {}
     for _, seed, correct in verdicts:
         seeds.setdefault(seed, []).append(correct)
     return [float(np.mean(seeds[seed])) for seed in sorted(seeds)]
 
 
-def _score(by_seed: Sequence[float], verdicts: Sequence[tuple[str, int, bool]]) -> Score:
+def _score(by_seed: Sequence[float], verdicts: Sequence[Verdict]) -> Score:
     spread = mean_and_spread(by_seed)[1] if len(by_seed) > 1 else None
     return Score(float(np.mean([correct for *_, correct in verdicts])), spread)
 
 
-def _overall(tags: Mapping[str, Sequence[tuple[str, int, bool]]]) -> Score:
+def _overall(tags: Mapping[str, Sequence[Verdict]]) -> Score:
     mean = float(np.mean([_score([], verdicts).mean for verdicts in tags.values()]))
     each = [_by_seed(verdicts) for verdicts in tags.values()]
     if len({len(one) for one in each}) > 1 or len(each[0]) < 2:
@@ -104,7 +106,7 @@ def _overall(tags: Mapping[str, Sequence[tuple[str, int, bool]]]) -> Score:
     return Score(mean, mean_and_spread(np.mean(each, axis=0).tolist())[1])
 
 
-def _missing_geneval(tags: Mapping[str, Sequence[tuple[str, int, bool]]]) -> list[str]:
+def _missing_geneval(tags: Mapping[str, Sequence[Verdict]]) -> list[str]:
     told = []
     for tag in GENEVAL:
         prompts = {prompt for prompt, *_ in tags.get(tag, ())}

@@ -11,6 +11,7 @@ from PIL import Image
 
 from ...checkpoints import Checkpoint
 from ...models.janus.prompt import PromptEncoder as JanusEncoder
+from ...models.showo.prompt import PromptEncoder as ShowOEncoder
 from ...models.tokenizing import TextTokenizer
 from ..pictures import decode_tokens
 from .material import Material
@@ -75,7 +76,7 @@ def text_ids(checkpoint: Checkpoint) -> Check:
         if encoder.vocab_size == JANUS_TEXT:
             wanted = JANUS_IDS
             special = (encoder.bos_id, encoder.pad_id) == (JANUS_BEGIN, JANUS_PAD)
-    elif checkpoint.model.config.vocabulary.text == SHOW_O_TEXT:  # pyright: ignore
+    elif isinstance(encoder, ShowOEncoder) and encoder.vocabulary.text == SHOW_O_TEXT:
         wanted = SHOW_O_IDS
     detail = f"{SPOKEN!r} has the ids {', '.join(map(str, found))}"
     if wanted is None:

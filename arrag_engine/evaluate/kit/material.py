@@ -120,4 +120,4 @@ def index_of(checkpoint: Checkpoint, encoded: Encoded) -> PatchIndex:
 
 
 def _count(progress: Progress, total: int, first: int, done: int) -> None:
-    progress("picture encoded", first + done, total)
+    progress("picture encoded", first + done, total, "")

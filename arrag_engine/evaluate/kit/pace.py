@@ -51,7 +51,7 @@ def measure_pace(
                 checkpoint, loaded = _loaded(load, dtype), dtype
             journal.put(key, _row(checkpoint, prompt, batch, window, effort.rounds))
         rows.append({"dtype": dtype, "batch": batch, "window": window, **journal.get(key)})
-    progress("speed", len(wanted), len(wanted))
+    progress("speed", len(wanted), len(wanted), "")
     return rows
 
 
@@ -126,5 +126,5 @@ def accepted_tokens(
 
         found = journal.once(("accepted", method, temperature), work)
         rows.append({"method": method, "temperature": temperature, "tokens a pass": found})
-    progress("temperature", len(wanted), len(wanted))
+    progress("temperature", len(wanted), len(wanted), "")
     return rows

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from ...decode.masked import mixed, of_tokens, open_prompts, predict
 from ...index import KeySpec, PatchIndex
 from ...layers import KeyChoice, Layer
 from ...likelihood import model_probabilities
+from ...models.base import MaskedBackbone
 from ...recommended import recommended
 from ...retrieval import Layers, Retriever, make_retriever, proposal_distribution
 from ...settings import RetrievalOptions, Sampling
@@ -149,14 +150,14 @@ class Bits:
     def _masked(self, picture: HeldOut) -> tuple[np.ndarray, Callable[..., np.ndarray]]:
         """The same, of the tokens that are unknown when a quarter, a half and three quarters are
         known."""
-        model, prompt = self.checkpoint.model, self._prompt(picture)
+        model, prompt = cast(MaskedBackbone, self.checkpoint.model), self._prompt(picture)
         recipe = Recipe(prompt.ids, prompt.unconditional, Sampling(1.0))
-        opened, canvas = open_prompts(model, recipe, model.device), begin(0, model.grid.size)  # pyright: ignore
+        opened, canvas = open_prompts(model, recipe, model.device), begin(0, model.grid.size)
         canvas.tokens[:] = picture.tokens
         order = np.random.default_rng(0).permutation(model.grid.size)
         masks = [order < round(share * model.grid.size) for share in SHARES]
         alone = [
-            predict(model, opened, recipe, [canvas], mask[None], model.device).cpu()  # pyright: ignore
+            predict(model, opened, recipe, [canvas], mask[None], model.device).cpu()
             for mask in masks
         ]
 
@@ -192,10 +193,10 @@ def measure_bits(
     """Bits a token of the held-out pictures: the model alone, then all settings, the best first."""
     bits, rows = Bits(checkpoint, material.index, effort), []
     for number, picture in enumerate(material.held_out):
-        progress("held-out picture", number, len(material.held_out))
+        progress("held-out picture", number, len(material.held_out), "")
         key = ("bits", number)
         rows.append(journal.once(key, lambda picture=picture: bits.of(picture)))
-    progress("held-out picture", len(rows), len(rows))
+    progress("held-out picture", len(rows), len(rows), "")
     table = np.array(rows)  # [pictures, 1 + settings]
     described = [{"alone": True}, *(asdict(one) for one in bits.settings)]
     found = [
@@ -266,7 +267,7 @@ def draw_variants(
 
             tokens = journal.once(("drawing", number, label), work)
             drawn.append(Drawn(prompt, label, np.array(tokens, np.int64)))
-    progress("drawing", total, total)
+    progress("drawing", total, total, "")
     return drawn
 
 
