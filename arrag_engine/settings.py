@@ -212,6 +212,12 @@ class ScheduleChoice:
         return replace(own, **chosen)
 
 
+AdapterOrder = Literal["raster", "masked"]
+"""Of the models that an adapter is for. In raster order a blender sees what is drawn above and left
+of a position; of a masked grid, whatever is known on all sides."""
+ADAPTER_ORDERS: tuple[AdapterOrder, ...] = get_args(AdapterOrder)
+
+
 @dataclass(frozen=True)
 class AdapterConfig:
     """What an adapter consists of."""
@@ -228,3 +234,4 @@ class AdapterConfig:
     """Whether it has a prediction head of its own."""
     candidates: int = 10
     """Retrieved codes that its blenders were trained to receive at each position."""
+    order: AdapterOrder = "raster"

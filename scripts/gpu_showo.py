@@ -17,8 +17,7 @@ from torch import Tensor
 from arrag_engine.decode import Recipe, draw_pictures
 from arrag_engine.index import KeySpec, SourceTable, create_index
 from arrag_engine.models.showo.layouts import official_name
-from arrag_engine.models.showo.model import BORDERS, ShowO, ShowOConfig
-from arrag_engine.models.showo.phi import attend_among
+from arrag_engine.models.showo.model import BORDERS, MaskedAttention, ShowO, ShowOConfig
 from arrag_engine.models.showo.prompt import text_ids
 from arrag_engine.retrieval import Retriever, device_index, layers_of, make_retriever
 from arrag_engine.settings import RetrievalOptions, Sampling, Schedule
@@ -60,16 +59,6 @@ REAL = (
 SMALL = (Showo("tiny", gpu.TINY_SHOWO, 3, 1.75),)
 
 
-class MaskedAttention:
-    """Each id sees what a mask [rows, 1, L, L] says."""
-
-    def __init__(self, mask: Tensor) -> None:
-        self.mask = mask
-
-    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return attend_among(q, k, v, self.mask)
-
-
 class Uncached:
     """A model that keeps nothing of its prompts: every pass computes text and picture, padded to
     one length, behind a mask. The head predicts picture tokens only, as the engine's does."""
@@ -80,15 +69,21 @@ class Uncached:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.model, name)
 
-    def open(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+    def open(self, ids: Tensor, hook: None = None) -> tuple[Tensor, Tensor]:
         """Prompts [rows, T] with pads, and who sees whom [rows, 1, L, L]."""
         config = self.model.config
         pad = config.vocabulary.special("pad")
         ids = F.pad(ids, (config.max_text + 1 - ids.shape[1], 0), value=pad)
         return ids, official_mask(ids == pad, config.length)
 
-    def masked_logits(self, opened: tuple[Tensor, Tensor], tokens: Tensor, known: Tensor) -> Tensor:
-        """See `MaskedBackbone`."""
+    def masked_logits(
+        self,
+        opened: tuple[Tensor, Tensor],
+        tokens: Tensor,
+        known: Tensor,
+        hook: None = None,
+    ) -> Tensor:
+        """See `MaskedBackbone`; without an adapter."""
         prompts, mask = (one.repeat_interleave(len(tokens) // len(one), dim=0) for one in opened)
         ids = torch.cat((prompts, self.model.picture_ids(tokens, known)), dim=1)
         return self.of_sequences(ids, mask)

@@ -6,8 +6,12 @@ import shutil
 import pytest
 from PIL import Image
 
+from arrag_engine.checkpoints.adapter import open_adapter
+from arrag_engine.faid import AdapterConfig
 from arrag_engine.index import save_index
+from tests.tiny import write_adapter, write_tiny
 from tests.tiny_showo import showo_folder, sign_index, tiny_showo
+from tests.train.test_data import write_pictures
 
 
 @pytest.fixture(scope="module")
@@ -137,3 +141,66 @@ def test_raster_models_have_no_such_settings(run, flag):
     code, _, err = run(f"{line} --index {{files}}/index.safetensors --{flag}")
     assert code == 2
     assert "draws in raster order and knows all neighbours of a patch; leave them out" in err
+
+
+TRAIN = (
+    "train faid --model {showo} --images {tmp}/pictures --index {tmp}/i.safetensors "
+    "--work {tmp}/run --out {tmp}/adapter.safetensors --steps 2 --every 1 --batch 2 "
+    "--accumulation 1 --rank 2 --alpha 4 --candidates 3 --blender-every 1 --held-out 0.25 "
+    "--dtype fp32 --lr 1e-2"
+)
+
+
+def test_an_adapter_is_trained_measured_and_drawn_with(run, showo, tmp_path):
+    write_pictures(tmp_path / "pictures", 8, "two apples")
+    save_index(sign_index(), tmp_path / "i.safetensors")
+    keep = "--rehearse 0.5 --rehearse-pictures 4"
+    code, out, err = run(f"{TRAIN} {keep}", showo=showo)
+    assert code == 0, err
+    assert "own bits" in out
+    info = open_adapter(tmp_path / "adapter.safetensors").info
+    assert info.config == AdapterConfig((0, 1), (1, 2), 2, 4.0, 0.05, True, 3, "masked")
+    assert run(f"{TRAIN} {keep}", showo=showo)[0] == 0, "a finished run is not trained again"
+    use = "--adapter {tmp}/adapter.safetensors --index {tmp}/i.safetensors"
+    code, out, err = run(
+        f"train loss --model {{showo}} --images {{tmp}}/pictures {use} --dtype fp32", showo=showo
+    )
+    assert code == 0, err
+    assert "bits a token over 8 pictures" in out
+    plain = generated(run, showo, tmp_path, "--steps 5")[0]
+    adapted = generated(run, showo, tmp_path, f"--steps 5 --weight 0 {use}")[0]
+    assert adapted["settings"]["decoding"] == "faid"
+    assert tokens_of(adapted) != tokens_of(plain)
+    silent = generated(run, showo, tmp_path, f"--steps 5 --weight 0 --strength 0 {use}")[0]
+    assert tokens_of(silent) == tokens_of(plain)
+
+
+def test_what_does_not_fit_show_o_is_refused_in_training(run, showo, tmp_path):
+    write_pictures(tmp_path / "pictures", 4, "two apples")
+    save_index(sign_index(), tmp_path / "i.safetensors")
+    for flag, message in (
+        ("--merged {tmp}/m.safetensors", "show-o is a Show-o model; omit --merged"),
+        ("--semantics stepzero", "work only where retrieval runs; choose step"),
+    ):
+        code, _, err = run(f"{TRAIN} {flag}", showo=showo)
+        assert code == 2
+        assert message in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_adapters_of_the_other_family_are_refused(run, showo, tmp_path):
+    janus = write_tiny(tmp_path / "janus.safetensors")
+    write_adapter(tmp_path / "of-janus.safetensors", janus)
+    write_adapter(
+        tmp_path / "of-show-o.safetensors", showo, AdapterConfig((0,), (1,), order="masked")
+    )
+    line = "generate --model {} --dtype fp32 --prompt red --out {{tmp}}/a.png --adapter {{tmp}}/{}"
+    code, _, err = run(line.format(showo, "of-janus.safetensors"))
+    assert code == 2
+    assert (
+        "was trained on 'janus', which draws in raster order, the model 'show-o' draws in any"
+        in err
+    )
+    code, _, err = run(line.format(janus, "of-show-o.safetensors"))
+    assert code == 2
+    assert "was trained on 'show-o', which draws in any order, the model 'janus' draws in" in err

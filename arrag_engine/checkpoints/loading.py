@@ -80,8 +80,8 @@ class Checkpoint:
         """
         if not isinstance(self.model, JanusPro):
             raise InputError(
-                f"{self.name} is a Show-o model, for which there are no adapters, no training and "
-                "no calibration; choose a Janus-Pro model"
+                f"{self.name} is a Show-o model, for which there is no calibration; choose a "
+                "Janus-Pro model"
             )
         return self.model
 

@@ -117,9 +117,15 @@ class Retriever:
         positions: np.ndarray,
         k: int,
         without: Sequence[Sequence[int]] | None = None,
+        known: np.ndarray | None = None,
     ) -> Hits:
-        """The k nearest patches [P, k] at active positions [P] of a picture's tokens [N]."""
-        return self._found(self.query.queries(tokens, positions), k, without)
+        """The k nearest patches [P, k] at active positions [P] of a picture's tokens [N].
+
+        Args:
+            without: For each position, numbers of pictures whose patches are left out.
+            known: Mask [N] of the tokens that stand; all before each position when absent.
+        """
+        return self._found(self.query.queries(tokens, positions, known), k, without)
 
     def _found(
         self, queries: np.ndarray, k: int, without: Sequence[Sequence[int]] | None = None

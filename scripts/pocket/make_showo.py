@@ -7,7 +7,7 @@
 Pictures, tokenizer, decoder, the refined half of the tokenizer, model file, index. The second line
 trains on a GPU, in a tenth of the time; the third rehearses the whole chain. Every step picks up
 where an interrupted run stopped, within two minutes of its training; delete WORK to start over.
-`make.py` makes the benchmark and the pictures' judge; `showo_adapter.py` the FAiD adapter.
+`make.py` makes the benchmark and the pictures' judge; `train_adapter.py` the FAiD adapter.
 """
 
 from __future__ import annotations

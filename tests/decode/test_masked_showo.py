@@ -90,9 +90,9 @@ def test_a_picture_of_a_batch_is_the_picture_drawn_alone(showo):
 def test_without_guidance_the_second_stream_is_not_run(showo, monkeypatch):
     rows, real = [], type(showo).masked_logits
 
-    def counting(self, opened, tokens, known):
+    def counting(self, opened, tokens, known, hook):
         rows.append((len(opened), len(tokens)))
-        return real(self, opened, tokens, known)
+        return real(self, opened, tokens, known, hook)
 
     monkeypatch.setattr(type(showo), "masked_logits", counting)
     for cfg in (1.0, 2.0):
@@ -103,7 +103,9 @@ def test_without_guidance_the_second_stream_is_not_run(showo, monkeypatch):
 def test_text_is_computed_once(showo, monkeypatch):
     opened, real = [], type(showo).open
     monkeypatch.setattr(
-        type(showo), "open", lambda self, ids: opened.append(len(ids)) or real(self, ids)
+        type(showo),
+        "open",
+        lambda self, ids, hook: opened.append(len(ids)) or real(self, ids, hook),
     )
     draw_pictures(showo, Recipe(IDS, BLANK, Sampling(cfg=2.0), schedule=Schedule(4)), [7])
     assert sum(opened) == 2
