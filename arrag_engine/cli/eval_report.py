@@ -55,7 +55,11 @@ def add_report_parser(suites: Any) -> None:
             help=f"{what} of NAME=PATH, … to the first PATH: folders of pictures"
             f"{'' if name == '--fwd' else ', or files of features'} (default: none)",
         )
-    add("--inception", type=Path, help="network of FID, pt_inception-2015-12-05-6726825d.pth")
+    add(
+        "--inception",
+        type=Path,
+        help="network of FID, torch-fidelity's weights-inception-2015-12-05-6726825d.pth",
+    )
     add("--clip", type=Path, help="network of CMMD, open_clip_model.safetensors of its CLIP")
     add("--device", default="auto", check=given_name, help="where the networks run")
     add("--json", type=Path, help="file to write the figures to (default: none)")

@@ -181,7 +181,7 @@ def inception(weights: Path, device: torch.device, tick: Tick | None = None) -> 
     """What makes Inception features [pictures, 2048] of a folder.
 
     Args:
-        weights: `pt_inception-2015-12-05-6726825d.pth`, the network of FID.
+        weights: `weights-inception-2015-12-05-6726825d.pth` of torch-fidelity.
 
     Raises:
         InputError: A package is missing, or the file is another one.
