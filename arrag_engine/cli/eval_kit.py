@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import shipped
 from ..paths import check_folder, check_work_folder
@@ -13,8 +13,11 @@ from .eval_lists import run_facts
 from .progress import Bars
 from .shared import add_model_flags, check_inputs, load_model
 
-DTYPES = {"cuda": ("auto", "int8", "fp8", "fp32"), "mps": ("auto", "fp32"), "cpu": ("auto",)}
-"""Measured on a kind of device; the first one draws."""
+if TYPE_CHECKING:
+    import torch
+
+ALSO = {"cuda": ("int8", "fp8", "fp32"), "mps": ("fp32",)}
+"""Measured on a kind of device beside the dtype that draws."""
 
 
 def add_kit_parser(suites: Any) -> None:
@@ -42,7 +45,7 @@ def kit(a: argparse.Namespace) -> int:
     from ..evaluate.kit.run import JSON, PAGE, SHEET, run_kit
 
     device = choose_device(a.device, "--device")
-    dtypes = (a.dtype,) if a.dtype != "auto" else DTYPES[device.type]
+    dtypes = chosen_dtypes(a.dtype, device)
     opened = open_checkpoint(shipped.resolve(a.model, shipped.MODELS))
     settings = {
         "benchmark": "kit",
@@ -66,3 +69,14 @@ def kit(a: argparse.Namespace) -> int:
             print(f"WRONG: {check['name']}: {check['detail']}")
     print(*(a.out / name for name in (JSON, PAGE, SHEET)), sep="\n")
     return 0
+
+
+def chosen_dtypes(name: str, device: torch.device) -> tuple[str, ...]:
+    """The dtypes to measure, by name; the first one draws."""
+    from ..checkpoints import DTYPES, resolve_dtype
+
+    if name != "auto":
+        return (name,)
+    drawing = resolve_dtype(name, device)
+    own = next(short for short, dtype in DTYPES.items() if dtype == drawing)
+    return tuple(dict.fromkeys((own, *ALSO.get(device.type, ()))))

@@ -58,9 +58,14 @@ def add_report_parser(suites: Any) -> None:
     add(
         "--inception",
         type=Path,
-        help="network of FID, torch-fidelity's weights-inception-2015-12-05-6726825d.pth",
+        help="network of FID, torch-fidelity's weights-inception-2015-12-05-6726825d.pth (default: "
+        "none)",
     )
-    add("--clip", type=Path, help="network of CMMD, open_clip_model.safetensors of its CLIP")
+    add(
+        "--clip",
+        type=Path,
+        help="network of CMMD, open_clip_model.safetensors of its CLIP (default: none)",
+    )
     add("--device", default="auto", check=given_name, help="where the networks run")
     add("--json", type=Path, help="file to write the figures to (default: none)")
 

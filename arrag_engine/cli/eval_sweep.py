@@ -73,7 +73,11 @@ def add_sweep_parser(suites: Any, parser_class: Any, add_suite: Callable[[Any], 
     told = "draw a benchmark at several values of settings: one table and one plot"
     parser = suites.add_parser("sweep", help=told, description=f"{told[0].upper()}{told[1:]}.")
     benchmarks = parser.add_subparsers(
-        dest="suite", required=True, metavar="BENCHMARK", parser_class=parser_class
+        dest="suite",
+        required=True,
+        metavar="BENCHMARK",
+        help="what to draw",
+        parser_class=parser_class,
     )
     for name, (what, prompts) in LISTS.items():
         one = benchmarks.add_parser(name, help=what, description=f"Sweep: {what}.")

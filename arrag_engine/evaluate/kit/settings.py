@@ -13,7 +13,7 @@ import torch
 from ...checkpoints import Checkpoint
 from ...decode import Recipe
 from ...decode.canvas import begin
-from ...decode.masked import mixed, of_tokens, open_prompts, predict
+from ...decode.masked import look_up, mixed, of_tokens, open_prompts, predict
 from ...index import KeySpec, PatchIndex
 from ...layers import KeyChoice, Layer
 from ...likelihood import model_probabilities
@@ -168,7 +168,8 @@ class Bits:
         def proposed(name: str, tau: float, k: int) -> np.ndarray:
             layers = Layers((self._retriever(name, tau, k),))
             pairs = zip(alone, masks, strict=True)
-            return of_all([mixed(p, layers, [canvas], mask[None]) for p, mask in pairs])
+            asked = ((p, look_up(layers, [canvas], mask[None])) for p, mask in pairs)
+            return of_all([mixed(p, layers, [canvas], positions) for p, positions in asked])
 
         return of_all(alone), proposed
 
@@ -216,11 +217,11 @@ def best_of(rows: Sequence[Mapping[str, Any]]) -> Setting:
 
 
 def layer_of(checkpoint: Checkpoint, index: PatchIndex, setting: Setting) -> Layer:
-    """A layer with a setting; the rest is recommended."""
+    """A layer of all pictures, as for the bits, with a setting; the rest is recommended."""
     advised = recommended(checkpoint).keys
     keys = KeyChoice(setting.neighborhood, advised.borders, advised.space, advised.position_weight)
     values = {"temperature": setting.temperature, "neighbours": setting.neighbours}
-    return Layer(index, keys=keys, weight=setting.weight, **values)
+    return Layer(index, only="", keys=keys, weight=setting.weight, **values)
 
 
 def variants(

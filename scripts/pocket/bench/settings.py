@@ -5,14 +5,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from arrag_engine.grid import DrawingOrder
 from arrag_engine.index import KeySpec
-from arrag_engine.retrieval import Steering
 from arrag_engine.settings import RetrievalOptions, Sampling, Schedule
 
 from .prompts import CONCEPT, KINDS, STYLE
+
+if TYPE_CHECKING:  # the flags of the suite load no PyTorch
+    from arrag_engine.retrieval import Steering
 
 COMPLETION = "completion"
 """Unseen things whose top rows are given."""
@@ -37,7 +39,7 @@ class Use:
     """The model is given no caption: it does not know the word."""
     schedule: Schedule = field(default_factory=Schedule)
     """Of models that draw in any order."""
-    steering: Steering = field(default_factory=Steering)
+    steering: Steering | None = None
 
 
 _KEYS = KeySpec("causal-8", "zero", "encoder", 2.0)

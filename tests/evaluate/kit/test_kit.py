@@ -235,6 +235,19 @@ def test_checks_find_wrong_files(model_file):
     assert SPOKEN in check.detail
 
 
+@pytest.mark.parametrize(
+    ("name", "device", "dtypes"),
+    [
+        ("auto", "mps", ("bf16", "fp32")),
+        ("auto", "cuda", ("bf16", "int8", "fp8", "fp32")),
+        ("int8", "cpu", ("int8",)),
+    ],
+)
+def test_dtypes_are_those_that_the_device_draws_in(name, device, dtypes, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
+    assert eval_kit.chosen_dtypes(name, torch.device(device)) == dtypes
+
+
 def test_what_does_not_run_says_why():
     def load(dtype):
         raise RuntimeError("CUDA out of memory.\nmore")
