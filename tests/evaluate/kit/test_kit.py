@@ -12,6 +12,10 @@ from PIL import Image
 
 from arrag_engine.checkpoints import load_checkpoint
 from arrag_engine.cli import eval_kit
+from arrag_engine.decode import Recipe
+from arrag_engine.decode.canvas import begin
+from arrag_engine.decode.masked import look_up, of_tokens, open_prompts, predict
+from arrag_engine.decode.masked import mixed as masked_mixture
 from arrag_engine.evaluate.benchmark import no_progress
 from arrag_engine.evaluate.journal import Journal
 from arrag_engine.evaluate.kit import effort, pace
@@ -19,14 +23,14 @@ from arrag_engine.evaluate.kit.checks import JANUS_IDS, SPOKEN, look, text_ids
 from arrag_engine.evaluate.kit.effort import QUICK
 from arrag_engine.evaluate.kit.material import HeldOut
 from arrag_engine.evaluate.kit.recommend import entry, from_facts, recommend, to_facts
-from arrag_engine.evaluate.kit.settings import Bits, Setting, variants
+from arrag_engine.evaluate.kit.settings import SHARES, Bits, Setting, variants
 from arrag_engine.index import KeySpec, load_index
 from arrag_engine.layers import Layer
 from arrag_engine.likelihood import bits, mixed, model_probabilities, retrieve_truth
 from arrag_engine.recommended import JANUS_PRO, POCKET, Recommended
-from arrag_engine.retrieval import make_retriever
+from arrag_engine.retrieval import Layers, make_retriever
 from arrag_engine.settings import RetrievalOptions, Sampling, Schedule
-from tests.tiny_showo import showo_folder, tiny_showo
+from tests.tiny_showo import showo_folder, sign_index, tiny_showo
 
 LEAST = replace(
     *(QUICK,),
@@ -189,6 +193,31 @@ def test_bits_are_those_of_the_engine(model_file, index_file):
         )
         truth = retrieve_truth(retriever, picture.tokens, options)
         assert value == pytest.approx(bits(mixed(own, truth, one.weight)), abs=1e-3)
+
+
+def test_bits_in_any_order_are_those_of_a_mixture(tmp_path):
+    """Mixed by hand with λ 1 and weighed afterwards, against the drawing loop's mixture with λ."""
+    checkpoint = load_checkpoint(showo_folder(tmp_path / "showo", tiny_showo()), torch.float32)
+    model, effort_ = checkpoint.model, replace(LEAST, neighbours=(16,), taus=(1.0,))
+    picture = HeldOut(np.random.default_rng(1).integers(0, 64, model.grid.size), "a red car")
+    measured = Bits(checkpoint, sign_index(), effort_)
+    found = measured.of(picture)
+    prompt = checkpoint.prompt_encoder.encode("a red car")
+    recipe = Recipe(prompt.ids, prompt.unconditional, Sampling(1.0))
+    opened, canvas = open_prompts(model, recipe, model.device), begin(0, model.grid.size)
+    canvas.tokens[:] = picture.tokens
+    order = np.random.default_rng(0).permutation(model.grid.size)
+    for one, value in zip(measured.settings, found[1:], strict=True):
+        retriever = measured._retriever(one.neighborhood, one.temperature, one.neighbours)
+        options = replace(retriever.options, weight=one.weight)
+        layers, each = Layers((retriever.using(options),)), []
+        for share in SHARES:
+            known = (order < round(share * model.grid.size))[None]
+            p = predict(model, opened, recipe, [canvas], known, model.device)
+            p = masked_mixture(p, layers, [canvas], look_up(layers, [canvas], known))
+            each.append(of_tokens(p[0], picture.tokens)[~known[0]])
+        assert value == pytest.approx(bits(np.concatenate(each)), abs=1e-3)
+    assert found[0] != found[1]
 
 
 def test_the_variants_change_one_value_at_a_time():
