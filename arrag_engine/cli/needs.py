@@ -40,6 +40,10 @@ def _edits(a: argparse.Namespace) -> bool:
     return a.edit is not None
 
 
+def _outpaints(a: argparse.Namespace) -> bool:
+    return a.outpaint is not None
+
+
 RETRIEVES = Need(
     (
         *("--only", "--neighborhood", "--borders", "--key-space", "--position-weight"),
@@ -52,7 +56,8 @@ RETRIEVES = Need(
 )
 NEEDS = {
     "generate": (
-        Need(("--mask", "--redraw"), "--edit", "pass the picture to edit", _edits),
+        Need(("--mask", "--redraw", "--outpaint"), "--edit", "pass the picture to edit", _edits),
+        Need(("--times",), "--outpaint", "pass the side to continue", _outpaints),
         Need(
             ("--strength", "--candidates", "--semantics"),
             "an adapter",

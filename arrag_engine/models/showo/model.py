@@ -9,11 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from ...grid import ANY_ORDER, Grid
+from ...images import Frame
 from .. import ops as default_ops
 from ..hooks import DrawingHook
 from ..packed import PackedLinear, packed_ops
 from ..picture_model import LOGIT_COPIES, PictureModel
 from .phi import Phi, PhiConfig, attend_among
+from .pixels import BICUBIC
 from .vq import VQConfig, VQModel
 
 SPECIAL = ("pad", "soi", "eoi", "sov", "eov", "t2i", "mmu", "t2v", "v2v", "lvg")
@@ -181,6 +183,11 @@ class ShowO(PictureModel):
         self.phi = Phi(config.phi, decoder_ops, ops.Embedding)
         self.head = decoder_ops.Linear(config.phi.hidden_size, config.vq.codebook_size)
         self.vq = VQModel(config.vq, ops)
+
+    @property
+    def frame(self) -> Frame:
+        """As the official programs prepare pictures."""
+        return Frame(*self.config.image_size, BICUBIC, whole=True)
 
     @property
     def hidden_size(self) -> int:
