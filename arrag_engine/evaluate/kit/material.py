@@ -106,7 +106,7 @@ def encode(
 ) -> Encoded:
     """Tokens of pictures; those that are in `seen` already are left out."""
     model = checkpoint.model
-    prepare = partial(prepare_file, size=model.config.image_size, crops="center")
+    prepare = partial(prepare_file, frame=model.frame, crops="center")
     batches = read_ahead(folder, list(pictures), prepare)
     parts = encode_all(model, batches, seen, True, model.device, tick)
     return join(parts, model, True)
