@@ -13,7 +13,8 @@ import torch
 from ...checkpoints import Checkpoint
 from ...decode import Recipe
 from ...decode.canvas import begin
-from ...decode.masked import look_up, mixed, of_tokens, open_prompts, predict
+from ...decode.masked import look_up, mixed, of_tokens
+from ...decode.masked_passes import open_prompts, predict
 from ...index import KeySpec, PatchIndex
 from ...layers import KeyChoice, Layer
 from ...likelihood import model_probabilities
@@ -168,8 +169,8 @@ class Bits:
         def proposed(name: str, tau: float, k: int) -> np.ndarray:
             layers = Layers((self._retriever(name, tau, k),))
             pairs = zip(alone, masks, strict=True)
-            asked = ((p, look_up(layers, [canvas], mask[None])) for p, mask in pairs)
-            return of_all([mixed(p, layers, [canvas], positions) for p, positions in asked])
+            found = ((p, look_up(layers, [canvas], mask[None])) for p, mask in pairs)
+            return of_all([mixed(p, layers, looked_up) for p, looked_up in found])
 
         return of_all(alone), proposed
 

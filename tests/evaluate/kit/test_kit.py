@@ -14,8 +14,9 @@ from arrag_engine.checkpoints import load_checkpoint
 from arrag_engine.cli import eval_kit
 from arrag_engine.decode import Recipe
 from arrag_engine.decode.canvas import begin
-from arrag_engine.decode.masked import look_up, of_tokens, open_prompts, predict
+from arrag_engine.decode.masked import look_up, of_tokens
 from arrag_engine.decode.masked import mixed as masked_mixture
+from arrag_engine.decode.masked_passes import open_prompts, predict
 from arrag_engine.evaluate.benchmark import no_progress
 from arrag_engine.evaluate.journal import Journal
 from arrag_engine.evaluate.kit import effort, pace
@@ -214,7 +215,7 @@ def test_bits_in_any_order_are_those_of_a_mixture(tmp_path):
         for share in SHARES:
             known = (order < round(share * model.grid.size))[None]
             p = predict(model, opened, recipe, [canvas], known, model.device)
-            p = masked_mixture(p, layers, [canvas], look_up(layers, [canvas], known))
+            p = masked_mixture(p, layers, look_up(layers, [canvas], known))
             each.append(of_tokens(p[0], picture.tokens)[~known[0]])
         assert value == pytest.approx(bits(np.concatenate(each)), abs=1e-3)
     assert found[0] != found[1]
