@@ -75,7 +75,8 @@ def test_halves_of_two_scenes_are_put_together():
     assert torch.equal(shown[:5], contents)
     for new, (left, right) in enumerate([(0, 1), (2, 3)], start=5):
         for x in range(SIZE):
-            assert torch.equal(more[new, :, :, x], images[left if x < SIZE // 2 else right, :, :, x])
+            of = left if x < SIZE // 2 else right
+            assert torch.equal(more[new, :, :, x], images[of, :, :, x])
         for place in range(WIDTH**2):
             of = left if place % WIDTH < WIDTH // 2 else right
             assert shown[new, place] == contents[of, place]
