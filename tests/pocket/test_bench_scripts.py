@@ -199,7 +199,7 @@ def test_settings_are_what_their_names_say():
     assert sampling_of("2/0.8/0.95") == Sampling(2, 0.8, top_p=0.95)
     assert retrieval_of("1/0.05/16") == RetrievalOptions(1, 0.05, 16)
     around = use_of(CONCEPT, ANY_ORDER).options
-    assert retrieval_of("1/0.05/16", around).border_keys == "out"
+    assert retrieval_of("1/0.05/16", around).distances == around.distances == "mean"
     assert retrieval_of("0.9/0.2/4/sum/0.9") == RetrievalOptions(0.9, 0.2, 4, "sum", 0.9)
 
 
