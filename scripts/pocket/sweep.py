@@ -252,6 +252,8 @@ def any_order_variants(use: Use) -> dict[str, Use]:
         schedule(f"steps {steps}", steps=steps)
     for name in CONFIDENCES:
         schedule(f"confidence {name}", confidence=name)
+    for grow in (False, True):
+        schedule(f"grow {grow}", grow=grow)
     for temperature in (0.0, 0.5, 2.0):
         schedule(f"choice temperature {temperature}", temperature=temperature)
     for name in MASK_CURVES:
