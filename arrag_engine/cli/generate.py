@@ -186,6 +186,12 @@ def add_commands(command: Command) -> None:
         "retrieved, or the model's (default: recommended for the model)",
     )
     add(
+        "--grow",
+        action=argparse.BooleanOptionalAction,
+        help="keep only tokens beside known ones in each step, so that the picture grows around "
+        "what stands (default: recommended for the model)",
+    )
+    add(
         "--outpaint",
         choices=SIDES,
         help="continue the picture of --edit beyond this side by half of what the model draws; "
@@ -263,7 +269,9 @@ def generate(a: argparse.Namespace) -> int:
 
 def _schedule(a: argparse.Namespace) -> ScheduleChoice:
     return ScheduleChoice(
-        *(a.steps, a.schedule_temperature, a.schedule, a.schedule_power), confidence=a.confidence
+        *(a.steps, a.schedule_temperature, a.schedule, a.schedule_power),
+        confidence=a.confidence,
+        grow=a.grow,
     )
 
 
