@@ -101,26 +101,26 @@ TEACHER_FORCED = {
 
 USES = (GENERAL, CONCEPTS, COMPLETIONS, STYLES)
 
-_RING = KeySpec("ring-8", "zero", "codebook")
+_RING = KeySpec("ring-8", "zero", "codebook", 24.0)
+"""Where few neighbours are known, the place tells a thing from the page around it."""
 
 
 def _around(weight: float) -> RetrievalOptions:
-    return RetrievalOptions(weight, 1.0, 64, border_keys="out", distances="mean")
+    return RetrievalOptions(weight, 0.3, 16, border_keys="in", distances="mean")
 
 
 def _in_any_order(use: Use, cfg: float, weight: float) -> Use:
-    options, schedule = _around(weight), Schedule(steps=16)
+    options, schedule = _around(weight), Schedule(steps=16, grow=True)
     return replace(use, sampling=Sampling(cfg), options=options, spec=_RING, schedule=schedule)
 
 
 MASKED_USES = (
-    _in_any_order(GENERAL, 2.75, 0.05),
-    _in_any_order(CONCEPTS, 1.0, 0.9),
+    _in_any_order(GENERAL, 2.0, 0.05),
+    _in_any_order(CONCEPTS, 1.0, 1.0),
     _in_any_order(COMPLETIONS, 1.0, 1.0),
-    _in_any_order(STYLES, 1.0, 0.95),
+    _in_any_order(STYLES, 1.0, 1.0),
 )
-"""The same uses with models that draw in any order: Show-o's sampling, and the weights that were
-measured in raster order. Not measured with such a model."""
+"""The same uses with models that draw in any order, chosen by drawing with `pocket-o`."""
 
 
 def _forced_around(use: Use) -> Use:
@@ -129,6 +129,7 @@ def _forced_around(use: Use) -> Use:
 
 
 MASKED_FORCED = {split: _forced_around(use) for split, use in TEACHER_FORCED.items()}
+"""Likelihood with the weights of raster order."""
 
 
 @dataclass(frozen=True)

@@ -101,9 +101,10 @@ def test_a_short_run_scores_each_use(run, tmp_path, folder, library_index):
 def test_each_kind_has_its_settings_in_either_order(checkpoint):
     for kind in EVERY_KIND:
         use, raster = use_of(kind, checkpoint.model.order), use_of(kind)
-        assert use.spec == AROUND
+        assert use.spec == replace(AROUND, position_weight=24.0)
         assert (use.parts, use.by_word, use.blank) == (raster.parts, raster.by_word, raster.blank)
-        assert (use.options.border_keys, raster.options.border_keys) == ("out", "in")
+        assert (use.options.distances, raster.options.distances) == ("mean", "sum")
+        assert use.schedule.grow
     assert family_of(checkpoint.model.order).forced is MASKED_FORCED
 
 
