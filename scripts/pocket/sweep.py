@@ -249,8 +249,6 @@ def any_order_variants(use: Use) -> dict[str, Use]:
         options(f"distances {name}", distances=name)
     for steps in (8, 16, 32):
         schedule(f"steps {steps}", steps=steps)
-    for grow in (False, True):
-        schedule("growing" if grow else "not growing", grow=grow)
     for name in CONFIDENCES:
         schedule(f"confidence {name}", confidence=name)
     for grow in (False, True):
