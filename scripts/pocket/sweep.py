@@ -327,10 +327,8 @@ def schedule_of(label: str, base: Schedule) -> Schedule:
     "16/1/cosine/model/grow"; the last ones may be left out, and are those of `base` then."""
     steps, *rest = label.split("/")
     numbers = replace(base, steps=int(steps))
-    for name, kind, value in zip(
-        SCHEDULE_PARTS, (float, str, str, "grow".__eq__), rest, strict=False
-    ):
-        numbers = replace(numbers, **{name: kind(value)})
+    for (name, read), value in zip(SCHEDULE_PARTS.items(), rest, strict=False):
+        numbers = replace(numbers, **{name: read(value)})
     return numbers
 
 
