@@ -38,7 +38,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from arrag_engine import shipped
 from arrag_engine.checkpoints import load_checkpoint
 from arrag_engine.checkpoints.adapter import load_adapter
-from arrag_engine.evaluate.measures import mean_and_spread
+from arrag_engine.evaluate.measures import mean_and_spread, seed_variety
 from arrag_engine.evaluate.pictures import Pictures
 from arrag_engine.evaluate.run import draw_tasks
 from arrag_engine.faid import Faid
@@ -59,7 +59,7 @@ from arrag_engine.settings import (
 from scripts.pocket.bench import DATA, PROMPTS, SCORER
 from scripts.pocket.bench.benchmark import Bench, use_of
 from scripts.pocket.bench.library import Library
-from scripts.pocket.bench.measures import foreground, seed_variety
+from scripts.pocket.bench.measures import foreground
 from scripts.pocket.bench.prompts import BenchPrompt, of_kind, read_prompts
 from scripts.pocket.bench.scenes import BenchScene, limited, read_scenes
 from scripts.pocket.bench.scorer import load_scorer
