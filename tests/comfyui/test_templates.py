@@ -71,7 +71,13 @@ def test_a_copy_limit_copies_less(client, workflow):
 
 
 @pytest.mark.parametrize(
-    ("name", "things"), [("two_subjects", {"flamingo", "guitar"}), ("style", {"dinosaur"})]
+    ("name", "things"),
+    [
+        ("two_subjects", {"flamingo", "guitar"}),
+        ("style", {"dinosaur"}),
+        ("masked", {"lion"}),
+        ("masked_daid", {"flamingo"}),
+    ],
 )
 def test_the_detector_finds_what_a_template_promises(client, workflow, tmp_path, name, things):
     body = workflow(name)
