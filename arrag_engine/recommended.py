@@ -1,9 +1,10 @@
 """Recommended values for each model: the one table that untouched settings come from.
 
-`pocket` and `pocket-o` have values that were measured by drawing (docs/pocket.md). Other models of the Janus-Pro
-family have the values of their own configuration, the paper's neighbours and temperature, and a
-small weight: they were not measured. Models of the Show-o family have the sampling and steps of
-its official examples, by the size of their pictures; their retrieval was not measured either.
+`pocket` and `pocket-o` have values that were measured by drawing (docs/pocket.md). Other models of
+the Janus-Pro family have the values of their own configuration, the paper's neighbours and
+temperature, and a small weight: they were not measured. Other models of the Show-o family have the
+sampling and steps of its official examples, by the size of their pictures; their retrieval was not
+measured either.
 """
 
 from __future__ import annotations

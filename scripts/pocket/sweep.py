@@ -14,11 +14,10 @@ r"""Which retrieval settings work: one at a time from the best point, and λ × 
 `bits`: teacher-forced bits per token that shows a thing, on every split of the benchmark's scenes,
 beside the same settings with an index that lacks the things or the style. `draw`: share of right
 pictures for variants of the settings that `eval pocket` uses, or of a single `--sampling`,
-`--schedule` and `--retrieval`. `sampling`: share of right pictures
-and variety between seeds for each combination of `--sampling` (guidance/temperature/top-p),
-`--schedule` (steps/temperature of the choice/curve/confidence, of models that draw in any order)
-and `--retrieval` (λ/τ/K/duplicates/top-p; none: the model alone), the prompts as a user writes
-them.
+`--schedule` and `--retrieval`. `sampling`: share of right pictures and variety between seeds for
+each combination of `--sampling` (guidance/temperature/top-p), `--schedule` (of models that draw in
+any order: steps/temperature of the choice/curve/confidence/grow) and `--retrieval`
+(λ/τ/K/duplicates/top-p; none: the model alone), the prompts as a user writes them.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from arrag_engine import shipped
 from arrag_engine.checkpoints import load_checkpoint
 from arrag_engine.checkpoints.adapter import load_adapter
-from arrag_engine.evaluate.measures import mean_and_spread
+from arrag_engine.evaluate.measures import mean_and_spread, seed_variety
 from arrag_engine.evaluate.pictures import Pictures
 from arrag_engine.evaluate.run import draw_tasks
 from arrag_engine.faid import Faid
@@ -60,7 +59,7 @@ from arrag_engine.settings import (
 from scripts.pocket.bench import DATA, PROMPTS, SCORER
 from scripts.pocket.bench.benchmark import Bench, use_of
 from scripts.pocket.bench.library import Library
-from scripts.pocket.bench.measures import foreground, seed_variety
+from scripts.pocket.bench.measures import foreground
 from scripts.pocket.bench.prompts import BenchPrompt, of_kind, read_prompts
 from scripts.pocket.bench.scenes import BenchScene, limited, read_scenes
 from scripts.pocket.bench.scorer import load_scorer
@@ -93,7 +92,7 @@ SPANS = {
     "in the second half": Steering(start=0.5),
 }
 """When a layer of a model that draws in any order works."""
-SCHEDULE_PARTS = ("temperature", "curve", "confidence")
+SCHEDULE_PARTS = {"temperature": float, "curve": str, "confidence": str, "grow": "grow".__eq__}
 """After the steps, as `--schedule` names them."""
 
 
@@ -250,6 +249,8 @@ def any_order_variants(use: Use) -> dict[str, Use]:
         options(f"distances {name}", distances=name)
     for steps in (8, 16, 32):
         schedule(f"steps {steps}", steps=steps)
+    for grow in (False, True):
+        schedule("growing" if grow else "not growing", grow=grow)
     for name in CONFIDENCES:
         schedule(f"confidence {name}", confidence=name)
     for grow in (False, True):
@@ -324,11 +325,13 @@ def retrieval_of(label: str, base: RetrievalOptions | None = None) -> RetrievalO
 
 
 def schedule_of(label: str, base: Schedule) -> Schedule:
-    """Steps, temperature of the choice, curve and confidence by name: "16/1/cosine/model"; the last
-    ones may be left out, and are those of `base` then."""
+    """Steps, temperature of the choice, curve, confidence and growing by name:
+    "16/1/cosine/model/grow"; the last ones may be left out, and are those of `base` then."""
     steps, *rest = label.split("/")
     numbers = replace(base, steps=int(steps))
-    for name, kind, value in zip(SCHEDULE_PARTS, (float, str, str), rest, strict=False):
+    for name, kind, value in zip(
+        SCHEDULE_PARTS, (float, str, str, "grow".__eq__), rest, strict=False
+    ):
         numbers = replace(numbers, **{name: kind(value)})
     return numbers
 
@@ -421,7 +424,7 @@ def main() -> None:
     parser.add_argument("--keys", help=f"change the others with these keys, such as {BEST!r}")
     parser.add_argument("--temperature", type=float, help="for draw: and with this τ")
     parser.add_argument("--sampling", help="guidance/temperature/top-p, …")
-    parser.add_argument("--schedule", help="steps/temperature/curve/confidence, …")
+    parser.add_argument("--schedule", help="steps/temperature/curve/confidence/grow, …")
     parser.add_argument("--retrieval", help="λ/τ/K/duplicates/top-p, …")
     parser.add_argument("--adapter", help="for sampling: path or shipped name")
     parser.add_argument("--seeds", type=int, default=1, help="for sampling 2 or more")

@@ -5,13 +5,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 from arrag_engine.grid import DrawingOrder
 from arrag_engine.index import KeySpec
-from arrag_engine.retrieval import Steering
 from arrag_engine.settings import RetrievalOptions, Sampling, Schedule
 
 from .prompts import CONCEPT, KINDS, STYLE
+
+if TYPE_CHECKING:  # the flags of the suite load no PyTorch
+    from arrag_engine.retrieval import Steering
 
 COMPLETION = "completion"
 """Unseen things whose top rows are given."""
@@ -36,7 +39,7 @@ class Use:
     """The model is given no caption: it does not know the word."""
     schedule: Schedule = field(default_factory=Schedule)
     """Of models that draw in any order."""
-    steering: Steering = field(default_factory=Steering)
+    steering: Steering | None = None
 
 
 _KEYS = KeySpec("causal-8", "zero", "encoder", 2.0)
@@ -149,3 +152,20 @@ def family_of(order: DrawingOrder) -> Family:
 EVERY_KIND = tuple(kind for use in USES for kind in use.kinds)
 GIVEN_ROWS = 5
 """Of a completion, on a grid of 12 rows."""
+
+
+def vary(use: Use, values: Mapping[str, Any], built: KeySpec) -> Use:
+    """A use with other values, by the names of `eval sweep`.
+
+    Args:
+        built: The keys of the index, where the use has none of its own.
+    """
+    options, sampling, spec = use.options, use.sampling, use.spec
+    for name, value in values.items():
+        if name == "top-k":
+            sampling = replace(sampling, top_k=value)
+        elif name == "neighborhood":
+            spec = replace(spec or built, neighborhood=value)
+        else:
+            options = replace(options, **{name.removeprefix("retrieval-"): value})
+    return replace(use, options=options, sampling=sampling, spec=spec)
