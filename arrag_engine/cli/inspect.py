@@ -79,8 +79,7 @@ def _printable(text: str) -> str:
 
 def _index_facts(path: Path) -> dict[str, Any]:
     index, header = load_index(path), read_header(path)
-    spec, settings, sources = index.spec, index.searcher.settings, index.sources
-    details = ", ".join(f"{name} {value}" for name, value in settings.items() if name != "recall")
+    spec, searcher, sources = index.spec, index.searcher, index.sources
     licences = sources.licence_counts()
     return {
         "kind": "patch index",
@@ -94,7 +93,7 @@ def _index_facts(path: Path) -> dict[str, Any]:
         "borders": spec.borders,
         "key_space": spec.space,
         "position_weight": f"{spec.position_weight:g}",
-        "structure": index.searcher.kind + (f" ({details})" if details else ""),
+        "structure": searcher.kind + (f" ({searcher.choice})" if searcher.choice else ""),
         "recall": f"{index.recall:.3f}",
         "licences": ", ".join(f"{name or 'unknown'} ({n})" for name, n in licences.items()),
         "captions": int((sources.captions.lengths > 0).sum()),
