@@ -23,8 +23,7 @@ from .editing import keep_outside
 from .errors import InputError
 from .faid import Faid, FaidAdapter
 from .images import fit, greys, to_tensor
-from .index import KeySpec, PatchIndex
-from .index import load_index as read_index
+from .index import AnyIndex, KeySpec, PatchIndex, open_lookup
 from .layers import Layer
 from .models.ops import pack_linears
 from .paths import check_output
@@ -85,13 +84,13 @@ def load_model(
     return checkpoint
 
 
-def load_index(name: str) -> PatchIndex:
-    """An index: a shipped name (pocket), or a file.
+def load_index(name: str) -> AnyIndex:
+    """An index: a shipped name (pocket), a file, or the manifest of one in shards.
 
     Raises:
         InputError: It is none, or damaged.
     """
-    return read_index(shipped.resolve(name, shipped.INDEXES))
+    return open_lookup(shipped.resolve(name, shipped.INDEXES))
 
 
 def load_adapter(name: str, model: Checkpoint, progress: Parts | None = None) -> FaidAdapter:
@@ -163,7 +162,7 @@ def draw(
     return Drawing(images, grids.tokens, grids.passes, notes, timings, grids)
 
 
-def searched_on(model: Checkpoint) -> Callable[[PatchIndex], PatchIndex] | None:
+def searched_on(model: Checkpoint) -> Callable[[AnyIndex], AnyIndex] | None:
     """Where indexes are searched: on the model's GPU, if it is one and they fit beside it."""
     device = model.model.device
     if device.type != "cuda":

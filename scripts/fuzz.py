@@ -34,7 +34,18 @@ from typing import Any
 from scripts.fuzz_mutate import mutated
 
 NAMES = (
-    *("index", "checkpoint", "folder", "bin", "adapter", "header", "layout", "tokenizer", "json"),
+    *(
+        "index",
+        "manifest",
+        "checkpoint",
+        "folder",
+        "bin",
+        "adapter",
+        "header",
+        "layout",
+        "tokenizer",
+        "json",
+    ),
     "trace",
 )
 HANG = 5.0

@@ -21,7 +21,7 @@ from ..bounds import (
     shown,
 )
 from ..errors import InputError
-from ..index import load_index
+from ..index import open_lookup
 from ..paths import check_file, given_name
 from ..settings import AS_BUILT, CURVES, DUPLICATES, PROMPT, RECOMMENDED
 from .parser import number
@@ -240,7 +240,7 @@ def make_layer(facts: Mapping[str, Any], folder: Path) -> Layer:
     from ..layers import KeyChoice, Layer
     from ..retrieval import Steering, row_weights
 
-    index = load_index(shipped.resolve(facts["index"], shipped.INDEXES))
+    index = open_lookup(shipped.resolve(facts["index"], shipped.INDEXES))
     # Recommended keys belong to the recommended weight. With a weight, 0.1 used the keys as built.
     base = RECOMMENDED if facts.get("weight") is None else AS_BUILT
     neighborhood, borders, space = (facts.get(name, base) for name in KEYS[:3])

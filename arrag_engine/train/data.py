@@ -164,7 +164,9 @@ def retrieve_codes(
     Raises:
         InputError: The index lacks the hashes of its pictures.
     """
-    hashes = image_hashes(retriever.source.sources)
+    sources = retriever.source.sources
+    assert isinstance(sources, SourceTable)  # load_index reads no other
+    hashes = image_hashes(sources)
     rows: dict[bytes, list[int]] = {}
     for image, digest in enumerate(hashes):
         rows.setdefault(digest.tobytes(), []).append(image)
