@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from .models.janus.prompt import PromptEncoder
+from .models.base import PromptEncoder
 
 
 def words(text: str) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -17,11 +17,11 @@ from .bounds import POSITION_WEIGHT, check_choice, shown
 from .errors import InputError
 from .faid import Faid
 from .grid import BORDERS, NEIGHBORHOODS
-from .index import KEY_SPACES, AnyIndex, KeySpec, PatchIndex, ShardedLookup
+from .index import EXACT, KEY_SPACES, AnyIndex, KeySpec, PatchIndex, ShardedLookup
 from .models.base import Loaded, Prompt
 from .recommended import Recommended
 from .retrieval import Retriever, Steering, calibrated_options, make_retriever
-from .settings import AS_BUILT, PROMPT, RECOMMENDED, RetrievalOptions
+from .settings import AS_BUILT, PROMPT, RECOMMENDED, BorderKeys, Distances, RetrievalOptions
 
 LISTED = 5
 """How many words a note lists."""
@@ -90,6 +90,9 @@ class Layer:
     exclude: str = ""
     """The same, for pictures that are left out."""
     steering: Steering = field(default_factory=Steering)
+    border_keys: BorderKeys | None = None
+    """This and `distances`: of models that draw in any order alone."""
+    distances: Distances | None = None
 
     def __post_init__(self) -> None:
         for name, kind, advice in (
@@ -107,8 +110,7 @@ class Layer:
 
     def chosen(self) -> dict[str, Any]:
         """The options that are not left to the recommendation."""
-        names = ("weight", "temperature", "neighbours", "duplicates", "top_p")
-        options = {name: getattr(self, name) for name in names}
+        options = {one.name: getattr(self, one.name) for one in fields(RetrievalOptions)}
         return {name: value for name, value in options.items() if value is not None}
 
 
@@ -151,11 +153,12 @@ def check_weights(chosen: Sequence[Retriever]) -> None:
     if not chosen:
         return
     grid = chosen[0].source.grid
-    total = _sum_of_weights(chosen, grid.size)
-    worst = int(total.argmax())
+    sums = _sums(chosen, [one.largest_weights for one in chosen])  # [moments, N]
+    moment, worst = map(int, np.unravel_index(sums.argmax(), sums.shape))
+    total = sums[moment]
     if total[worst] <= 1 + ROUNDING:
         return
-    parts = [float(one.largest_weights[worst]) for one in chosen]
+    parts = [float(one.largest_weights[worst] * _moments(one)[moment]) for one in chosen]
     row, column = divmod(worst, grid.width)
     listed = " + ".join(f"{part:g}" for part in parts if part)
     fits = _largest_equal(chosen, grid.size)
@@ -171,18 +174,34 @@ def _largest_equal(chosen: Sequence[Retriever], size: int) -> float:
     there is none."""
     fixed = [one for one in chosen if one.options.weight != "auto"]
     left = 1 - _sum_of_weights([one for one in chosen if one.options.weight == "auto"], size)
-    spans = np.sum(
-        [np.zeros(size), *(one.active if one.factors is None else one.factors for one in fixed)],
-        axis=0,
-    )
+    spans = np.zeros(size)
+    if fixed:
+        factors = [one.active if one.factors is None else one.factors for one in fixed]
+        spans = _sums(fixed, factors).max(axis=0)
     used = spans > 0
     fits = float((left[used] / spans[used]).min(initial=1.0 if fixed else 0.0))
     return math.floor(max(fits, 0.0) * 1000 + ROUNDING) / 1000
 
 
 def _sum_of_weights(retrievers: Sequence[Retriever], size: int) -> np.ndarray:
-    """Σ of the largest λ [N]."""
-    return np.sum([np.zeros(size), *(one.largest_weights for one in retrievers)], axis=0)
+    """Σ of the largest λ [N], at the moment when it is largest."""
+    if not retrievers:
+        return np.zeros(size)
+    return _sums(retrievers, [one.largest_weights for one in retrievers]).max(axis=0)
+
+
+def _sums(retrievers: Sequence[Retriever], each: Sequence[np.ndarray]) -> np.ndarray:
+    """Σ of numbers [N] of each layer at every moment of a drawing [moments, N]; a single moment
+    where no layer changes with time."""
+    if all(one.span is None for one in retrievers):
+        return np.sum(each, axis=0)[None]
+    pairs = zip(retrievers, each, strict=True)
+    return np.sum([np.outer(_moments(one), numbers) for one, numbers in pairs], axis=0)
+
+
+def _moments(one: Retriever) -> np.ndarray:
+    """Factors of a layer's weight when 0, 1, 2, … tokens are known."""
+    return one.moments(np.arange(one.source.grid.size))
 
 
 def _share_weights(
@@ -225,8 +244,9 @@ def _retriever(
     Args:
         searched: What the layers before search; this one's part is added.
     """
-    grid = checkpoint.model.grid
+    grid, order = checkpoint.model.grid, checkpoint.model.order
     layer.index.check_fits(grid, codebook)
+    _check_order(checkpoint, layer)
     auto = layer.weight == "auto"
     index, notes = select(layer, prompt, checkpoint.prompt_encoder.has_unknown)
     if index is None:
@@ -234,21 +254,43 @@ def _retriever(
     index, said = _filtered(index, layer)
     keys = AS_BUILT_KEYS if auto and layer.keys == KeyChoice() else layer.keys
     index, more = _keyed(index, keys, advised.keys)
+    index = index if order.raster else index.by_bits()
     index = searched.setdefault((id(layer.index), index.view), index)
     base = calibrated_options(index) if auto else advised.retrieval
     if faid is not None and not auto:
         base = replace(base, weight=advised.faid_weight)
+    if not index.partial:
+        base = replace(base, border_keys="in")
     options = replace(base, **layer.chosen())
     notes += [*said, *more, _retrieval_note(index.spec, options, layer, advised)]
+    if not order.raster:
+        notes.append(f"Border keys {options.border_keys}, distances: {options.distances}.")
     notes += _weight_hint(layer, prompt, options, advised)
-    unknown = bool(prompt.unknown)
-    retriever = make_retriever(index, grid, codebook, options, unknown, layer.steering)
-    if not retriever.active.any():
+    # Neighbours that are not known yet do not count: as zeros, they would be near border keys.
+    unknown = "ignore" if index.partial else "zero"
+    retriever = make_retriever(
+        *(index, grid, codebook, options, bool(prompt.unknown), layer.steering, unknown, order)
+    )
+    if retriever.idle:
         raise InputError(
             "a layer works at no position of the picture; widen its start and end, its rows or its "
             "region"
         )
     return retriever, notes
+
+
+def _check_order(checkpoint: Loaded, layer: Layer) -> None:
+    """Refuse what only models that draw in any order have.
+
+    Raises:
+        InputError: It is chosen for a model that draws in raster order.
+    """
+    if checkpoint.model.order.raster and (layer.border_keys or layer.distances):
+        raise InputError(
+            f"border keys or distances are chosen, but {checkpoint.name} draws in raster order "
+            "and knows all neighbours of a patch; leave them out, or choose a model that draws in "
+            "any order"
+        )
 
 
 def _filtered(index: AnyIndex, layer: Layer) -> tuple[AnyIndex, list[str]]:
@@ -319,7 +361,7 @@ def _listed(words: Sequence[str]) -> str:
 def _keyed(index: AnyIndex, keys: KeyChoice, advised: KeySpec) -> tuple[AnyIndex, list[str]]:
     """The index with the chosen keys; recommended ones only where the index can have them."""
     if keys == KeyChoice():
-        if index.structure != "flat":
+        if index.structure not in EXACT:
             return index, ["Keys: as built; those of an index with a search structure are fixed."]
         if not index.exact_vectors:
             advised = replace(advised, space="codebook")

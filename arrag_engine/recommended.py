@@ -2,13 +2,17 @@
 
 `pocket` has values that were measured by drawing (docs/pocket.md). Other models of the Janus-Pro
 family have the values of their own configuration, the paper's neighbours and temperature, and a
-small weight: they were not measured.
+small weight: they were not measured. Models of the Show-o family have the sampling and steps of
+its official examples, by the size of their pictures; their retrieval was not measured either.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from .checkpoints.loading import LARGE
+from .checkpoints.loading import SHOW_O as SHOW_O_SAMPLING
+from .checkpoints.loading import SHOW_O_LARGE as SHOW_O_LARGE_SAMPLING
 from .index import KeySpec
 from .models.base import Loaded
 from .settings import RetrievalOptions, Sampling, Schedule
@@ -48,10 +52,18 @@ JANUS_PRO = Recommended(
     faid_weight=0.0,
     visible_weight=0.0,
 )
-ALL_AROUND = KeySpec("ring-8", "zero", "codebook")
-"""For models that draw in any order: a neighbour on any side may be known."""
-ANY_ORDER = replace(JANUS_PRO, keys=ALL_AROUND, schedule=Schedule(steps=50))
-"""The steps are those of Show-o's examples; the rest was not measured either."""
+SHOW_O = Recommended(
+    "Show-o's official examples; retrieval not measured with this model",
+    SHOW_O_SAMPLING,
+    KeySpec("ring-8", "zero", "codebook"),
+    RetrievalOptions(0.1, 1.0, 64, border_keys="out", distances="mean"),
+    faid_weight=0.0,
+    visible_weight=0.0,
+    schedule=Schedule(steps=18),
+)
+"""Of 256 pixels. A neighbour on any side may be known."""
+SHOW_O_LARGE = replace(SHOW_O, sampling=SHOW_O_LARGE_SAMPLING, schedule=Schedule(steps=50))
+"""Of 512 pixels."""
 MEASURED = {"64a77eb5ff6868c4": POCKET}
 """By the fingerprint of the weights, which is the same in every precision and layout."""
 
@@ -64,5 +76,7 @@ def recommended(checkpoint: Loaded) -> Recommended:
     """
     if checkpoint.fingerprint in MEASURED:
         return MEASURED[checkpoint.fingerprint]
-    advised = JANUS_PRO if checkpoint.model.order.raster else ANY_ORDER
+    advised = JANUS_PRO
+    if not checkpoint.model.order.raster:
+        advised = SHOW_O_LARGE if checkpoint.model.grid.size > LARGE else SHOW_O
     return replace(advised, sampling=checkpoint.sampling)

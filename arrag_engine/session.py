@@ -218,4 +218,6 @@ def _schedule(checkpoint: Loaded, choice: ScheduleChoice, advised: Recommended) 
 
 def _schedule_note(schedule: Schedule) -> str:
     curve = f"pow {schedule.power:g}" if schedule.curve == "pow" else schedule.curve
-    return f"Schedule: {schedule.steps} steps, temperature {schedule.temperature:g}, {curve}."
+    sure = "" if schedule.confidence == "mixture" else ", confidence of the model"
+    values = f"{schedule.steps} steps, temperature {schedule.temperature:g}, {curve}{sure}"
+    return f"Schedule: {values}."

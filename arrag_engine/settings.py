@@ -39,6 +39,11 @@ Curve = Literal["constant", "linear", "ease in", "ease out", "rows"]
 weight; or one factor for each row of the picture."""
 CURVES: tuple[Curve, ...] = get_args(Curve)
 
+BorderKeys = Literal["in", "out"]
+BORDER_KEYS: tuple[BorderKeys, ...] = get_args(BorderKeys)
+Distances = Literal["sum", "mean"]
+DISTANCES: tuple[Distances, ...] = get_args(Distances)
+
 Unknown = Literal["zero", "ignore"]
 UNKNOWN: tuple[Unknown, ...] = get_args(Unknown)
 
@@ -121,6 +126,16 @@ class RetrievalOptions:
     """Several neighbours with one code: the nearest counts (reference), or they add up (kNN-LM)."""
     top_p: float = 1.0
     """Keep the most probable proposals up to this mass."""
+    border_keys: BorderKeys = "in"
+    """Of models that draw in any order. Whether a patch may be found that lacks a neighbour which
+    the query knows, because it lies at the border of its picture. "in": such a neighbour adds a
+    fixed distance, much less than a wrong one, so that border patches crowd out the others. "out":
+    a patch is found only where it has every neighbour that the query knows. All distances then
+    compare the same neighbours; a query at the border of the picture finds patches of the same
+    border, and of the interior."""
+    distances: Distances = "sum"
+    """Of models that draw in any order: over the known neighbours, squared. The sum grows with
+    their number, the mean is comparable and suits one τ."""
 
     def __post_init__(self) -> None:
         WEIGHT.check(self.weight)
@@ -128,6 +143,8 @@ class RetrievalOptions:
         NEIGHBOURS.check(self.neighbours)
         check_choice("duplicates", self.duplicates, DUPLICATES)
         RETRIEVAL_TOP_P.check(self.top_p)
+        check_choice("border keys", self.border_keys, BORDER_KEYS)
+        check_choice("distances", self.distances, DISTANCES)
 
     @property
     def weighs(self) -> bool:
@@ -137,6 +154,8 @@ class RetrievalOptions:
 
 MaskCurve = Literal["cosine", "linear", "pow", "sigmoid"]
 MASK_CURVES: tuple[MaskCurve, ...] = get_args(MaskCurve)
+Confidence = Literal["mixture", "model"]
+CONFIDENCES: tuple[Confidence, ...] = get_args(Confidence)
 
 
 @dataclass(frozen=True)
@@ -153,9 +172,13 @@ class Schedule:
     power: float = 2.0
     sigmoid: tuple[float, float, float] = (-3.0, 3.0, 1.0)
     """Where the part begins and ends, and the temperature of the sigmoid."""
+    confidence: Confidence = "mixture"
+    """Whose probability of a drawn token says how sure it is: the distribution's that it was drawn
+    from, with what is retrieved, or the model's alone."""
 
     def __post_init__(self) -> None:
         STEPS.check(self.steps)
+        check_choice("confidence", self.confidence, CONFIDENCES)
         TEMPERATURE.check(self.temperature)
         check_choice("curve", self.curve, MASK_CURVES)
         POWER.check(self.power)
@@ -174,6 +197,7 @@ class ScheduleChoice:
     curve: MaskCurve | None = None
     power: float | None = None
     sigmoid: tuple[float, float, float] | None = None
+    confidence: Confidence | None = None
 
     def __post_init__(self) -> None:
         self.over(Schedule())
@@ -186,6 +210,12 @@ class ScheduleChoice:
         """
         chosen = {name: value for name, value in asdict(self).items() if value is not None}
         return replace(own, **chosen)
+
+
+AdapterOrder = Literal["raster", "masked"]
+"""Of the models that an adapter is for. In raster order a blender sees what is drawn above and left
+of a position; of a masked grid, whatever is known on all sides."""
+ADAPTER_ORDERS: tuple[AdapterOrder, ...] = get_args(AdapterOrder)
 
 
 @dataclass(frozen=True)
@@ -204,3 +234,4 @@ class AdapterConfig:
     """Whether it has a prediction head of its own."""
     candidates: int = 10
     """Retrieved codes that its blenders were trained to receive at each position."""
+    order: AdapterOrder = "raster"

@@ -22,7 +22,7 @@ from ..arrag_engine.bounds import (
 from ..arrag_engine.errors import InputError
 from ..arrag_engine.layers import Layer
 from ..arrag_engine.retrieval import Steering, row_weights
-from ..arrag_engine.settings import CURVES, DUPLICATES, RECOMMENDED
+from ..arrag_engine.settings import BORDER_KEYS, CURVES, DISTANCES, DUPLICATES, RECOMMENDED
 from .inputs import checked, chosen
 from .newer import ADVANCED, found_by
 from .types import CATEGORY, RECOMMENDED_NUMBER, Index, IndexChoice, Retrieval
@@ -102,6 +102,7 @@ class RetrievalOptionsNode(io.ComfyNode):
                     **ADVANCED,
                 ),
                 *steering_inputs(),
+                *any_order_inputs(),
             ],
             outputs=[Retrieval.Output("RETRIEVAL", display_name="retrieval")],
         )
@@ -121,6 +122,8 @@ class RetrievalOptionsNode(io.ComfyNode):
         subject: str = "",
         include: str = "",
         exclude: str = "",
+        border_keys: str = RECOMMENDED,
+        distances: str = RECOMMENDED,
         **steering: Any,
     ) -> io.NodeOutput:
         check_choice("settings_from", settings_from, (FIXED, CALIBRATED))
@@ -131,6 +134,8 @@ class RetrievalOptionsNode(io.ComfyNode):
             include=include,
             exclude=exclude,
             steering=steering_of(**steering),
+            border_keys=None if border_keys == RECOMMENDED else border_keys,  # type: ignore[arg-type]
+            distances=None if distances == RECOMMENDED else distances,  # type: ignore[arg-type]
         )
         if settings_from == CALIBRATED:
             layer = replace(layer, weight="auto")
@@ -176,7 +181,8 @@ def steering_inputs() -> list[io.Input]:
             max=START.high,
             step=0.01,
             optional=True,
-            tooltip="Share of the picture, from the top, at which the index begins to work.",
+            tooltip="Share of the picture that is drawn when the index begins to work: from the "
+            "top, or, for masked models, the share of the tokens that are known.",
             **ADVANCED,
         ),
         io.Float.Input(
@@ -243,6 +249,31 @@ def steering_inputs() -> list[io.Input]:
             optional=True,
             tooltip="Largest number of connected tokens that may be copied from one picture of the "
             "index in its own arrangement. 0 = no limit.",
+            **ADVANCED,
+        ),
+    ]
+
+
+def any_order_inputs() -> list[io.Input]:
+    """Of models that draw in any order; only ever append."""
+    return [
+        io.Combo.Input(
+            "border_keys",
+            options=[*BORDER_KEYS, RECOMMENDED],
+            default=RECOMMENDED,
+            optional=True,
+            tooltip="Only for masked models (Show-o). Patches at the border of their picture lack "
+            "neighbours. out: a patch is found only where it has every neighbour that is known "
+            "here. in: a missing one adds a fixed distance, so that border patches are found most.",
+            **ADVANCED,
+        ),
+        io.Combo.Input(
+            "distances",
+            options=[*DISTANCES, RECOMMENDED],
+            default=RECOMMENDED,
+            optional=True,
+            tooltip="Only for masked models (Show-o). sum: over the known neighbours, so that the "
+            "temperature sharpens as more are known. mean: for each known neighbour.",
             **ADVANCED,
         ),
     ]

@@ -1,4 +1,4 @@
-"""Speed on a GPU at Janus-Pro's real shapes with random weights.
+"""Speed on a GPU at Janus-Pro's and Show-o's real shapes with random weights.
 
     python -m scripts.bench_gpu [--device cuda] [--rows 1b 7b ...] [--out FILE] [--small]
 
@@ -33,6 +33,8 @@ GROUPS: dict[str, Callable[[Bench], Rows]] = {
     "host": gpu_rows.rows_host,
     "operations": gpu_rows.rows_operations,
     "7b": gpu_rows.rows_7b,
+    "showo": gpu_rows.rows_showo,
+    "showo-transformers": gpu_rows.rows_showo_transformers,
     "kernels": gpu_rows.rows_kernels,
 }
 ANYWHERE = ["host", "operations"]

@@ -1,9 +1,10 @@
 """Whether a device draws what it must: equal tokens wherever equal tokens are promised.
 
-    python -m scripts.check_gpu [--golden FOLDER] [--models tiny pocket] [--out FILE]
+    python -m scripts.check_gpu [--golden FOLDER] [--models tiny pocket showo] [--out FILE]
 
 In float32: device against host, by windows, in batches and alone, with and without retrieval and
-adapter, graph against no graph, other numbers through one kept pass. In 16 bit: windows. The noise
+adapter, graph against no graph, other numbers through one kept pass; Show-o also with given
+tokens, and against a full pass over text and picture in every step. In 16 bit: windows. The noise
 and top-p of the device against the host's. One line a check; the exit code is 1 if one failed. On a
 CPU, passes of fixed shape are compared with the CPU's own.
 """
@@ -15,8 +16,8 @@ import copy
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,29 +41,18 @@ from arrag_engine.verify.drawing import golden_index
 from arrag_engine.verify.faid import FaidFixture
 from arrag_engine.verify.golden import CFG_LOGITS, LOGITS, Fixture, Golden
 from scripts import gpu
+from scripts.gpu_checks import Check, Checks, equal, parting
+from scripts.gpu_showo_checks import check_draws, check_showo
+from scripts.gpu_showo_checks import check_half as check_showo_half
 from scripts.gpu_subjects import CPU, HALVES, SUBJECTS, Subject, Wish
 
 WINDOWS = (1, 4, 16)
 SEEDS = (7, 8, MAX_SEED)
 VOCAB = 16384
+SHOWO = "showo"
+MODELS = (*SUBJECTS, SHOWO)
 PICTURES = 20
 """Drawn to see whether memory grows."""
-
-
-@dataclass(frozen=True)
-class Check:
-    """One comparison."""
-
-    name: str
-    ok: bool
-    said: str
-
-    def __str__(self) -> str:
-        return f"{'ok' if self.ok else 'FAILED':<7} {self.name}: {self.said}"
-
-
-Checks = Iterator[Check]
-
 
 PLAIN = Wish(Sampling(cfg=3.0))
 DAID, FAID = replace(PLAIN, weight=0.1), replace(PLAIN, strength=1.0)
@@ -85,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--device", default=gpu.default_device())
     parser.add_argument("--golden", type=Path, help="a folder as `arrag verify` reads it")
-    parser.add_argument("--models", nargs="+", choices=SUBJECTS, default=list(SUBJECTS))
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--out", type=Path, help="a JSON file for the results")
     a = parser.parse_args(argv)
     device, started = gpu.device_of(a.device), time.perf_counter()
@@ -108,7 +98,12 @@ def all_checks(device: torch.device, golden: Path | None, models: Sequence[str])
     yield from guarded("top-p", check_top_p, device)
     if golden is not None:
         yield from guarded("golden", check_golden, golden, device)
-    for name in models:
+    if SHOWO in models:
+        yield from guarded("Show-o, draws", check_draws, device)
+        yield from guarded("Show-o", check_showo, device)
+        for dtype in HALVES:
+            yield from guarded(f"Show-o, {dtype}", check_showo_half, dtype, device)
+    for name in (name for name in models if name in SUBJECTS):
         yield from guarded(name, check_float32, name, device)
         for dtype in HALVES:
             yield from guarded(f"{name}, {dtype}", check_half, name, dtype, device)
@@ -121,21 +116,6 @@ def guarded(name: str, run: Callable[..., Checks], *args: Any) -> Checks:
     except Exception as error:
         traceback.print_exc()
         yield Check(name, False, f"{type(error).__name__}: {error}")
-
-
-def equal(name: str, found: Tensor, wanted: Tensor) -> Check:
-    """Whether pictures' tokens [B, N] are equal."""
-    return Check(name, torch.equal(found, wanted), parting(found, wanted))
-
-
-def parting(found: Tensor, wanted: Tensor) -> str:
-    """How many pictures [B, N] differ, and how many of the tokens stand before they part."""
-    same = (found == wanted).int().cummin(dim=1).values.bool()
-    parted = int((~same[:, -1]).sum())
-    share = f"{same.float().mean():.1%} of the tokens stand before they part"
-    return f"{parted} of {len(found)} pictures of {found.shape[1]} tokens differ" + (
-        f", {share}" if parted else ""
-    )
 
 
 def check_noise(device: torch.device) -> Checks:

@@ -34,19 +34,8 @@ from typing import Any
 from scripts.fuzz_mutate import mutated
 
 NAMES = (
-    *(
-        "index",
-        "manifest",
-        "checkpoint",
-        "folder",
-        "bin",
-        "adapter",
-        "header",
-        "layout",
-        "tokenizer",
-        "json",
-    ),
-    "trace",
+    *("index", "checkpoint", "folder", "bin", "adapter", "header", "layout", "tokenizer", "json"),
+    *("trace", "showo", "manifest"),
 )
 HANG = 5.0
 """Seconds."""

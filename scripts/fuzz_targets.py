@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import json
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from functools import cache
@@ -66,6 +66,8 @@ from tests.tiny import (
     write_adapter,
     write_tiny,
 )
+from tests.tiny_showo import VQ as SIGN_VQ
+from tests.tiny_showo import showo_folder, text_tokenizer, tiny_showo, tiny_showo_config
 
 CAPTION = "two red apples, 写真 \u202e e\u0301"
 MEMBER = "file:"
@@ -180,7 +182,7 @@ def _folder(data: bytes, folder: Path) -> None:
     for old in folder.iterdir():
         old.unlink()
     _written(folder / "model.safetensors", data)
-    for name, text in _members(data):
+    for name, text in _members(data, MEMBERS):
         _written(folder / name, text.encode(errors="surrogatepass"))
     _drawable(folder)
 
@@ -188,12 +190,12 @@ def _folder(data: bytes, folder: Path) -> None:
 MEMBERS = ("config.json", "tokenizer.json", "model.safetensors.index.json")
 
 
-def _members(data: bytes) -> Iterator[tuple[str, str]]:
+def _members(data: bytes, names: Sequence[str]) -> Iterator[tuple[str, str]]:
     try:
         fields = split(data)[0].get("__metadata__")
     except (ValueError, RecursionError):
         return
-    for name in MEMBERS:
+    for name in names:
         text = fields.get(MEMBER + name) if isinstance(fields, dict) else None
         if isinstance(text, str):
             yield name, text
@@ -209,6 +211,75 @@ def _folder_seeds(folder: Path) -> Iterator[bytes]:
     yield joined({"__metadata__": fields} | named, body)
     fields.pop(MEMBER + MEMBERS[2])
     yield joined({"__metadata__": fields} | header, body)
+
+
+SHOWO_MEMBERS = ("config.json", "tokenizer.json")
+PICTURES = "vq."
+"""Before names of tensors of an input of the Show-o target: they are those of the folder of the
+picture tokenizer."""
+
+
+def _showo(data: bytes, folder: Path) -> None:
+    """A folder of Show-o: two files of weights, whose header fields name the files beside them."""
+    for old in sorted(folder.rglob("*"), reverse=True):
+        old.rmdir() if old.is_dir() else old.unlink()
+    beside = folder / "magvitv2"
+    beside.mkdir(parents=True)
+    decoder, pictures = _parted(data)
+    _written(folder / "pytorch_model.safetensors", decoder)
+    _written(beside / "pytorch_model.safetensors", pictures)
+    _written(beside / "config.json", b"{}")
+    for name, text in _members(data, SHOWO_MEMBERS):
+        _written(folder / name, text.encode(errors="surrogatepass"))
+    _drawable(folder)
+
+
+def _parted(data: bytes) -> tuple[bytes, bytes]:
+    """The two files of weights: each names its own tensors, which lie in one body."""
+    try:
+        header, body = split(data)
+    except (ValueError, RecursionError):
+        return data, data
+    of_pictures = {n: e for n, e in header.items() if n.startswith(PICTURES)}
+    rest = {n: e for n, e in header.items() if n not in of_pictures}
+    return _own(rest, body), _own(
+        {n.removeprefix(PICTURES): e for n, e in of_pictures.items()}, body
+    )
+
+
+def _own(header: dict[str, Any], body: bytes) -> bytes:
+    """A file of these tensors with their part of a body; as it is where places make no sense."""
+    places = [e.get("data_offsets") for e in header.values() if isinstance(e, dict)]
+    places = [p for p in places if isinstance(p, list) and p and all(type(n) is int for n in p)]
+    first = min((min(p) for p in places), default=0)
+    last = max((max(p) for p in places), default=0)
+    if not 0 <= first <= last <= len(body):
+        return joined(header, body)
+    moved = {name: _moved(entry, -first) for name, entry in header.items()}
+    return joined(moved, body[first:last])
+
+
+def _moved(entry: Any, by: int) -> Any:
+    """A tensor's header entry with its place moved; as it is where it has none."""
+    places = entry.get("data_offsets") if isinstance(entry, dict) else None
+    if not isinstance(places, list) or not all(type(n) is int for n in places):
+        return entry
+    return entry | {"data_offsets": [n + by for n in places]}
+
+
+def _showo_seeds(folder: Path) -> Iterator[bytes]:
+    config = tiny_showo_config(2)
+    vq = replace(SIGN_VQ, encoder_blocks=(1, 1), decoder_blocks=(1, 1))
+    config = replace(config, phi=replace(config.phi, num_layers=1), vq=vq)
+    whole = showo_folder(folder / "showo", tiny_showo(0, config))
+    decoder, first = split((whole / "pytorch_model.safetensors").read_bytes())
+    pictures, second = split((whole / "magvitv2" / "pytorch_model.safetensors").read_bytes())
+    texts = ((whole / "config.json").read_text(), text_tokenizer())
+    fields = {MEMBER + n: text for n, text in zip(SHOWO_MEMBERS, texts, strict=True)}
+    for header in (decoder, pictures):
+        header.pop("__metadata__", None)
+    moved = {PICTURES + name: _moved(entry, len(first)) for name, entry in pictures.items()}
+    yield joined({"__metadata__": fields} | decoder | moved, first + second)
 
 
 def _bin(data: bytes, folder: Path) -> None:
@@ -453,6 +524,7 @@ TARGETS = {
     "manifest": Target(_manifest, _manifest_seeds),
     "checkpoint": Target(_checkpoint, _checkpoint_seeds),
     "folder": Target(_folder, _folder_seeds),
+    "showo": Target(_showo, _showo_seeds),
     "bin": Target(_bin, _bin_seeds),
     "adapter": Target(_adapter, _adapter_seeds),
     "header": Target(_header, _header_seeds),

@@ -21,6 +21,9 @@ from arrag_engine.grid import Grid
 from arrag_engine.models.janus.model import JanusConfig, JanusPro
 from arrag_engine.models.janus.vq import VQConfig
 from arrag_engine.models.llama import LlamaConfig
+from arrag_engine.models.showo.model import ShowO, ShowOConfig
+from arrag_engine.models.showo.phi import PhiConfig
+from arrag_engine.models.showo.vq import VQConfig as ShowOVQConfig
 
 JANUS_1B = JanusConfig(LlamaConfig(102400, 2048, 5632, 24, 16, 16), VQConfig(), Grid(24, 24))
 JANUS_7B = JanusConfig(LlamaConfig(102400, 4096, 11008, 30, 32, 32), VQConfig(), Grid(24, 24))
@@ -28,6 +31,15 @@ TINY = JanusConfig(
     LlamaConfig(40, 32, 48, 2, 4, 4, max_positions=512),
     VQConfig(32, (1, 1), 1, 32, 64, 8),
     Grid(6, 6),
+)
+PHI = PhiConfig(58498, 2048, 8192, 24, 32, 32, 64, 32)
+SHOWO_256 = ShowOConfig(PHI, ShowOVQConfig(), Grid(16, 16))
+SHOWO_512 = ShowOConfig(PHI, ShowOVQConfig(), Grid(32, 32))
+TINY_SHOWO = ShowOConfig(
+    PhiConfig(12 + 10 + 64 + 1, 32, 48, 2, 4, 4, 8, 4),
+    ShowOVQConfig(32, (32, 64), (1, 2), (32, 64), (2, 1), 6),
+    Grid(6, 6),
+    9,
 )
 LOUDNESS = 0.02
 """Standard deviation of random weights, as Llama's are before training."""
@@ -129,6 +141,18 @@ def to_dtype(model: JanusPro, dtype: torch.dtype) -> JanusPro:
     """The model with its decoder in `dtype`, as checkpoints load it."""
     for part in (model.llama, model.gen_embed, model.gen_aligner, model.gen_head):
         part.to(dtype)
+    return model
+
+
+def random_showo(config: ShowOConfig, dtype: torch.dtype, device: torch.device) -> ShowO:
+    """A random model made on the device: the decoder in `dtype`, the picture tokenizer in
+    float32."""
+    with torch.device("meta"):
+        model = ShowO(config).eval().requires_grad_(False)
+    for part in model.drawing_parts:
+        part.to(dtype)
+    model.to_empty(device=device)
+    randomise(model)
     return model
 
 

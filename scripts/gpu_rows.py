@@ -20,9 +20,10 @@ from arrag_engine.faid import AdapterConfig, Faid
 from arrag_engine.index import KeySpec, SourceTable, create_index
 from arrag_engine.models.janus.model import JanusConfig, JanusPro
 from arrag_engine.models.janus.prompt import unconditional
+from arrag_engine.models.showo.model import ShowO
 from arrag_engine.retrieval import Retriever, make_retriever
 from arrag_engine.settings import RetrievalOptions, Sampling
-from scripts import gpu
+from scripts import gpu, gpu_showo
 from scripts.bench_1b import transformers_model
 from scripts.gpu_pace import Skipped, Tape, address_checks, kernels, operations, pace, pass_of
 from scripts.launch_comfyui import declare_missing_operators
@@ -30,6 +31,8 @@ from scripts.launch_comfyui import declare_missing_operators
 WIDE = 16
 """The window of a GPU."""
 BATCH = 16
+FEW = 4
+"""Pictures of a batch of Show-o."""
 TEMPERATURES = (0.3, 0.6, 1.0)
 PROMPTS = ("a red car", "a guitar", "two apples", "a flamingo", "a lion in the desert")
 """For the pocket model; it knows some of the words."""
@@ -73,15 +76,20 @@ class Sizes:
     """Bytes of the copy that measures bandwidth."""
     pocket_pictures: int
     rounds: int
+    showo: tuple[gpu_showo.Showo, ...]
+    sign_patches: int
+    """Of Show-o's index."""
 
 
 REAL = Sizes(
     gpu.JANUS_1B, gpu.JANUS_7B, [100000, *range(5, 25), 100003], 100002,
     tokens=48, compared=192, patches=10_000_000, copied=2**31, pocket_pictures=5, rounds=5,
+    showo=gpu_showo.REAL, sign_patches=1_000_000,
 )  # fmt: skip
 SMALL = Sizes(
     gpu.TINY, gpu.TINY, [1, 5, 6, 7, 4], 2,
     tokens=6, compared=6, patches=500, copied=2**20, pocket_pictures=1, rounds=1,
+    showo=gpu_showo.SMALL, sign_patches=300,
 )  # fmt: skip
 
 
@@ -370,6 +378,80 @@ def rows_7b(bench: Bench) -> Rows:
     yield Row("7B, sequential, picture", statistics.median(later), "s", 4.6, 3.5, note)
     wide = pace(model, bench.recipe(), [9], WIDE, bench.kept, bench.sizes.tokens)
     yield Row("7B, wall time of a pass of 16", 1e3 * wide.step, "ms")
+
+
+def rows_showo(bench: Bench) -> Rows:
+    """Show-o, against a full pass over text and picture in every step."""
+    bench.drop()
+    for size in bench.sizes.showo:
+        model = gpu.random_showo(size.config, bench.dtype, bench.device)
+        yield from rows_showo_plain(bench, size, model)
+        yield from rows_showo_daid(bench, size, model)
+        yield from rows_showo_batch(bench, size, model)
+
+
+def rows_showo_plain(bench: Bench, size: gpu_showo.Showo, model: ShowO) -> Rows:
+    recipe, name = size.recipe(), f"Show-o {size.name}"
+    weights = used_bytes(bench.device)
+    if bench.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(bench.device)
+    first = gpu_showo.drawing_seconds(model, recipe, [0])
+    memory = used_bytes(bench.device, most=True) - weights
+    note = f"{size.steps} steps, guidance {size.guidance:g} (cfg {recipe.sampling.cfg:g})"
+    yield Row(f"{name}, first picture", first, "s", None, None, note)
+    if bench.device.type == "cuda":
+        note_memory = "drawing, without decoding pixels"
+        yield Row(f"memory above weights, {name}", memory / 1e9, "GB", None, None, note_memory)
+    full = gpu_showo.Uncached(model)
+    ours, theirs = gpu_showo.by_turns(model, recipe, full, recipe, bench.sizes.rounds)
+    picture = statistics.median(ours)
+    yield Row(f"{name}, picture", picture, "s", None, None, f"{note}, {spread(ours)}")
+    yield Row(f"{name}, step", 1e3 * picture / size.steps, "ms", None, None, "picture / steps")
+    note = f"{gpu_showo.sequence_length(size.config)}, {spread(theirs)}"
+    yield Row(f"{name}, picture uncached", statistics.median(theirs), "s", None, None, note)
+    yield Row(f"{name}, uncached / ours", gpu_showo.ratio(theirs, ours), "times")
+    for what, one in (("pass", model), ("pass uncached", full)):
+        note = "network alone, both streams"
+        yield Row(f"{name}, {what}", 1e3 * gpu_showo.pass_seconds(one, recipe), "ms", note=note)
+    pixels = gpu_showo.tokens_to_pixels(model)
+    yield Row(f"{name}, tokens to pixels", 1e3 * pixels, "ms", None, None, "float32")
+
+
+def rows_showo_daid(bench: Bench, size: gpu_showo.Showo, model: ShowO) -> Rows:
+    retriever = gpu_showo.sign_retriever(model, bench.sizes.sign_patches)
+    plain, daid = gpu_showo.by_turns(
+        model, size.recipe(), model, size.recipe(retriever), bench.sizes.rounds
+    )
+    bits = retriever.source.spec.offsets * model.code_dim
+    note = f"{retriever.source.size:,} patches of {bits} bits, K {gpu_showo.DAID.neighbours}"
+    note += f", {statistics.median(daid):.3g} s a picture"
+    yield Row(f"Show-o {size.name}, DAiD λ 0.1 / plain", gpu_showo.ratio(daid, plain), "times",
+              None, None, note)  # fmt: skip
+
+
+def rows_showo_batch(bench: Bench, size: gpu_showo.Showo, model: ShowO) -> Rows:
+    recipe = size.recipe()
+    together = [
+        gpu_showo.drawing_seconds(model, recipe, range(seed, seed + FEW)) for seed in range(2)
+    ][1]
+    alone = gpu_showo.drawing_seconds(model, recipe, [0])
+    note = f"{together / FEW:.3g} s a picture"
+    what = f"Show-o {size.name}, {FEW} pictures at once, against {FEW} alone"
+    yield Row(what, FEW * alone / together, "times faster", None, None, note)
+
+
+def rows_showo_transformers(bench: Bench) -> Rows:
+    """Show-o against a full pass by transformers' Phi in every step."""
+    bench.drop()
+    for size in bench.sizes.showo:
+        model = gpu.random_showo(size.config, bench.dtype, bench.device)
+        theirs, recipe = gpu_showo.TransformersPhi(model), size.recipe()
+        rounds = min(2, bench.sizes.rounds)
+        ours, others = gpu_showo.by_turns(model, recipe, theirs, recipe, rounds)
+        name, note = f"Show-o {size.name}", f"{gpu.version('transformers')}, same weights"
+        note += ", full pass a step, head over the whole vocabulary"
+        yield Row(f"{name}, picture with transformers", statistics.median(others), "s", note=note)
+        yield Row(f"{name}, transformers / ours", gpu_showo.ratio(others, ours), "times")
 
 
 def rows_kernels(bench: Bench) -> Rows:

@@ -12,7 +12,7 @@ from arrag_engine.errors import InputError
 from arrag_engine.faid import Faid
 from arrag_engine.index import KeySpec, SearchChoice
 from arrag_engine.layers import KeyChoice, Layer
-from arrag_engine.settings import RetrievalOptions, Sampling, SamplingChoice
+from arrag_engine.settings import RetrievalOptions, Sampling, SamplingChoice, Schedule
 from arrag_engine.train import TrainSettings
 
 ALL = {
@@ -94,7 +94,8 @@ def test_a_batch_has_one_seed_after_the_other_and_none_without_end():
 
 SETTINGS = {
     Sampling: ("cfg", "temperature", "top_k", "top_p"),
-    RetrievalOptions: ("weight", "temperature", "neighbours", "duplicates", "top_p"),
+    RetrievalOptions: tuple(f.name for f in dataclasses.fields(RetrievalOptions)),
+    Schedule: ("steps", "temperature", "curve", "power", "confidence"),
     TrainSettings: (*TRAINING, "hops", "init", "semantics"),
     KeySpec: ("neighborhood", "borders", "space", "position_weight"),
     SearchChoice: ("structure", "recall_target"),
@@ -119,7 +120,7 @@ def test_choices_of_a_drawing_refuse_it_too(index, value):
     for name in ("cfg", "temperature", "top_p"):
         with pytest.raises(InputError):
             SamplingChoice(**{name: value})
-    for name in ("weight", "temperature", "neighbours", "duplicates", "top_p"):
+    for name in (f.name for f in dataclasses.fields(RetrievalOptions)):
         with pytest.raises(InputError):
             Layer(index, **{name: value})
     for name in ("strength", "candidates", "semantics"):

@@ -6,8 +6,12 @@ import shutil
 import pytest
 from PIL import Image
 
+from arrag_engine.checkpoints.adapter import open_adapter
+from arrag_engine.faid import AdapterConfig
 from arrag_engine.index import save_index
+from tests.tiny import write_adapter, write_tiny
 from tests.tiny_showo import showo_folder, sign_index, tiny_showo
+from tests.train.test_data import write_pictures
 
 
 @pytest.fixture(scope="module")
@@ -31,10 +35,10 @@ def test_a_picture_is_drawn_and_tells_its_schedule(run, showo, tmp_path):
     assert report["passes"] == 5
     settings = report["settings"]
     assert (settings["schedule_steps"], settings["schedule_curve"]) == (5, "cosine")
-    assert settings["cfg"] == 6
+    assert settings["cfg"] == 2.75
     assert "Schedule: 5 steps, temperature 1, cosine." in err
     assert Image.open(tmp_path / "a.png").size == (12, 12)
-    assert generated(run, showo, tmp_path)[0]["passes"] == 50
+    assert generated(run, showo, tmp_path)[0]["passes"] == 18
 
 
 @pytest.mark.parametrize(
@@ -102,3 +106,101 @@ def test_convert_inspect_and_build_take_it(run, showo, tmp_path, files):
     code, _, err = run(line, folder=folder)
     assert code == 2
     assert "put the tokenizer.json of microsoft/phi-1_5 into" in err
+
+
+def kinds_of(report):
+    return report["settings"]["retrieval_border_keys"], report["settings"]["retrieval_distances"]
+
+
+@pytest.mark.parametrize("flag", ["border-keys in", "distances sum", "end 0.4", "confidence model"])
+def test_each_flag_of_retrieval_changes_the_picture(run, showo, tmp_path, flag):
+    save_index(sign_index(structure="flat"), tmp_path / "index.safetensors")
+    index = str(tmp_path / "index.safetensors")
+    line = "--steps 5 --weight 0.9 --retrieval-temperature 0.5 --neighborhood ring-8 --borders zero"
+    line += " --index {tmp}/index.safetensors --only="
+    plain, err = generated(run, showo, tmp_path, line)
+    assert kinds_of(plain) == ("out", "mean")
+    assert "Border keys out, distances: mean." in err
+    changed, _ = generated(run, showo, tmp_path, f"{line} --{flag}")
+    assert tokens_of(changed) != tokens_of(plain)
+    name, value = flag.split()
+    if name == "confidence":
+        assert changed["settings"]["schedule_confidence"] == value
+        return
+    layer = {"index": index, "only": "", "weight": 0.9, "temperature": 0.5}
+    layer |= {"neighborhood": "ring-8", "borders": "zero"}
+    layer[name.replace("-", "_")] = float(value) if name == "end" else value
+    (tmp_path / "layers.json").write_text(json.dumps([layer]))
+    again, _ = generated(run, showo, tmp_path, "--steps 5 --layers {tmp}/layers.json")
+    assert tokens_of(again) == tokens_of(changed)
+
+
+@pytest.mark.parametrize("flag", ["border-keys out", "distances mean"])
+def test_raster_models_have_no_such_settings(run, flag):
+    line = "generate --model {model} --prompt red --out {tmp}/a.png --only="
+    code, _, err = run(f"{line} --index {{files}}/index.safetensors --{flag}")
+    assert code == 2
+    assert "draws in raster order and knows all neighbours of a patch; leave them out" in err
+
+
+TRAIN = (
+    "train faid --model {showo} --images {tmp}/pictures --index {tmp}/i.safetensors "
+    "--work {tmp}/run --out {tmp}/adapter.safetensors --steps 2 --every 1 --batch 2 "
+    "--accumulation 1 --rank 2 --alpha 4 --candidates 3 --blender-every 1 --held-out 0.25 "
+    "--dtype fp32 --lr 1e-2"
+)
+
+
+def test_an_adapter_is_trained_measured_and_drawn_with(run, showo, tmp_path):
+    write_pictures(tmp_path / "pictures", 8, "two apples")
+    save_index(sign_index(), tmp_path / "i.safetensors")
+    keep = "--rehearse 0.5 --rehearse-pictures 4"
+    code, out, err = run(f"{TRAIN} {keep}", showo=showo)
+    assert code == 0, err
+    assert "own bits" in out
+    info = open_adapter(tmp_path / "adapter.safetensors").info
+    assert info.config == AdapterConfig((0, 1), (1, 2), 2, 4.0, 0.05, True, 3, "masked")
+    assert run(f"{TRAIN} {keep}", showo=showo)[0] == 0, "a finished run is not trained again"
+    use = "--adapter {tmp}/adapter.safetensors --index {tmp}/i.safetensors"
+    code, out, err = run(
+        f"train loss --model {{showo}} --images {{tmp}}/pictures {use} --dtype fp32", showo=showo
+    )
+    assert code == 0, err
+    assert "bits a token over 8 pictures" in out
+    plain = generated(run, showo, tmp_path, "--steps 5")[0]
+    adapted = generated(run, showo, tmp_path, f"--steps 5 --weight 0 {use}")[0]
+    assert adapted["settings"]["decoding"] == "faid"
+    assert tokens_of(adapted) != tokens_of(plain)
+    silent = generated(run, showo, tmp_path, f"--steps 5 --weight 0 --strength 0 {use}")[0]
+    assert tokens_of(silent) == tokens_of(plain)
+
+
+def test_what_does_not_fit_show_o_is_refused_in_training(run, showo, tmp_path):
+    write_pictures(tmp_path / "pictures", 4, "two apples")
+    save_index(sign_index(), tmp_path / "i.safetensors")
+    for flag, message in (
+        ("--merged {tmp}/m.safetensors", "show-o is a Show-o model; omit --merged"),
+        ("--semantics stepzero", "work only where retrieval runs; choose step"),
+    ):
+        code, _, err = run(f"{TRAIN} {flag}", showo=showo)
+        assert code == 2
+        assert message in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_adapters_of_the_other_family_are_refused(run, showo, tmp_path):
+    janus = write_tiny(tmp_path / "janus.safetensors")
+    write_adapter(tmp_path / "of-janus.safetensors", janus)
+    write_adapter(
+        tmp_path / "of-show-o.safetensors", showo, AdapterConfig((0,), (1,), order="masked")
+    )
+    line = "generate --model {} --dtype fp32 --prompt red --out {{tmp}}/a.png --adapter {{tmp}}/{}"
+    code, _, err = run(line.format(showo, "of-janus.safetensors"))
+    assert code == 2
+    assert (
+        "was trained on 'janus', which draws in raster order, the model 'show-o' draws in any"
+        in err
+    )
+    code, _, err = run(line.format(janus, "of-show-o.safetensors"))
+    assert code == 2
+    assert "was trained on 'show-o', which draws in any order, the model 'janus' draws in" in err

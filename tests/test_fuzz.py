@@ -14,7 +14,7 @@ from scripts import fuzz
 from scripts.fuzz_mutate import changed, joined, mutated, split
 from scripts.fuzz_targets import TARGETS, Target, check
 
-SLOW = ("index", "checkpoint", "folder", "adapter")
+SLOW = ("index", "checkpoint", "folder", "adapter", "showo")
 """Targets that load what they read: some milliseconds each."""
 ROOT = Path(__file__).parents[1]
 

@@ -127,7 +127,7 @@ def test_every_row_is_measured_at_tiny_shapes(monkeypatch, tmp_path, capsys):
     bench_gpu.main(["--small", "--device", "cpu", "--out", str(out), "--minutes", "60"])
     said = json.loads(out.read_text())
     needs = {"kernels": False, "daid": ON_DEVICE, "faid": ON_DEVICE}
-    needs["transformers"] = has("transformers")
+    needs["transformers"] = needs["showo-transformers"] = has("transformers")
     assert set(said["left_out"]) == {name for name, there in needs.items() if not there}
     assert "a CUDA device alone" in said["left_out"]["kernels"]
     rows = {row["what"]: row for row in said["rows"]}
@@ -136,6 +136,8 @@ def test_every_row_is_measured_at_tiny_shapes(monkeypatch, tmp_path, capsys):
         *("1B, sequential, picture", "1B, wall time of a pass of 16", "1B, picture with windows"),
         *("uncaptured / sequential", "7B, sequential, picture", "host time a pass"),
         *("16 pictures at once, against 16 alone", "device operations a pass, 1B", "bandwidth"),
+        *("Show-o tiny, uncached / ours", "Show-o tiny, DAiD λ 0.1 / plain"),
+        *("Show-o tiny, step", "Show-o tiny, tokens to pixels"),
     ):
         assert wanted in rows
     assert said["small"]

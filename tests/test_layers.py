@@ -13,6 +13,7 @@ from arrag_engine.index import Calibration, SourceTable
 from arrag_engine.layers import KeyChoice, Layer
 from arrag_engine.retrieval import Steering
 from arrag_engine.session import draw, plan
+from tests.models.toy import ToyLoaded, ToyMasked, toy_index
 from tests.test_session import checkpoint, measured, pandas  # noqa: F401
 from tests.tiny import tiny_source
 
@@ -173,3 +174,24 @@ def test_numbers_are_asked_for_where_auto_leaves_nothing(checkpoint, pandas):
     layers = [Layer(calibrated, weight="auto")] * 2
     with pytest.raises(InputError, match="choose numbers in place of auto, or regions"):
         plan(checkpoint, "a panda", layers=layers)
+
+
+def test_layers_that_work_one_after_the_other_may_have_their_whole_weights():
+    """In any order a span is a part of the drawing."""
+    loaded, index = ToyLoaded(ToyMasked()), toy_index()
+
+    def planned(*spans):
+        layers = [
+            Layer(index, "", weight=1.0, steering=Steering(start=start, end=end))
+            for start, end in spans
+        ]
+        return plan(loaded, "a red car", layers=layers)
+
+    first, last = planned((0, 0.5), (0.51, 1)).recipe.layers
+    early, late = np.arange(35) < 5, np.arange(35) < 30
+    assert [one.works(early).any() for one in (first, last)] == [True, False]
+    assert [one.works(late).any() for one in (first, last)] == [False, True]
+    with pytest.raises(InputError, match=r"2 layers add up to 2 .*at most 0.5 for each"):
+        planned((0, 0.6), (0.5, 1))
+    with pytest.raises(InputError, match="a layer works at no position"):
+        planned((0.31, 0.31))

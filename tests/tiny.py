@@ -175,7 +175,7 @@ def write_adapter(
     """A random adapter for the model in a file; returns the path."""
     base = load_checkpoint(model_file, torch.float32)
     adapter = tiny_adapter(base.model, config, seed, scale)
-    hidden = base.model.config.llama.hidden_size
+    hidden = base.model.hidden_size
     info = AdapterInfo(adapter.config, base.name, base.fingerprint, hidden, "tiny-index", "abc")
     save_adapter(path, adapter, info, torch.float32)
     return path

@@ -16,12 +16,12 @@ from safetensors.torch import save_file
 
 from ..bounds import MAX_CANDIDATES, MAX_RANK
 from ..errors import InputError
-from ..faid import FaidAdapter, assemble
+from ..faid import FaidAdapter, assemble, order_for, order_name
 from ..files import atomic_write
 from ..index import PatchIndex
 from ..models import ops as default_ops
-from ..models.janus.model import JanusConfig
-from ..settings import HOPS, AdapterConfig
+from ..models.families import Sizes
+from ..settings import ADAPTER_ORDERS, HOPS, AdapterConfig
 from .loading import Checkpoint
 from .shapes import check_shapes
 from .weights import Weights, open_weights
@@ -138,6 +138,7 @@ def _read_info(table: dict[str, Any]) -> AdapterInfo:
         and type(config.head) is bool
         and type(config.candidates) is int
         and 1 <= config.candidates <= MAX_CANDIDATES
+        and config.order in ADAPTER_ORDERS
     )
     info = AdapterInfo(**{**table, "config": config})
     texts = (info.base, info.base_fingerprint, info.index, info.index_fingerprint)
@@ -167,10 +168,26 @@ def load_adapter(
         InputError: As `open_adapter`, or it was trained on another model.
     """
     opened = open_adapter(path)
-    config = base.janus.config
-    check_base(opened, base.name, base.fingerprint, config.llama.hidden_size)
+    config = base.model.config
+    check_order(opened, base)
+    check_base(opened, base.name, base.fingerprint, config.decoder.hidden_size)
     check_tensors(opened, config)
     return assemble(config, opened.info.config, opened.weights.read, dtype, ops, progress, fold_on)
+
+
+def check_order(opened: OpenedAdapter, base: Checkpoint) -> None:
+    """Refuse a base of another family than that of an adapter.
+
+    Raises:
+        InputError: It draws in another order.
+    """
+    order, own = opened.info.config.order, base.model.order
+    if order != order_for(own):
+        raise InputError(
+            f"the adapter {opened.path.stem} was trained on {opened.info.base[:80]!r}, which draws "
+            f"in {order_name(order)}, the model {base.name!r} draws in {own.name}; load "
+            f"{opened.info.base[:80]!r}, or train an adapter for {base.name!r}"
+        )
 
 
 def check_base(opened: OpenedAdapter, name: str, fingerprint: str, hidden: int) -> None:
@@ -195,14 +212,14 @@ def check_base(opened: OpenedAdapter, name: str, fingerprint: str, hidden: int) 
     )
 
 
-def check_tensors(opened: OpenedAdapter, base: JanusConfig) -> None:
+def check_tensors(opened: OpenedAdapter, base: Sizes) -> None:
     """Refuse tensors that do not have the shapes of the header's adapter for this base.
 
     Raises:
         InputError: A tensor is missing, unknown or of another shape.
     """
     layers = opened.info.config.blender_layers
-    if not all(0 <= i < base.llama.num_layers for i in layers):
+    if not all(0 <= i < base.decoder.num_layers for i in layers):
         raise InputError(f"the header of {opened.path} is damaged; copy the adapter again")
     kind = "FAiD adapter of its header's sizes"
     check_shapes(FaidAdapter, (base, opened.info.config), opened.weights.shapes, opened.path, kind)

@@ -33,8 +33,11 @@ from .opening import TEXT_MODEL, Opened, open_checkpoint
 from .tokenizer import read_tokenizer
 
 FP32 = torch.float32
-SHOW_O = Sampling(cfg=6.0)
-"""The sampling of the official examples; there the guidance is called 5, one less."""
+SHOW_O, SHOW_O_LARGE = Sampling(cfg=2.75), Sampling(cfg=6.0)
+"""The sampling of the official examples of 256 and of 512 pixels; there the guidance is called 1.75
+and 5, one less."""
+LARGE = 256
+"""Tokens up to which a picture is one of 256 pixels, or smaller."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +80,8 @@ class Checkpoint:
         """
         if not isinstance(self.model, JanusPro):
             raise InputError(
-                f"{self.name} is a Show-o model, for which there are no adapters, no training and "
-                "no calibration; choose a Janus-Pro model"
+                f"{self.name} is a Show-o model, for which there is no calibration; choose a "
+                "Janus-Pro model"
             )
         return self.model
 
@@ -106,7 +109,8 @@ class Checkpoint:
                 f"the config of {self.name} recommends {shown(wrong)}, which are not numbers; "
                 "set guidance and temperature yourself"
             )
-        return replace(Sampling() if isinstance(self.model, JanusPro) else SHOW_O, **numbers)
+        showo = SHOW_O_LARGE if self.model.grid.size > LARGE else SHOW_O
+        return replace(Sampling() if isinstance(self.model, JanusPro) else showo, **numbers)
 
     @property
     def prompt_encoder(self) -> PromptEncoder:

@@ -29,7 +29,7 @@ from ..errors import InputError
 from ..files import atomic_write
 from ..models.tokenizing import check_prompt
 from ..paths import check_output, given_name
-from ..settings import MASK_CURVES, SEMANTICS, SamplingChoice, ScheduleChoice
+from ..settings import CONFIDENCES, MASK_CURVES, SEMANTICS, SamplingChoice, ScheduleChoice
 from .layers import (
     KEYS,
     OPTIONS,
@@ -171,6 +171,12 @@ def add_commands(command: Command) -> None:
         "recommended for the model)",
     )
     add(
+        "--confidence",
+        choices=CONFIDENCES,
+        help="whose probability of a drawn token says how sure it is: the mixture's with what is "
+        "retrieved, or the model's (default: recommended for the model)",
+    )
+    add(
         "--json",
         type=Path,
         help="report to write: settings, timings, retrieval facts (default: none)",
@@ -197,7 +203,7 @@ def generate(a: argparse.Namespace) -> int:
         negative=a.negative,
         kept=kept,
         redraw=a.redraw,
-        schedule=ScheduleChoice(a.steps, a.schedule_temperature, a.schedule, a.schedule_power),
+        schedule=_schedule(a),
     )
     for note in planned.notes:
         print(note, file=sys.stderr)
@@ -230,6 +236,12 @@ def generate(a: argparse.Namespace) -> int:
         }
         _write_report(a.json, settings, timings, files, drawing, planned)
     return 0
+
+
+def _schedule(a: argparse.Namespace) -> ScheduleChoice:
+    return ScheduleChoice(
+        *(a.steps, a.schedule_temperature, a.schedule, a.schedule_power), confidence=a.confidence
+    )
 
 
 def _settings(

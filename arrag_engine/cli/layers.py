@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,7 +24,16 @@ from ..bounds import (
 from ..errors import InputError
 from ..index import open_lookup
 from ..paths import check_file, given_name
-from ..settings import AS_BUILT, CURVES, DUPLICATES, PROMPT, RECOMMENDED
+from ..settings import (
+    AS_BUILT,
+    BORDER_KEYS,
+    CURVES,
+    DISTANCES,
+    DUPLICATES,
+    PROMPT,
+    RECOMMENDED,
+    RetrievalOptions,
+)
 from .parser import number
 from .shared import add_key_flags
 
@@ -32,7 +42,7 @@ if TYPE_CHECKING:
 
 MOST = 16
 """Layers of a file."""
-OPTIONS = ("weight", "temperature", "neighbours", "duplicates", "top_p")
+OPTIONS = tuple(field.name for field in fields(RetrievalOptions))
 KEYS = ("neighborhood", "borders", "key_space", "position_weight")
 STEERING = ("start", "end", "curve", "rows", "max_distance", "copy_limit")
 STEERING_FLAGS = (
@@ -98,6 +108,18 @@ def add_retrieval_flags(parser: argparse.ArgumentParser) -> None:
         **number(RETRIEVAL_TOP_P),
         help="top-p of the proposals (default: recommended)",
     )
+    add(
+        "--border-keys",
+        choices=BORDER_KEYS,
+        help="whether patches are found that lack a known neighbour, at the border of their "
+        "picture, by models that draw in any order (default: recommended for the model)",
+    )
+    add(
+        "--distances",
+        choices=DISTANCES,
+        help="over the known neighbours, for models that draw in any order: the mean suits one τ "
+        "(default: recommended for the model)",
+    )
     add_steering_flags(parser)
     add(
         "--layers",
@@ -120,7 +142,8 @@ def add_steering_flags(parser: argparse.ArgumentParser) -> None:
         "--start",
         **number(START),
         default=0.0,
-        help="share of the picture, from the top, at which the index begins to work",
+        help="share of the picture that is drawn when the index begins to work: from the top, or, "
+        "for models that draw in any order, of all tokens",
     )
     add(
         "--end",

@@ -167,7 +167,7 @@ def faid(a: argparse.Namespace) -> int:
 
     with torch.inference_mode(False), torch.enable_grad():
         base, place = _load_base(a)
-        settings.adapter(base.janus.config.llama.num_layers)  # raises if a layer is not there
+        _check_trained(a, base, settings)
         with join_team(place.device) as team, _locked(a, team):
             run = RunFolder(a.work)
             try:
@@ -179,6 +179,23 @@ def faid(a: argparse.Namespace) -> int:
             if team.leads:
                 _export(a, base, adapter, index, settings, run)
     return 0
+
+
+def _check_trained(a: argparse.Namespace, base: Checkpoint, settings: TrainSettings) -> None:
+    """Refuse what cannot be trained for this base, or not be written.
+
+    Raises:
+        InputError: See `TrainSettings.adapter`; a merged model of a layout without blenders.
+    """
+    from ..faid import order_for
+
+    order = base.model.order
+    settings.adapter(base.model.config.decoder.num_layers, order_for(order))
+    if a.merged is not None and not order.raster:
+        raise InputError(
+            f"--merged writes base and adapter in the layout of Janus-Pro, {base.name} is a Show-o "
+            "model; omit --merged, and draw with --adapter"
+        )
 
 
 @contextmanager
@@ -219,7 +236,7 @@ def _trained(
             follow_loss(done, total, bits)
             pace.tick(done)
 
-        return train_adapter(base, examples, settings, run, place, team, report, own, _tell)
+        return train_adapter(base, examples, settings, run, place, team, report, own, _tell, index)
 
 
 def _tell(sentence: str) -> None:
@@ -372,7 +389,7 @@ def _prepared(
 
     with progress_bar("picture") as encoding, progress_bar("search") as searching:
         examples = prepare_examples(
-            base.janus, a.images, index, k, follow(encoding), follow(searching)
+            base.model, a.images, index, k, follow(encoding), follow(searching)
         )
     for line in examples.skipped:
         print(f"skipped {line}", file=sys.stderr)
@@ -420,7 +437,7 @@ def _export(
         adapter.config,
         base.name,
         base.fingerprint,
-        base.janus.config.llama.hidden_size,
+        base.model.hidden_size,
         Path(a.index).stem if a.index else "",
         index_fingerprint(index) if index else "",
         asdict(settings) | {"results": results},
@@ -456,7 +473,7 @@ def loss(a: argparse.Namespace) -> int:
         path = shipped.resolve(a.adapter, shipped.ADAPTERS)
         adapter = load_adapter(path, base, base.model.dtype).to(place.device)
     examples = _prepared(a, base, index, settings.looked_up)
-    bits = score(base, adapter, examples, settings, place).mean(axis=1)
+    bits = score(base, adapter, examples, settings, place, index).mean(axis=1)
     print(f"{bits.mean():.4f} bits a token over {len(bits)} pictures")
     if a.json:
         pictures = [

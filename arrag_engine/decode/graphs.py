@@ -68,6 +68,7 @@ class GraphRecorder:
                 compute()
         except RuntimeError:
             end_allocating(device, pool)
+            end_random(device)
             raise
         return graph
 
@@ -77,9 +78,20 @@ def end_allocating(device: torch.device, pool: tuple[int, int]) -> None:
 
     With cudaMallocAsync it would never again free memory, nor allow another recording.
     """
-    with suppress(AttributeError, RuntimeError):  # private; or the recording failed after its end
-        index = torch.cuda.current_device() if device.index is None else device.index
-        torch._C._cuda_endAllocateToPool(index, pool)
+    with suppress(AttributeError, RuntimeError, TypeError):  # private; or it failed after its end
+        torch._C._cuda_endAllocateToPool(index_of(device), pool)
+
+
+def end_random(device: torch.device) -> None:
+    """Allow random numbers on the GPU after a failed recording: PyTorch's generator there would
+    count as recorded for ever, and refuse. A copy of its state does not."""
+    with suppress(AttributeError, IndexError, RuntimeError):
+        generator = torch.cuda.default_generators[index_of(device)]
+        generator.graphsafe_set_state(generator.clone_state())
+
+
+def index_of(device: torch.device) -> int:
+    return torch.cuda.current_device() if device.index is None else device.index
 
 
 class Recording:

@@ -2,7 +2,9 @@
 
 The loop of MaskGIT and Show-o. In every step the model predicts all tokens that are not known yet,
 each is drawn, and those with the highest confidence stay. Retrieval joins where a neighbour is
-known: the distribution is mixed before the draw, so that the confidence is the mixture's.
+known: the distribution is mixed before the draw. The confidence is the mixture's, or, where the
+schedule says so, the model's own. An adapter receives what is retrieved in the conditional stream
+of the same pass.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -18,12 +21,13 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from ..faid import FaidHook, MaskedBlending
 from ..models.base import MaskedBackbone
-from ..retrieval import Asked, Layers, mix
+from ..retrieval import Asked, Layers, Proposals
 from ..sampling import guide, model_distribution
 from ..settings import Schedule
 from .canvas import Canvas, begin_all
-from .passes import check_lengths, not_numbers, prompt_groups
+from .passes import check_adapter, check_lengths, fill_candidates, not_numbers, prompt_groups
 from .recipe import Drawing, Progress, Recipe
 from .step_noise import StepNoise, draw_by_sum, step_noise
 from .trace import Cost, make_trace
@@ -45,8 +49,8 @@ def draw_masked(
     """Draw one picture per seed; see `draw_pictures`.
 
     Raises:
-        InputError: An adapter, which only models that draw in raster order have; a prompt that
-            leaves no room for the picture; tokens to keep that do not fit.
+        InputError: An adapter of a model that draws in raster order; a prompt that leaves no room
+            for the picture; tokens to keep that do not fit.
     """
     check_masked(model, recipe, len(seeds))
     grid = model.grid
@@ -54,12 +58,15 @@ def draw_masked(
     device = device or model.device
     canvases = begin_all(seeds, grid.size, recipe.kept)
     known = np.stack([canvas.kept for canvas in canvases])
-    searched = recipe.searched()
-    opened = open_prompts(model, recipe, device)
+    searched, faid = recipe.searched(), recipe.adapter
+    blending = None if faid is None else MaskedBlending(faid, model, device)
+    opened = open_prompts(model, recipe, device, None if blending is None else blending.prompt)
     steps = 0 if known.all() else recipe.schedule.steps
     for step in range(steps):
-        p_model = predict(model, opened, recipe, canvases, known, device)
-        p = mixed(p_model, searched, canvases, known)
+        asked = look_up(searched, canvases, known)
+        hook = None if blending is None else adapted(blending, canvases, asked, known)
+        p_model = predict(model, opened, recipe, canvases, known, device, hook)
+        p = mixed(p_model, searched, canvases, asked)
         for i, canvas in enumerate(canvases):
             known[i] = canvas.kept | fill(canvas, p_model[i], p[i], known[i], recipe, step)
         if progress is not None:
@@ -76,10 +83,12 @@ def draw_masked(
 
 def check_masked(model: MaskedBackbone, recipe: Recipe, pictures: int) -> None:
     """Refuse what cannot be drawn; see `draw_masked`."""
-    if recipe.faid is not None:
+    check_adapter(model, recipe)
+    faid = recipe.adapter
+    if faid is not None and faid.semantics != "step":
         raise InputError(
-            f"the model draws in {model.order.name}, adapters exist for models in raster order; "
-            "draw without one"
+            f"semantics is {faid.semantics}, but blenders of a model that draws in "
+            f"{model.order.name} work only where retrieval runs; choose step"
         )
     if recipe.kept is not None:
         recipe.kept.check_fits(model.grid.size, model.vocab, pictures)
@@ -87,10 +96,50 @@ def check_masked(model: MaskedBackbone, recipe: Recipe, pictures: int) -> None:
 
 
 def open_prompts(
-    model: MaskedBackbone, recipe: Recipe, device: torch.device
+    model: MaskedBackbone, recipe: Recipe, device: torch.device, hook: FaidHook | None = None
 ) -> list[tuple[int, Any]]:
-    """How many streams the prompts of each group have, and what the model keeps of them."""
-    return [(len(ids), model.open(ids)) for ids in prompt_groups(recipe, device)]
+    """How many streams the prompts of each group have, and what the model keeps of them.
+
+    Args:
+        hook: What an adapter adds to prompts.
+    """
+    return [(len(ids), model.open(ids, hook)) for ids in prompt_groups(recipe, device)]
+
+
+def look_up(layers: Layers, canvases: Sequence[Canvas], known: np.ndarray) -> list[Asked]:
+    """The unknown positions of each picture that have a known neighbour, looked up all at once:
+    what is found is in `Canvas.proposals`.
+
+    Args:
+        known: Mask [B, N].
+    """
+    if not any(layer.neighbours for layer in layers.each):
+        return []
+    asked = [
+        Asked(canvas.tokens, np.flatnonzero(layers.informed(mask) & ~mask), mask)
+        for canvas, mask in zip(canvases, known, strict=True)
+    ]
+    if any(len(one.positions) for one in asked):
+        found = iter(layers.propose(asked))
+        for canvas, one in zip(canvases, asked, strict=True):
+            for position in one.positions.tolist():
+                canvas.proposals[position] = next(found)
+    return asked
+
+
+def adapted(
+    blending: MaskedBlending, canvases: Sequence[Canvas], asked: Sequence[Asked], known: np.ndarray
+) -> FaidHook:
+    """What an adapter adds to a pass: its blenders receive the nearest hits' codes."""
+    device = blending.slots.device
+    codes = np.full((*known.shape, blending.faid.wanted), -1)
+    active = np.zeros_like(known)
+    for row, one in enumerate(asked if blending.faid.wanted else ()):
+        places = (slice(row, row + 1), one.positions)
+        found = codes[places]
+        active[places] = fill_candidates(found, [canvases[row]], one.positions[None])
+        codes[places] = found
+    return blending.at(*(torch.from_numpy(a).to(device) for a in (codes, active, known)))
 
 
 def predict(
@@ -100,51 +149,52 @@ def predict(
     canvases: Sequence[Canvas],
     known: np.ndarray,
     device: torch.device,
+    hook: FaidHook | None = None,
 ) -> Tensor:
     """p_model [B, N, vocab] where the model computes, given the known tokens of each picture.
 
     Args:
         opened: As `open_prompts` returned it.
         known: Mask [B, N].
+        hook: What an adapter adds, to the first stream with its blenders.
 
     Raises:
         InputError: The logits are not numbers.
     """
     tokens = torch.from_numpy(np.stack([canvas.tokens for canvas in canvases])).to(device)
     stand = torch.from_numpy(known).to(device)
-    logits = [
-        model.masked_logits(prompts, tokens.repeat(streams, 1), stand.repeat(streams, 1))
-        for streams, prompts in opened
-    ]
+    logits = []
+    for streams, prompts in opened:
+        rows = (tokens.repeat(streams, 1), stand.repeat(streams, 1))
+        logits.append(model.masked_logits(prompts, *rows, hook))
+        hook = None if hook is None else replace(hook, blending=None)
     guided = guide(torch.cat(logits), recipe.sampling.cfg)
     if not guided.isfinite().all():
         raise InputError(not_numbers(model))
     return model_distribution(guided, recipe.sampling)
 
 
-def mixed(p_model: Tensor, layers: Layers, canvases: Sequence[Canvas], known: np.ndarray) -> Tensor:
-    """p [B, N, vocab] of p_model: mixed with what is retrieved at the unknown positions that have
-    a known neighbour. One look-up serves all of them.
-
-    Args:
-        known: [B, N].
-    """
-    if not layers or not layers.largest_weights.any():
+def mixed(
+    p_model: Tensor, layers: Layers, canvases: Sequence[Canvas], asked: Sequence[Asked]
+) -> Tensor:
+    """p [B, N, vocab] of p_model: mixed with what was found at the positions asked for."""
+    if not asked or not layers.largest_weights.any():
         return p_model
-    asked = [
-        Asked(canvas.tokens, np.flatnonzero(layers.informed(mask) & ~mask), mask)
-        for canvas, mask in zip(canvases, known, strict=True)
-    ]
-    if not any(len(one.positions) for one in asked):
-        return p_model
-    found = iter(layers.propose(asked))
     p = p_model.clone()
-    for i, one in enumerate(asked):
-        for position in one.positions:
-            proposals = canvases[i].proposals[position] = next(found)
-            weight, proposed = layers.mixture(proposals, position, p.shape[-1])
-            p[i, position] = mix(p[i, position], proposed.to(p.device), weight)
+    for row, canvas, one in zip(p, canvases, asked, strict=True):
+        found = [canvas.proposals[position] for position in one.positions.tolist()]
+        mix_in(row, layers, found, one.positions)
     return p
+
+
+def mix_in(p: Tensor, layers: Layers, found: Sequence[Proposals], positions: np.ndarray) -> None:
+    """Mix what was found for positions [P] of a picture into its p [N, vocab], all at once."""
+    if len(found) == 0:
+        return
+    weights, proposed = layers.proposed(found, positions, p.shape[-1], p.device)
+    places = torch.from_numpy(positions).to(p.device)
+    rest = torch.from_numpy((1 - weights).astype(np.float32)).to(p.device)
+    p[places] = rest[:, None] * p[places] + proposed
 
 
 def fill(
@@ -161,8 +211,10 @@ def fill(
     noise = None if recipe.sampling.greedy else step_noise(canvas.seed, step, canvas.size)
     drawn = draw_unknown(canvas, p, known, noise)
     unknown = np.flatnonzero(~known)
-    canvas.p_model[unknown] = of_tokens(p_model, canvas.tokens)[unknown]
-    return stays(drawn, known, recipe.schedule, step, noise)
+    modelled = of_tokens(p_model, canvas.tokens)
+    canvas.p_model[unknown] = modelled[unknown]
+    sure = modelled if recipe.schedule.confidence == "model" else drawn
+    return stays(sure, known, recipe.schedule, step, noise)
 
 
 def draw_unknown(
@@ -174,8 +226,12 @@ def draw_unknown(
         known: Mask [N] of the tokens that stand.
         noise: Without it, the most probable tokens are taken.
     """
-    drawn = p.argmax(dim=-1).cpu().numpy() if noise is None else draw_by_sum(p, noise.draw)
-    canvas.tokens[~known] = drawn[~known]
+    unknown = np.flatnonzero(~known)
+    rows = p[torch.from_numpy(unknown).to(p.device)]
+    if noise is None:
+        canvas.tokens[unknown] = rows.argmax(dim=-1).cpu().numpy()
+    else:
+        canvas.tokens[unknown] = draw_by_sum(rows, noise.draw[unknown])
     return of_tokens(p, canvas.tokens)
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..faid import Blending, FaidHook
+from ..faid import Blending, FaidHook, order_for, order_name
 from ..models.base import Backbone, RasterBackbone
 from ..retrieval import nearest_codes
 from ..sampling import guide, model_distribution
@@ -203,6 +203,22 @@ def check_lengths(model: Backbone, recipe: Recipe) -> None:
                 f"the {name} has {len(ids)} tokens and the picture {size}, the model takes {limit} "
                 f"together; shorten the {name}"
             )
+
+
+def check_adapter(model: Backbone, recipe: Recipe) -> None:
+    """Refuse an adapter of another family of models.
+
+    Raises:
+        InputError: It is one.
+    """
+    if recipe.faid is None:
+        return
+    order = recipe.faid.adapter.config.order
+    if order != order_for(model.order):
+        raise InputError(
+            f"the adapter is for models that draw in {order_name(order)}, this one draws in "
+            f"{model.order.name}; choose an adapter that was trained on this model"
+        )
 
 
 def not_numbers(model: Backbone) -> str:

@@ -21,7 +21,7 @@ from ..models.base import RasterBackbone
 from .canvas import Canvas, begin_all
 from .choice import Chooser, Draft, DraftRule
 from .fixed import KeptPasses, open_fixed
-from .passes import Chosen, ExactPasses, Passes, check_lengths
+from .passes import Chosen, ExactPasses, Passes, check_adapter, check_lengths
 from .recipe import Drawing, Progress, Recipe
 from .trace import Cost, make_trace
 
@@ -101,11 +101,12 @@ def check_raster(model: RasterBackbone, recipe: Recipe, window: int, pictures: i
     """Refuse what cannot be drawn.
 
     Raises:
-        InputError: A window out of range, a prompt that leaves no room for the picture, tokens to
-            keep that do not fit, an index whose queries need tokens that are drawn later, with a
-            picture of which none is kept.
+        InputError: A window out of range, an adapter of another family, a prompt that leaves no
+            room for the picture, tokens to keep that do not fit, an index whose queries need tokens
+            that are drawn later, with a picture of which none is kept.
     """
     PASS_WINDOW.check(window)
+    check_adapter(model, recipe)
     check_lengths(model, recipe)
     kept = recipe.kept
     if kept is not None:

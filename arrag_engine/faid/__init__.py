@@ -1,10 +1,17 @@
 """FAiD: an adapter that blends retrieved patches into the decoder's hidden states."""
 
 from ..settings import AdapterConfig, Semantics
-from .adapter import FaidAdapter, assemble
+from .adapter import FaidAdapter, assemble, order_for, order_name
 from .blender import FoldedBlender, PatchBlender
-from .hook import BlendPass, FaidHook, slot_table
-from .passes import Blending, Faid, forced_states, whole_picture
+from .hook import BlendPass, FaidHook, MaskedPass, slot_table
+from .passes import (
+    Blending,
+    Faid,
+    MaskedBlending,
+    forced_states,
+    masked_picture,
+    whole_picture,
+)
 
 __all__ = [
     "AdapterConfig",
@@ -14,10 +21,15 @@ __all__ = [
     "FaidAdapter",
     "FaidHook",
     "FoldedBlender",
+    "MaskedBlending",
+    "MaskedPass",
     "PatchBlender",
     "Semantics",
     "assemble",
     "forced_states",
+    "masked_picture",
+    "order_for",
+    "order_name",
     "slot_table",
     "whole_picture",
 ]

@@ -11,10 +11,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..grid import ANY_ORDER, RASTER, DrawingOrder
 from ..models import ops as default_ops
-from ..models.janus.model import GenHead, JanusConfig
-from ..settings import AdapterConfig
+from ..models.families import Sizes
+from ..settings import AdapterConfig, AdapterOrder
 from .blender import FoldedBlender, PatchBlender, folded
+
+
+def order_for(order: DrawingOrder) -> AdapterOrder:
+    """The order of the adapters for models of a drawing order."""
+    return "raster" if order.raster else "masked"
+
+
+def order_name(order: AdapterOrder) -> str:
+    """What messages call the drawing order of its models."""
+    return RASTER.name if order == "raster" else ANY_ORDER.name
 
 
 class LowRank(nn.Module):
@@ -58,27 +69,27 @@ class LayerAdapter(nn.Module):
 class FaidAdapter(nn.Module):
     """Blenders with their norms, low-rank changes of q and v, and a prediction head."""
 
-    def __init__(self, base: JanusConfig, config: AdapterConfig, ops: Any = default_ops) -> None:
+    def __init__(self, base: Sizes, config: AdapterConfig, ops: Any = default_ops) -> None:
         super().__init__()
         self.config = config
-        llama = base.llama
-        q_size = (llama.hidden_size, llama.query_size)
-        v_size = (llama.hidden_size, llama.kv_size)
+        decoder = base.decoder
+        q_size = (decoder.hidden_size, decoder.query_size)
+        v_size = (decoder.hidden_size, decoder.kv_size)
         rank, alpha, dropout = config.rank, config.alpha, config.dropout
         self.layers = nn.ModuleDict()
-        for i in range(llama.num_layers):
+        for i in range(decoder.num_layers):
             layer = LayerAdapter()
             if rank:
                 layer.q_proj = LowRank(q_size, rank, alpha, dropout, ops)
                 layer.v_proj = LowRank(v_size, rank, alpha, dropout, ops)
             if i in config.blender_layers:
-                layer.blender = PatchBlender(llama.hidden_size, config.hops)
-                layer.retrieval_layernorm = ops.RMSNorm(llama.hidden_size, eps=llama.rms_norm_eps)
+                layer.blender = PatchBlender(decoder.hidden_size, config.hops, config.order)
+                layer.retrieval_layernorm = ops.RMSNorm(decoder.hidden_size, eps=decoder.norm_eps)
             if rank or i in config.blender_layers:
                 self.layers[str(i)] = layer
         self.gen_head = None
         if config.head:
-            self.gen_head = GenHead(base, ops)
+            self.gen_head = base.code_head(ops)
 
     @property
     def by_layer(self) -> dict[int, LayerAdapter]:
@@ -86,7 +97,7 @@ class FaidAdapter(nn.Module):
 
 
 def assemble(
-    base: JanusConfig,
+    base: Sizes,
     config: AdapterConfig,
     read: Callable[[str], Tensor],
     dtype: torch.dtype,

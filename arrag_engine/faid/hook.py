@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..grid import Grid, offset_table
-from ..settings import Semantics
+from ..settings import AdapterOrder, Semantics
 from .adapter import LayerAdapter
-from .blender import FoldedBlender, PatchBlender, causal_offsets
+from .blender import FoldedBlender, PatchBlender, seen_offsets
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class FaidHook:
     strength: float | Tensor = 1.0
     """Factor of everything that the adapter changes; a tensor [] in a pass that a graph repeats
     with other numbers."""
-    blending: BlendPass | None = None
+    blending: Work | None = None
     """Without it the blenders do nothing, as for a prompt."""
     checkpointing: bool = False
 
@@ -44,7 +44,7 @@ class FaidHook:
     ) -> tuple[Tensor, Tensor | None]:
         """x plus the output of the layer's blender, if it has one.
 
-        The state is the output [B, L, K, hidden] of the last blender.
+        The state is the output [..., K, hidden] of the last blender.
         """
         adapter, work = self.layers.get(layer), self.blending
         if adapter is None or work is None or adapter.blender is None:
@@ -52,7 +52,7 @@ class FaidHook:
         assert adapter.retrieval_layernorm is not None
         norm = adapter.retrieval_layernorm
         blended = blend(adapter.blender, norm, layer, normed, state, work)
-        return work.add(x, self.strength * blended.mean(dim=2)), blended
+        return work.add(x, self.strength * blended.mean(dim=-2)), blended
 
     def predict(self, hidden: Tensor, head: nn.Module) -> Tensor:
         """Logits by the adapter's own head, mixed with the model's by the strength."""
@@ -65,9 +65,41 @@ class FaidHook:
         return base.lerp(own, weight.to(base.dtype) if isinstance(weight, Tensor) else weight)
 
 
-def slot_table(grid: Grid, hops: tuple[int, ...], device: torch.device) -> Tensor:
-    """Slots [N, offsets] of a feature map that the surroundings of each position stand in."""
-    return torch.from_numpy(offset_table(grid, causal_offsets(hops)) + 1).to(device)
+def slot_table(
+    grid: Grid, hops: tuple[int, ...], device: torch.device, order: AdapterOrder = "raster"
+) -> Tensor:
+    """Slots [N, offsets] of a feature map that the surroundings of each position stand in: slot
+    j + 1 belongs to token j, slot 0 to what lies outside."""
+    return torch.from_numpy(offset_table(grid, seen_offsets(hops, order)) + 1).to(device)
+
+
+class Work(Protocol):
+    """What the blenders work on in one pass: some positions of B pictures."""
+
+    @property
+    def candidates(self) -> Tensor:
+        """[..., K, hidden] embeddings of the retrieved codes, zero where there is none."""
+        ...
+
+    def inputs(self, hidden: Tensor) -> Tensor:
+        """What `surroundings` takes of a layer's normalised inputs [rows >= B, length, hidden]."""
+        ...
+
+    def surroundings(self, layer: int, h: Tensor) -> Tensor:
+        """The hidden states that are seen around each position [..., offsets * hidden]."""
+        ...
+
+    def received(self, centres: Tensor, first: bool) -> Tensor:
+        """The candidates [..., K, hidden] that a blender receives, of those there are.
+
+        Args:
+            first: Whether it is the first blender of the pass.
+        """
+        ...
+
+    def add(self, x: Tensor, features: Tensor) -> Tensor:
+        """x [rows, length, hidden] plus features [..., hidden] where the positions are."""
+        ...
 
 
 class FeatureMaps:
@@ -111,6 +143,17 @@ class BlendPass:
     rows: Tensor | None = None
     """[B] 1 or 0: which pictures are blended at all; all when absent."""
 
+    def inputs(self, hidden: Tensor) -> Tensor:
+        """Those that predict the positions."""
+        rows, count = self.positions.shape
+        return hidden[:rows, self.first : self.first + count]
+
+    def received(self, centres: Tensor, first: bool) -> Tensor:
+        """All of them, or none where retrieval does not run: see `Semantics`."""
+        if first or self.semantics == "stepzero":
+            return centres * self.active[..., None, None].to(centres.dtype)
+        return centres
+
     def surroundings(self, layer: int, h: Tensor) -> Tensor:
         """The drawn hidden states around each position [B, L, offsets * hidden].
 
@@ -139,15 +182,57 @@ class BlendPass:
         return x + F.pad(features.to(x.dtype), (0, 0, self.first, after, 0, len(x) - batch))
 
 
+@dataclass(frozen=True)
+class MaskedPass:
+    """What the blenders work on in one pass over B pictures that are filled in any order: P unknown
+    positions at which retrieval runs. Nothing is remembered: every pass computes all tokens."""
+
+    rows: Tensor
+    """[P] the picture of each position."""
+    positions: Tensor
+    """[P]."""
+    candidates: Tensor
+    """[P, K, hidden] embeddings of the retrieved codes, zero where there is none."""
+    known: Tensor
+    """[B, N] which tokens stand; the hidden states of the others count as zero."""
+    slots: Tensor
+    """[N, offsets] as `slot_table` makes them."""
+    first: int = 0
+    """The pass's input that is position 0; the others follow."""
+
+    def inputs(self, hidden: Tensor) -> Tensor:
+        """Those of the whole pictures [B, N, hidden]."""
+        rows, size = self.known.shape
+        return hidden[:rows, self.first : self.first + size]
+
+    def received(self, centres: Tensor, first: bool) -> Tensor:
+        """All of them: there is no position without retrieval here."""
+        return centres
+
+    def surroundings(self, layer: int, h: Tensor) -> Tensor:
+        """The hidden states [P, offsets * hidden] of the known tokens around each position.
+
+        Args:
+            h: Normalised hidden states [B, N, hidden].
+        """
+        stand = F.pad(h * self.known[..., None].to(h.dtype), (0, 0, 1, 0))  # slot 0 stays zero
+        return stand[self.rows[:, None], self.slots[self.positions]].flatten(1)
+
+    def add(self, x: Tensor, features: Tensor) -> Tensor:
+        """x [rows, length, hidden] plus features [P, hidden] at the positions."""
+        places = (self.rows, self.first + self.positions)
+        return x.index_put(places, features.to(x.dtype), accumulate=True)
+
+
 def blend(
     blender: PatchBlender | FoldedBlender,
     norm: Any,
     layer: int,
     hidden: Tensor,
     blended: Tensor | None,
-    work: BlendPass,
+    work: Work,
 ) -> Tensor:
-    """One blender in its layer: f [B, L, K, hidden], which the next blender takes as candidates.
+    """One blender in its layer: f [..., K, hidden], which the next blender takes as candidates.
 
     What the layer adds to the residual stream is the mean over K.
 
@@ -156,10 +241,7 @@ def blend(
         hidden: The layer's normalised inputs [rows >= B, length, hidden].
         blended: The former blender's output; None for the first one.
     """
-    count = work.positions.shape[1]
-    h = hidden[: len(work.positions), work.first : work.first + count]
     given = work.candidates if blended is None else blended
     centres = norm(given.to(norm.weight.dtype))  # in training the base may be less precise
-    if blended is None or work.semantics == "stepzero":
-        centres = centres * work.active[..., None, None].to(centres.dtype)
-    return blender(work.surroundings(layer, h), centres)
+    received = work.received(centres, first=blended is None)
+    return blender(work.surroundings(layer, work.inputs(hidden)), received)

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from ..bounds import CANDIDATES, STRENGTH, check_choice
-from ..models.base import RasterBackbone
-from ..models.janus.model import DrawingHook, JanusPro
+from ..models.base import Backbone, MaskedBackbone, RasterBackbone
+from ..models.hooks import DrawingHook
+from ..models.janus.model import JanusPro
 from ..settings import SEMANTICS, Semantics
 from .adapter import FaidAdapter
-from .hook import BlendPass, FaidHook, FeatureMaps, slot_table
+from .hook import BlendPass, FaidHook, FeatureMaps, MaskedPass, slot_table
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,38 @@ class Blending:
         return replace(self.prompt, blending=work)
 
 
-def embed_candidates(model: RasterBackbone, codes: Tensor) -> Tensor:
+class MaskedBlending:
+    """An adapter in one drawing that fills its pictures in any order."""
+
+    def __init__(self, faid: Faid, model: MaskedBackbone, device: torch.device) -> None:
+        self.faid, self.model = faid, model
+        self.prompt = FaidHook(faid.adapter.by_layer, faid.adapter.gen_head, faid.strength)
+        """For prompts and the unconditional stream: blenders receive nothing there."""
+        self.slots = slot_table(model.grid, faid.adapter.config.hops, device, "masked")
+
+    def at(self, codes: Tensor, active: Tensor, known: Tensor) -> FaidHook:
+        """For a pass over pictures of which the tokens known [B, N] stand.
+
+        Args:
+            codes: Retrieved codes [B, N, K], -1 = none.
+            active: [B, N] where retrieval runs: unknown positions.
+        """
+        if not active.any():
+            return self.prompt
+        work = masked_pass(self.model, self.slots, codes, active, known, self.model.picture_start)
+        return replace(self.prompt, blending=work)
+
+
+def masked_pass(
+    model: Backbone, slots: Tensor, codes: Tensor, active: Tensor, known: Tensor, first: int
+) -> MaskedPass:
+    """The positions at which blenders work, with their candidates; see `MaskedBlending.at`."""
+    rows, positions = active.nonzero(as_tuple=True)
+    candidates = embed_candidates(model, codes[rows, positions])
+    return MaskedPass(rows, positions, candidates, known, slots, first)
+
+
+def embed_candidates(model: Backbone, codes: Tensor) -> Tensor:
     """Embeddings [..., hidden] of retrieved codes [...]; zero where the code is -1, nothing."""
     found = (codes >= 0)[..., None]
     embedded = model.embed_codes(codes.clamp(min=0))
@@ -120,7 +152,7 @@ def embed_candidates(model: RasterBackbone, codes: Tensor) -> Tensor:
 
 
 def whole_picture(
-    model: RasterBackbone,
+    model: Backbone,
     adapter: FaidAdapter,
     codes: Tensor,
     active: Tensor,
@@ -133,7 +165,7 @@ def whole_picture(
 
     Args:
         codes: Retrieved codes [B, N, K], -1 = none.
-        active: [N] where retrieval runs.
+        active: [N] or [B, N] where retrieval runs.
         rows: [B] 1 or 0, which pictures the blenders work on; all when absent.
         checkpointing: Compute layers again for the gradient.
     """
@@ -141,13 +173,35 @@ def whole_picture(
     positions = torch.arange(size, device=codes.device).expand(batch, -1)
     work = BlendPass(
         positions,
-        embed_candidates(model, codes.masked_fill(~active[:, None], -1)),
+        embed_candidates(model, codes.masked_fill(~active[..., None], -1)),
         active.expand(batch, -1),
         slot_table(model.grid, adapter.config.hops, codes.device),
         first=prompt_length - 1,
         semantics=semantics,
         rows=rows,
     )
+    return FaidHook(adapter.by_layer, adapter.gen_head, blending=work, checkpointing=checkpointing)
+
+
+def masked_picture(
+    model: Backbone,
+    adapter: FaidAdapter,
+    codes: Tensor,
+    active: Tensor,
+    known: Tensor,
+    first: int,
+    checkpointing: bool = False,
+) -> FaidHook:
+    """The same for a model that fills its grid in any order.
+
+    Args:
+        codes: Retrieved codes [B, N, K], -1 = none.
+        active: [B, N] where retrieval runs: unknown positions.
+        known: [B, N] which tokens stand.
+        first: The pass's input that is position 0.
+    """
+    slots = slot_table(model.grid, adapter.config.hops, codes.device, "masked")
+    work = masked_pass(model, slots, codes, active, known, first)
     return FaidHook(adapter.by_layer, adapter.gen_head, blending=work, checkpointing=checkpointing)
 
 

@@ -9,12 +9,13 @@ from .keys import KEY_SPACES, KeySpec
 from .lookup import AnyIndex, LocalLookup, ShardedLookup, TokenRows, open_lookup
 from .manifest import file_bytes, is_manifest, read_manifest, save_shards, write_manifest
 from .patch_index import PatchIndex, create_index
-from .search import STRUCTURES
+from .search import EXACT, STRUCTURES
 from .sources import Source, SourceTable
 from .thumbnails import contact_sheet
 
 __all__ = [
     "EVIDENCE",
+    "EXACT",
     "KEY_SPACES",
     "STRUCTURES",
     "AnyIndex",

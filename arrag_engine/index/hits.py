@@ -33,9 +33,10 @@ class Hits:
         """Mask [B, K] of the entries that are patches."""
         return self.sources >= 0
 
-    def query(self, i: int) -> Hits:
-        """The hits [1, K] of query i."""
-        return self._each(lambda field: field[i : i + 1])
+    def queries(self) -> list[Hits]:
+        """The hits [1, K] of every query."""
+        fields = (field[:, None] for field in self.fields)
+        return [Hits(*rows) for rows in zip(*fields, strict=True)]
 
     def nearest(self, k: int) -> Hits:
         """The first k hits of every query [B, k]."""
@@ -58,6 +59,10 @@ class Hits:
             np.where(far, np.float32(np.inf), self.distances),
             *(np.where(far, -1, field) for field in self.fields[1:]),
         )
+
+    def divided(self, by: np.ndarray) -> Hits:
+        """The same hits, their distances divided by a number [B] for each query."""
+        return Hits(self.distances / by[:, None].astype(np.float32), *self.fields[1:])
 
     @classmethod
     def concat(cls, parts: Sequence[Hits]) -> Hits:

@@ -83,6 +83,8 @@ class View:
 
     parts: tuple[Part, ...] = ()
     spec: KeySpec | None = None
+    bits: bool = False
+    """See `PatchIndex.by_bits`."""
 
 
 class TokenRows(Protocol):
@@ -98,7 +100,6 @@ class ShardFacts(NamedTuple):
     codebook: np.ndarray
     per_image: int
     recall: float
-    partial: bool
     captioned: bool
     exact_vectors: bool
 
@@ -117,7 +118,6 @@ class LocalLookup:
             index.codebook,
             len(index.active),
             index.recall,
-            index.partial,
             index.sources.captioned,
             index.exact_vectors,
         )
@@ -129,18 +129,24 @@ class LocalLookup:
         k: int,
         allowed: np.ndarray | None = None,
         without: Sequence[Sequence[int]] | None = None,
+        complete: bool = False,
     ) -> Hits:
         """The k nearest patches of queries [B, D]; no column where the view has no picture here."""
         part = self._view(view)
         if part is None or (allowed is not None and len(allowed) == 0):
             empty = np.empty((len(queries), 0), np.int64)
             return Hits(empty.astype(np.float32), empty, empty, empty)
-        return part.lookup(queries, k, allowed, without)
+        return part.lookup(queries, k, allowed, without, complete)
 
     def pictures(self, view: View) -> int:
         """Number of pictures of a view; the view is prepared for look-ups."""
         part = self._view(view)
         return 0 if part is None else part.pictures
+
+    def partial(self, view: View) -> bool:
+        """See `PatchIndex.partial`; False where the view has no picture here."""
+        part = self._view(view)
+        return part is not None and part.partial
 
     def counts(self, words: frozenset[str]) -> dict[str, int]:
         """Number of pictures whose captions have each word."""
@@ -180,7 +186,8 @@ class LocalLookup:
         if len(images) == 0:
             return None
         shown = self.index.restricted(images)
-        return shown if view.spec is None else shown.rekeyed(view.spec)
+        shown = shown if view.spec is None else shown.rekeyed(view.spec)
+        return shown.by_bits() if view.bits else shown
 
     def holding(self, words: frozenset[str]) -> Holders:
         """The pictures with these words; those of the last question stay known."""
@@ -247,7 +254,8 @@ class ShardedLookup:
 
     @property
     def partial(self) -> bool:
-        return self.facts[0].partial
+        """Whether queries may have numbers that do not count (NaN)."""
+        return any(self.ask_all("partial", self.view))
 
     @property
     def exact_vectors(self) -> bool:
@@ -268,13 +276,14 @@ class ShardedLookup:
         k: int,
         allowed: np.ndarray | None = None,
         without: Sequence[Sequence[int]] | None = None,
+        complete: bool = False,
     ) -> Hits:
         """See `PatchIndex.lookup`."""
         if allowed is not None and len(allowed) == 0:
             raise InputError(NOTHING_LEFT)
         queries = np.ascontiguousarray(queries, dtype=np.float32)
         each = [
-            (self.view, queries, k, self._inside(j, allowed), self._left_out(j, without))
+            (self.view, queries, k, self._inside(j, allowed), self._left_out(j, without), complete)
             for j in range(len(self.manifest.shards))
         ]
         return merged(self.ask("lookup", each), self.manifest.firsts, k)
@@ -352,6 +361,10 @@ class ShardedLookup:
         view = self._with(replace(self.view, spec=spec))
         view.pictures  # noqa: B018  # a shard that cannot have the keys says so now
         return view
+
+    def by_bits(self) -> ShardedLookup:
+        """See `PatchIndex.by_bits`."""
+        return self._with(replace(self.view, bits=True))
 
     def _narrowed(self, part: Part) -> ShardedLookup:
         return self._with(replace(self.view, parts=(*self.view.parts, part)))

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from ..grid import Grid
 from .container import MappedFile, pieces
 from .hits import Hits
 from .keys import Keys, KeySpec
-from .search import Searcher, Structure, build_searcher
+from .search import EXACT, PartialSearcher, Searcher, Structure, build_searcher, why_not_bits
 from .sources import Source, SourceTable
 
 if TYPE_CHECKING:
@@ -106,6 +106,7 @@ class PatchIndex:
         k: int,
         allowed: np.ndarray | None = None,
         without: Sequence[Sequence[int]] | None = None,
+        complete: bool = False,
     ) -> Hits:
         """The k nearest patches of queries [B, D] by squared L2; all of them, if k is more.
 
@@ -113,6 +114,8 @@ class PatchIndex:
             allowed: Numbers of the pictures to look in; all that can be found when absent. A view
                 (`restricted`) serves many look-ups better: each such call prepares a new search.
             without: For each query, numbers of pictures whose patches are left out.
+            complete: Find only patches that have every neighbour which the query knows. Only where
+                queries may be `partial`.
 
         Raises:
             InputError: No picture is allowed; the file that the index is mapped from has been
@@ -122,7 +125,11 @@ class PatchIndex:
         view = self if allowed is None else self.restricted(allowed)
         spare = max(map(len, without), default=0) * len(self.active) if without else 0
         xq = np.ascontiguousarray(queries, dtype=np.float32)
-        distances, ids = view._view.search(xq, min(k + spare, view.size))
+        count = min(k + spare, view.size)
+        if complete:
+            distances, ids = cast(PartialSearcher, view._view).search(xq, count, complete=True)
+        else:
+            distances, ids = view._view.search(xq, count)
         missing = ids < 0
         sources, positions = self.locate(np.maximum(ids, 0))
         codes = self.tokens[sources, positions].astype(np.int64)
@@ -232,7 +239,7 @@ class PatchIndex:
         """
         if spec == self.spec:
             return self
-        if self.searcher.kind != "flat":
+        if self.searcher.kind not in EXACT:
             raise InputError(
                 f"the keys of an index with a {self.searcher.kind} structure are fixed "
                 f"({self.spec.neighborhood}, {self.spec.borders}, {self.spec.space}); "
@@ -244,15 +251,26 @@ class PatchIndex:
                 "choose codebook, or build it again with encoder keys"
             )
         other = create_index(
-            self.grid, self.tokens, self.vectors, self.codebook, self.sources, spec, "flat"
+            *(self.grid, self.tokens, self.vectors, self.codebook, self.sources, spec), "flat"
         )
         why = (
             f"it was calibrated with the keys {self.spec}, not with {spec}; choose the keys as "
             "built, or choose a number"
         )
-        return self._without_calibration(
+        rekeyed = self._without_calibration(
             why, vectors=other.vectors, spec=spec, searcher=other.searcher
         )
+        return rekeyed.by_bits() if self.partial else rekeyed
+
+    def by_bits(self) -> PatchIndex:
+        """The same patches, searched by bits where exact search is replaced by it: the index itself
+        if its keys are no signs, or its search is not exact."""
+        if self.searcher.kind != "flat":
+            return self
+        keys = Keys(self.tokens, self.vectors, self.codebook, self.grid, self.spec)
+        if why_not_bits(keys):
+            return self
+        return replace(self, searcher=build_searcher(keys, "bits"))
 
     def check_fits(self, grid: Grid, codebook: np.ndarray) -> None:
         """Refuse a model whose tokens mean something else than the index's.

@@ -36,6 +36,11 @@ class Prompt:
 class PromptEncoder(Protocol):
     """Captions to ids."""
 
+    pad_id: int
+    """Fills prompts up on the left where several run together."""
+    tokenizer: Any
+    """The library's, which knows the vocabulary."""
+
     @property
     def has_unknown(self) -> bool:
         """Whether there are words that the tokenizer does not know."""
@@ -93,6 +98,15 @@ class Backbone(Protocol):
         ...
 
     @property
+    def hidden_size(self) -> int:
+        """Width of the decoder."""
+        ...
+
+    def embed_codes(self, codes: Tensor) -> Tensor:
+        """Embeddings [..., hidden] of image codes [...]."""
+        ...
+
+    @property
     def vq(self) -> PictureTokenizer: ...
 
     def parameters(self) -> Iterator[Tensor]:
@@ -142,17 +156,8 @@ class RasterBackbone(Backbone, Protocol):
     adapter adds to a pass; the model only calls it.
     """
 
-    @property
-    def hidden_size(self) -> int:
-        """Width of the decoder."""
-        ...
-
     def embed_text(self, ids: Tensor) -> Tensor:
         """Embeddings [..., hidden] of text ids [...]."""
-        ...
-
-    def embed_codes(self, codes: Tensor) -> Tensor:
-        """Embeddings [..., hidden] of image codes [...]."""
         ...
 
     def new_cache(self, rows: int, capacity: int, device: torch.device) -> Any:
@@ -190,13 +195,16 @@ class RasterBackbone(Backbone, Protocol):
 
 class MaskedBackbone(Backbone, Protocol):
     """Predicts all unknown tokens from the prompt and the known ones, wherever they stand;
-    `decode/masked.py` draws with it."""
+    `decode/masked.py` draws with it. A hook is what an adapter adds; the model only calls it."""
 
-    def open(self, ids: Tensor) -> Any:
+    picture_start: int
+    """The input of position 0 in a pass over pictures."""
+
+    def open(self, ids: Tensor, hook: Any = None) -> Any:
         """What the prompts [rows, T] contribute to every pass, computed once for a drawing."""
         ...
 
-    def masked_logits(self, opened: Any, tokens: Tensor, known: Tensor) -> Tensor:
+    def masked_logits(self, opened: Any, tokens: Tensor, known: Tensor, hook: Any = None) -> Tensor:
         """Logits [rows, N, vocab] of pictures with tokens [rows, N], of which the mask `known`
         [rows, N] stands; what is not known has no influence.
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, groupby, pairwise
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from . import ops as default_ops
+from .hooks import LayerHook
 from .ops import rowwise
 
 
@@ -51,6 +52,10 @@ class LlamaConfig:
     def kv_size(self) -> int:
         """Width of all heads' keys, or values, together."""
         return self.num_kv_heads * self.head_dim
+
+    @property
+    def norm_eps(self) -> float:
+        return self.rms_norm_eps
 
 
 class KVCache:
@@ -147,34 +152,6 @@ def rotate(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
     cos, sin = (t.to(x.dtype) for t in rotary)
     a, b = x.chunk(2, dim=-1)
     return x * cos + torch.cat((-b, a), dim=-1) * sin
-
-
-class LayerHook(Protocol):
-    """What may change a pass from outside: the layers call it and know nothing else of it."""
-
-    @property
-    def checkpointing(self) -> bool:
-        """Whether layers are computed again for the gradient instead of keeping what is inside."""
-        ...
-
-    def project(self, layer: int, x: Tensor, q: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """The queries and values [rows, L, width] that layer's attention uses.
-
-        Args:
-            x: Its normalised inputs [rows, L, hidden], of which it made q and v.
-        """
-        ...
-
-    def after_attention(
-        self, layer: int, x: Tensor, normed: Tensor, state: Any
-    ) -> tuple[Tensor, Any]:
-        """The residual stream [rows, L, hidden] between attention and MLP, and the next state.
-
-        Args:
-            normed: The layer's normalised inputs [rows, L, hidden].
-            state: What the call for the former layer returned; None before the first.
-        """
-        ...
 
 
 def make_span(

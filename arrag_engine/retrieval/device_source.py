@@ -8,6 +8,8 @@ import torch
 
 from ..index import AnyIndex, PatchIndex
 from ..index.keys import Keys
+from ..index.search.choose import EXACT
+from .device_bits import DeviceBits
 from .device_search import DeviceSearcher
 
 SHARE = 0.25
@@ -19,10 +21,10 @@ SMALL = 100_000
 def device_index(index: PatchIndex, device: torch.device | str) -> PatchIndex:
     """The same patches, and of a view the same pictures, searched exactly on a device.
 
-    Its hits are those of the index with a `flat` structure, to the last bit: patches, ties by the
-    lower number, distances. Nothing is copied before the first look-up. A view copies its own
-    pictures only; so does every look-up with `allowed`. It can be looked up in and viewed, not
-    saved or given other keys: choose those first.
+    Its hits are those of the index with a `flat` structure, or of its own structure `bits`, to the
+    last bit: patches, ties by the lower number, distances. Nothing is copied before the first
+    look-up. A view copies its own pictures only; so does every look-up with `allowed`. It can be
+    looked up in and viewed, not saved or given other keys: choose those first.
 
     Raises:
         ValueError: The keys are of the `encoder` key space and the vectors are gone.
@@ -35,7 +37,7 @@ def on_device(
 ) -> PatchIndex:
     """The index, searched on a device if it fits in a quarter of the memory that is free there.
 
-    What is found stays the same: only an index whose own structure is `flat` moves. `ivf` and
+    What is found stays the same: only an index whose own structure is exact moves. `ivf` and
     `compact` do not look into every list, so an exact search would find other patches and draw
     another picture, depending on how much memory happens to be free. They keep their own search.
 
@@ -44,7 +46,7 @@ def on_device(
         exact: Exact search also for other structures, where keys can be made exactly: in the
             `codebook` key space. Finds more of the nearest patches than the structure does.
     """
-    if index.searcher.kind != "flat" and not (exact and index.spec.space == "codebook"):
+    if index.searcher.kind not in EXACT and not (exact and index.spec.space == "codebook"):
         return index
     return device_index(index, device) if device_bytes(index) <= SHARE * free_bytes else index
 
@@ -52,7 +54,9 @@ def on_device(
 def where_faster(index: AnyIndex, device: torch.device, free_bytes: float) -> AnyIndex:
     """`on_device` for an index that is large enough to be worth it, on a GPU; else, and for one in
     shards, the index."""
-    if device.type == "cpu" or not isinstance(index, PatchIndex) or index.size < SMALL:
+    if device.type == "cpu" or not isinstance(index, PatchIndex):
+        return index
+    if index.size < SMALL and index.searcher.kind != "bits":  # which is asked by hundreds
         return index
     return on_device(index, device, free_bytes)
 
@@ -86,8 +90,10 @@ def device_bytes(index: PatchIndex) -> int:
     return (searcher if index.images is None else searcher.restrict(index.images)).nbytes
 
 
-def _searcher(index: PatchIndex, device: torch.device) -> DeviceSearcher:
+def _searcher(index: PatchIndex, device: torch.device) -> DeviceSearcher | DeviceBits:
     if index.spec.space == "encoder" and index.vectors is None:
         raise ValueError("keys of the encoder key space need the encoder's vectors")
     keys = Keys(index.tokens, index.vectors, index.codebook, index.grid, index.spec)
-    return DeviceSearcher(keys, device)
+    return (
+        DeviceBits(keys, device) if index.searcher.kind == "bits" else DeviceSearcher(keys, device)
+    )

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..grid import DrawingOrder
+from ..index import Hits
 from .mixture import Proposal
 from .query import Asked
 from .retriever import Retriever
@@ -59,7 +60,8 @@ class Layers:
     def informed(self, known: np.ndarray) -> np.ndarray:
         """Mask [N] of the positions where a layer works and a neighbour stands, for a mask [N] of
         the tokens that stand."""
-        return np.any([layer.active & layer.query.informed(known) for layer in self.each], axis=0)
+        each = [layer.works(known) & layer.query.informed(known) for layer in self.each]
+        return np.any(each, axis=0)
 
     def propose(self, asked: Sequence[Asked]) -> list[Proposals]:
         """What the layers find for every position of these pictures, in one look-up each. At each
@@ -69,7 +71,9 @@ class Layers:
         count = sum(len(one.positions) for one in asked)
         found: list[list[Proposal | None]] = [[None] * len(self.each) for _ in range(count)]
         for j, layer in enumerate(self.each):
-            masks = [layer.active[one.positions] & layer.query.knows(one) for one in asked]
+            masks = [
+                layer.works(one.known)[one.positions] & layer.query.knows(one) for one in asked
+            ]
             wanted = [one.at(mask) for one, mask in zip(asked, masks, strict=True)]
             if layer.neighbours == 0 or not any(len(one.positions) for one in wanted):
                 continue
@@ -119,6 +123,25 @@ class Layers:
             if weight
         ]
         return total, parts[0] if len(parts) == 1 else torch.stack(parts).sum(dim=0)
+
+    def proposed(
+        self, found: Sequence[Proposals], positions: np.ndarray, vocab: int, device: torch.device
+    ) -> tuple[np.ndarray, Tensor]:
+        """(Σ λ_j [P], Σ λ_j p_j [P, vocab] on a device) of what was found for positions [P]."""
+        totals = np.zeros(len(found))
+        proposed = torch.zeros(len(found), vocab, device=device)
+        for j, layer in enumerate(self.each):
+            own = [(i, one[j]) for i, one in enumerate(found)]
+            own = [(i, proposal) for i, proposal in own if proposal is not None]
+            if not own:
+                continue
+            rows, hits = np.array([i for i, _ in own]), Hits.concat([one.hits for _, one in own])
+            weights = layer.weights(hits, positions[rows]) * [one.factor for _, one in own]
+            totals[rows] += weights
+            part = layer.distributions(hits, vocab, device)
+            shares = torch.from_numpy(weights.astype(np.float32)).to(device)
+            proposed[torch.from_numpy(rows).to(device)] += shares[:, None] * part
+        return totals, proposed
 
     def check_serve(self, order: DrawingOrder) -> None:
         """Refuse a model whose drawing order leaves queries without their tokens; see

@@ -12,6 +12,8 @@ from ..index import Hits
 from ..sampling import truncate
 from ..settings import RetrievalOptions
 
+CPU = torch.device("cpu")
+
 
 @dataclass(frozen=True)
 class Proposal:
@@ -21,24 +23,31 @@ class Proposal:
     """The tokens of the query; when they change, the position must be looked up again."""
     hits: Hits
     """[1, K]."""
+    factor: float = 1.0
+    """Of the weight, at the moment of the look-up."""
 
     @property
     def found(self) -> bool:
         return bool(self.hits.found().any())
 
 
-def proposal_distribution(hits: Hits, options: RetrievalOptions, vocab: int) -> Tensor:
-    """p_retrieval [B, vocab] float32 of hits [B, K]; all zero where nothing was found."""
-    distances = torch.from_numpy(hits.distances)  # [B, K], inf = nothing
-    codes = torch.from_numpy(np.maximum(hits.codes, 0)).long()
+def proposal_distribution(
+    hits: Hits, options: RetrievalOptions, vocab: int, device: torch.device = CPU
+) -> Tensor:
+    """p_retrieval [B, vocab] float32 of hits [B, K] on a device; all zero where nothing was
+    found."""
+    # A GPU adds in an order of its own, which is another each time: it receives sums.
+    made = device if options.duplicates == "first" else CPU
+    distances = torch.from_numpy(hits.distances).to(made)  # [B, K], inf = nothing
+    codes = torch.from_numpy(np.maximum(hits.codes, 0)).long().to(made)
     if options.duplicates == "first":
         nearest = distances.new_full((len(codes), vocab), torch.inf)
         nearest = nearest.scatter_reduce(1, codes, distances, "amin")
         probs = torch.softmax(-nearest / options.temperature, dim=-1)
     else:
         shares = torch.softmax(-distances / options.temperature, dim=-1)
-        probs = shares.new_zeros((len(codes), vocab)).scatter_add(1, codes, shares)
-    found = torch.from_numpy(hits.found().any(axis=1))
+        probs = shares.new_zeros((len(codes), vocab)).scatter_add(1, codes, shares).to(device)
+    found = torch.from_numpy(hits.found().any(axis=1)).to(device)
     return truncate(probs.where(found[:, None], 0.0), 0, options.top_p)
 
 

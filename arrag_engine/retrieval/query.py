@@ -63,6 +63,12 @@ class QueryMaker:
         absent = np.nan if self.unknown == "ignore" else 0.0
         return gather_keys(self.codebook[tokens], neighbors, self.places[positions], absent)
 
+    def counts(self, queries: np.ndarray) -> np.ndarray:
+        """How many neighbours [P] queries [P, key dim] know; 0 without any."""
+        offsets, dim = self.neighbors.shape[1], self.codebook.shape[1]
+        numbers = np.nan_to_num(queries[:, : offsets * dim]).reshape(len(queries), offsets, dim)
+        return (numbers != 0).any(axis=2).sum(axis=1)
+
     def informed(self, known: np.ndarray) -> np.ndarray:
         """Mask [N] of the active positions of which a neighbour stands, for a mask [N] of the
         tokens that stand."""
@@ -77,14 +83,13 @@ class QueryMaker:
         known = self._known(self.neighbors[asked.positions], asked.known)
         return np.asarray((known >= 0).any(axis=1))
 
-    def surroundings(
-        self, tokens: np.ndarray, position: int, known: np.ndarray | None = None
-    ) -> bytes:
-        """What the query at a position is made of: equal bytes mean an equal query."""
-        around = tokens[self._inside[position]]
-        if known is not None:
-            around = np.where(self._known(self.neighbors[position], known) >= 0, around, -1)
-        return around.tobytes()
+    def surroundings(self, asked: Asked) -> list[bytes]:
+        """What the query at each position is made of: equal bytes mean an equal query."""
+        around = asked.tokens[self._inside[asked.positions]]  # [P, offsets]
+        if asked.known is not None:
+            known = self._known(self.neighbors[asked.positions], asked.known)
+            around = np.where(known >= 0, around, -1)
+        return [own.tobytes() for own in around]
 
     @staticmethod
     def _known(neighbors: np.ndarray, known: np.ndarray | None) -> np.ndarray:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..grid import NEIGHBORHOODS, DrawingOrder, Grid
+from ..grid import NEIGHBORHOODS, RASTER, DrawingOrder, Grid
 from ..index import Hits
 from ..settings import RetrievalOptions, Unknown
 from .copying import CopyRule
@@ -44,6 +45,9 @@ class Retriever:
     """Sources that it leaves out at a position count as absent from the index there."""
     number: int = 0
     """Of the layer among those that were asked for, some of which have nothing to retrieve."""
+    span: Callable[[np.ndarray, int], np.ndarray] | None = None
+    """Factors of the weight by the number of known tokens, for a model that draws in any order; see
+    `Steering.span`. All 1 when absent."""
 
     def __post_init__(self) -> None:
         check_calibrated(self.source, self.options)
@@ -78,6 +82,27 @@ class Retriever:
         factors = 1.0 if self.factors is None else self.factors
         return np.where(self.active, self.largest_weight * factors, 0.0)
 
+    def moments(self, known: np.ndarray) -> np.ndarray:
+        """Factors [...] of the weight when `known` [...] tokens of the picture are known."""
+        size = len(self.query.active)
+        return np.ones(np.shape(known)) if self.span is None else self.span(known, size)
+
+    def moment(self, known: np.ndarray | None) -> float:
+        """The factor of the weight for a mask [N] of the tokens that stand; None in raster
+        order."""
+        return 1.0 if known is None else float(self.moments(np.array(known.sum())))
+
+    def works(self, known: np.ndarray | None) -> np.ndarray:
+        """Mask [N] of the positions where the layer works now, for a mask [N] of the tokens that
+        stand; None in raster order."""
+        return self.active & (self.moment(known) > 0)
+
+    @property
+    def idle(self) -> bool:
+        """Whether the layer works nowhere, or never."""
+        size = len(self.active)
+        return not (self.active.any() and self.moments(np.arange(size)).any())
+
     def mixes(self, position: int) -> bool:
         """Whether retrieval can decide the token at this position."""
         return self.largest_weight > 0 and bool(self.active[position])
@@ -92,9 +117,28 @@ class Retriever:
         positions: np.ndarray,
         k: int,
         without: Sequence[Sequence[int]] | None = None,
+        known: np.ndarray | None = None,
     ) -> Hits:
-        """The k nearest patches [P, k] at active positions [P] of a picture's tokens [N]."""
-        return self.source.lookup(self.query.queries(tokens, positions), k, without=without)
+        """The k nearest patches [P, k] at active positions [P] of a picture's tokens [N].
+
+        Args:
+            without: For each position, numbers of pictures whose patches are left out.
+            known: Mask [N] of the tokens that stand; all before each position when absent.
+        """
+        return self._found(self.query.queries(tokens, positions, known), k, without)
+
+    def _found(
+        self, queries: np.ndarray, k: int, without: Sequence[Sequence[int]] | None = None
+    ) -> Hits:
+        """The k nearest patches [P, k] of queries [P, dim], with distances as the options count
+        them."""
+        if self.options.border_keys == "out":
+            hits = self.source.lookup(queries, k, without=without, complete=True)
+        else:
+            hits = self.source.lookup(queries, k, without=without)
+        if self.options.distances == "sum":
+            return hits
+        return hits.divided(np.maximum(self.query.counts(queries), 1))
 
     def propose(self, asked: Sequence[Asked]) -> list[Proposal]:
         """A proposal for every position of these pictures, in one look-up; a copy limit needs
@@ -104,16 +148,17 @@ class Retriever:
         hits = self._near(queries)
         if self.copies is not None:
             self._leave_out_copies(self.copies, queries, places, hits)
-        around = [self._stands_on(*place) for place in places]
-        return [Proposal(tokens, one) for tokens, one in zip(around, hits, strict=True)]
+        around = [own for one in asked for own in self._stand_on(one)]
+        factors = [f for one in asked for f in [self.moment(one.known)] * len(one.positions)]
+        return [Proposal(*own) for own in zip(around, hits, factors, strict=True)]
 
     def _near(
         self, queries: np.ndarray, without: Sequence[Sequence[int]] | None = None
     ) -> list[Hits]:
         """The hits [1, K] of each query that are near enough."""
-        hits = self.source.lookup(queries, self.neighbours, without=without)
+        hits = self._found(queries, self.neighbours, without)
         near = hits.within(self.max_distance) if self.max_distance else hits
-        return [near.query(i) for i in range(len(queries))]
+        return near.queries()
 
     def _leave_out_copies(
         self,
@@ -140,17 +185,22 @@ class Retriever:
                     hits[i] = one
             unsure = again
 
-    def _stands_on(self, asked: Asked, position: int) -> bytes:
-        """What the proposal of a position depends on: equal bytes mean an equal proposal."""
-        around = self.query.surroundings(asked.tokens, position, asked.known)
+    def _stand_on(self, asked: Asked) -> list[bytes]:
+        """What the proposal of each position depends on: equal bytes mean an equal proposal."""
+        around = self.query.surroundings(asked)
         if self.copies is None:
             return around
-        stand = np.where(asked.standing(position), asked.tokens, -1)
-        return around + hashlib.sha256(stand.tobytes()).digest()
+        stand = [np.where(asked.standing(p), asked.tokens, -1) for p in asked.positions]
+        return [
+            own + hashlib.sha256(tokens.tobytes()).digest()
+            for own, tokens in zip(around, stand, strict=True)
+        ]
 
     def still_holds(self, proposal: Proposal, asked: Asked, position: int) -> bool:
         """Whether the tokens make the query that the proposal answers."""
-        return proposal.surroundings == self._stands_on(asked, position)
+        return [proposal.surroundings] == self._stand_on(
+            asked._replace(positions=np.array([position]))
+        )
 
     def distribution(self, proposal: Proposal, vocab: int) -> Tensor:
         """p_retrieval [vocab]."""
@@ -170,14 +220,26 @@ class Retriever:
         proposed = proposal_distribution(hits, self.options, vocab).numpy()
         rows = np.arange(len(hits.codes))
         of_codes = proposed[rows[:, None], np.maximum(hits.codes, 0)]
-        weights = self._weights(hits, positions)
+        weights = self._weights(hits, positions) * [one.factor for one in proposals]
         return weights, proposed[rows, tokens], hit_shares(hits, self.options, of_codes)
 
     def weight(self, proposal: Proposal, position: int) -> float:
         """λ_i; 0 where nothing was found."""
         if not proposal.found:
             return 0.0
-        return float(self._weights(self._nearest(proposal), np.array([position]))[0])
+        weights = self._weights(self._nearest(proposal), np.array([position]))
+        return float(weights[0] * proposal.factor)
+
+    def distributions(self, hits: Hits, vocab: int, device: torch.device) -> Tensor:
+        """p_retrieval [P, vocab] on a device, of hits [P, K]."""
+        return proposal_distribution(
+            hits.nearest(self.options.neighbours), self.options, vocab, device
+        )
+
+    def weights(self, hits: Hits, positions: np.ndarray) -> np.ndarray:
+        """λ [P] of hits [P, K] that were found at positions [P]; 0 where nothing was found."""
+        nearest, found = hits.nearest(self.options.neighbours), hits.found().any(axis=1)
+        return np.where(found, self._weights(nearest, positions), 0.0)
 
     def _weights(self, hits: Hits, positions: np.ndarray) -> np.ndarray:
         """λ [P] of hits [P, K] that were found at positions [P]."""
@@ -215,6 +277,7 @@ def make_retriever(
     unknown_words: bool = False,
     steering: Steering | None = None,
     unknown: Unknown = "zero",
+    order: DrawingOrder = RASTER,
 ) -> Retriever:
     """A retriever for a model.
 
@@ -222,12 +285,20 @@ def make_retriever(
         grid: What the model draws.
         codebook: The model's rows [codes, dim].
         unknown: How neighbours count that a query does not know: as zeros, or not at all.
+        order: Of the model. In raster order the steering's span is a part of the picture, in any
+            other order of the drawing.
 
     Raises:
         InputError: The source was built for another grid or VQ, or its search counts every
             neighbour; see also `Retriever`.
     """
     source.check_fits(grid, codebook)
+    options = options or RetrievalOptions()
+    if options.border_keys == "out" and not source.partial:
+        raise InputError(
+            "the search of this index cannot leave border keys out; build the index with the "
+            "structure bits, or choose border keys in"
+        )
     if unknown == "ignore" and not source.partial:
         raise InputError(
             "the search of this index counts every neighbour; build the index with the structure "
@@ -239,9 +310,10 @@ def make_retriever(
     return Retriever(
         source,
         query,
-        options or RetrievalOptions(),
+        options,
         unknown_words=unknown_words,
-        factors=steering.factors(grid),
+        factors=steering.factors(grid, order),
+        span=None if order.raster or steering.whole else steering.span,
         max_distance=steering.max_distance,
         copies=CopyRule(grid, source.tokens, limit) if limit else None,
     )

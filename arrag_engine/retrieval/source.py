@@ -67,6 +67,7 @@ class PatchSource(Protocol):
         k: int,
         allowed: np.ndarray | None = None,
         without: Sequence[Sequence[int]] | None = None,
+        complete: bool = False,
     ) -> Hits:
         """The k nearest patches of queries [B, D]; see `PatchIndex.lookup`."""
         ...

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..bounds import COPY_LIMIT, END, MAX_DISTANCE, ROW_WEIGHT, START, check_choice, shown
 from ..errors import InputError
-from ..grid import Grid
+from ..grid import RASTER, DrawingOrder, Grid
 from ..settings import CURVES, Curve
 
 RISES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -33,7 +33,8 @@ class Steering:
     region: np.ndarray | None = None
     """Shares [h, w] from 0 (the layer does not work there) to 1, of any size: a mask."""
     start: float = 0.0
-    """Share of the picture, in drawing order, at which the layer begins."""
+    """Share of the picture that is drawn when the layer begins: in raster order a place, from the
+    top; in any other order, the share of the tokens that are known before a step."""
     end: float = 1.0
     """Where it ends. Before `start`, the curve runs backwards, from the whole weight to 0."""
     curve: Curve = "constant"
@@ -63,29 +64,39 @@ class Steering:
         if self.region is not None:
             check_region(self.region)
 
-    def factors(self, grid: Grid) -> np.ndarray | None:
-        """Factors [N] of the layer's weight; None where all of them are 1."""
-        factor = self._span(grid)
+    def factors(self, grid: Grid, order: DrawingOrder = RASTER) -> np.ndarray | None:
+        """Factors [N] of the layer's weight by position; None where all of them are 1. In an order
+        that only the drawing shows, start, end and curve are no part of them: see `span`."""
+        factor = self._rows(grid)
+        if order.raster:
+            factor = factor * self.span(np.arange(grid.size), grid.size)
         if self.region is not None:
             factor = factor * shares_of_cells(self.region, grid).ravel()
         return None if (factor == 1).all() else factor
 
-    def _span(self, grid: Grid) -> np.ndarray:
-        """Factors [N] of start, end and curve."""
-        if self.curve == "rows":
-            places = np.linspace(0, 1, len(self.rows)) if len(self.rows) > 1 else [0.5]
-            centres = (np.arange(grid.height) + 0.5) / grid.height
-            at = (centres - centres[0]) / max(centres[-1] - centres[0], 1e-9)
-            factor = np.repeat(np.interp(at, places, self.rows), grid.width)
-            rise = np.ones_like
-        else:
-            factor, rise = np.ones(grid.size), RISES[self.curve]
+    def _rows(self, grid: Grid) -> np.ndarray:
+        """Factors [N] of the curve `rows`."""
+        if self.curve != "rows":
+            return np.ones(grid.size)
+        places = np.linspace(0, 1, len(self.rows)) if len(self.rows) > 1 else [0.5]
+        centres = (np.arange(grid.height) + 0.5) / grid.height
+        at = (centres - centres[0]) / max(centres[-1] - centres[0], 1e-9)
+        return np.repeat(np.interp(at, places, self.rows), grid.width)
+
+    @property
+    def whole(self) -> bool:
+        """Whether the layer has its whole weight all the time."""
+        return {self.start, self.end} == {0.0, 1.0} and self.curve in ("constant", "rows")
+
+    def span(self, known: np.ndarray, size: int) -> np.ndarray:
+        """Factors of start, end and curve when `known` [...] of `size` tokens are drawn."""
+        rise = RISES.get(self.curve, np.ones_like)
         low, high = sorted((self.start, self.end))
-        done = (np.arange(grid.size) + 0.5) / grid.size
+        done = (known + 0.5) / size
         inside = (low <= done) & (done <= high)
         t = (done - low) / max(high - low, 1e-9)
         t = 1 - t if self.end < self.start else t
-        return np.where(inside, factor * rise(t.clip(0, 1)), 0.0)
+        return np.where(inside, rise(t.clip(0, 1)), 0.0)
 
 
 def row_weights(text: str) -> list[float]:

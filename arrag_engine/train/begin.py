@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
-from ..faid import FaidAdapter, PatchBlender, forced_states
-from ..models.janus.model import JanusPro
+from ..faid import FaidAdapter, PatchBlender, order_for
+from ..models.families import ImageModel
 from .data import Batches
+from .forced import predicting, sequence_states
 from .settings import TrainSettings
 
 MOST_PICTURES = 512
@@ -24,20 +25,21 @@ SMALL = 0.1
 """Factor on a copying blender's random weights, which let it learn more than the copy."""
 
 
-def new_adapter(base: JanusPro, settings: TrainSettings, batches: Batches) -> FaidAdapter:
+def new_adapter(base: ImageModel, settings: TrainSettings, batches: Batches) -> FaidAdapter:
     """An adapter in float32 that changes nothing but what its blenders add.
 
     Args:
         batches: The training pictures; used by blenders that begin by copying.
     """
     torch.manual_seed(settings.seed)
-    adapter = FaidAdapter(base.config, settings.adapter(base.config.llama.num_layers))
+    config = settings.adapter(base.config.decoder.num_layers, order_for(base.order))
+    adapter = FaidAdapter(base.config, config)
     for layer in adapter.by_layer.values():
         for low_rank in (layer.q_proj, layer.v_proj):
             if low_rank is not None:
                 nn.init.zeros_(low_rank.lora_B.weight)
     if adapter.gen_head is not None:
-        adapter.gen_head.load_state_dict(base.gen_head.state_dict())
+        adapter.gen_head.load_state_dict(base.code_head.state_dict())
     layers = adapter.by_layer.values()
     blenders = [x.blender for x in layers if isinstance(x.blender, PatchBlender)]
     if settings.init == "copy" and blenders:
@@ -58,7 +60,7 @@ def scale_output(blender: PatchBlender, gain: float) -> None:
 
 @torch.no_grad()
 def begin_copying(
-    base: JanusPro, blenders: list[PatchBlender], batches: Batches, settings: TrainSettings
+    base: ImageModel, blenders: list[PatchBlender], batches: Batches, settings: TrainSettings
 ) -> None:
     """Set blenders to what they would learn slowest: a candidate makes its code likelier.
 
@@ -85,24 +87,24 @@ def begin_copying(
 
 @torch.no_grad()
 def hidden_of_codes(
-    base: JanusPro, batches: Batches, settings: TrainSettings
+    base: ImageModel, batches: Batches, settings: TrainSettings
 ) -> tuple[Tensor, Tensor]:
     """Codes [C] that the base predicts somewhere, and how its last hidden states differ from their
     mean [C, hidden] where it predicts them, before the final norm."""
     device, count = base.device, base.config.vq.codebook_size
-    sums = torch.zeros(count, base.config.llama.hidden_size, device=device)
+    sums = torch.zeros(count, base.hidden_size, device=device)
     weights = torch.zeros(count, device=device)
     states: list[Tensor] = []
-    hook = base.llama.norm.register_forward_pre_hook(lambda _, inputs: states.append(inputs[0]))
+    hook = base.final_norm.register_forward_pre_hook(lambda _, inputs: states.append(inputs[0]))
     try:
         for first in range(0, min(len(batches.examples), MOST_PICTURES), settings.batch):
             rows = np.arange(first, min(first + settings.batch, len(batches.examples)))
             batch = batches.plain(rows, device)
-            size = batch.tokens.shape[1]
-            final = forced_states(base, batch.text, batch.tokens[:, :-1], padding=batch.padding)
-            chances = base.predict(final[:, -size:]).float().softmax(-1)
-            sure = chances.gather(-1, batch.tokens[..., None]).flatten()
-            hidden = states.pop()[:, -size:].float().flatten(0, 1)
+            final = predicting(base, batch, sequence_states(base, batch))
+            chances = base.predict(final).float().softmax(-1)
+            sure = chances.gather(-1, batch.tokens[..., None])[..., 0]
+            sure = (sure * (batch.weights > 0)).flatten()
+            hidden = predicting(base, batch, states.pop()).float().flatten(0, 1)
             sums.index_add_(0, batch.tokens.flatten(), hidden * sure[:, None])
             weights.index_add_(0, batch.tokens.flatten(), sure)
     finally:

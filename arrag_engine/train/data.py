@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,12 +15,17 @@ from torch import Tensor
 from ..build import Report, encode_folder
 from ..errors import InputError
 from ..index import PatchIndex, Source, SourceTable, load_index
-from ..models.janus.model import JanusPro
-from ..models.janus.prompt import PromptEncoder
+from ..models.base import PromptEncoder
+from ..models.families import ImageModel
 from ..retrieval import Retriever, make_retriever
 from .settings import TrainSettings
 
+if TYPE_CHECKING:
+    from .masking import Masks
+
 Progress = Callable[[int, int], None]
+MEAN_SHARE = 2 / math.pi
+"""Of unknown tokens, where some are masked."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +38,8 @@ class Examples:
     digests: np.ndarray
     """sha256 of the picture files [M, 32] uint8."""
     codes: np.ndarray
-    """Retrieved codes [M, N, K] int32, nearest first, -1 = none."""
+    """Retrieved codes [M, N, K] int32, nearest first, -1 = none. K is 0 for a model that draws in
+    any order, where they depend on what is known of a picture (`masking.py`)."""
     active: np.ndarray
     """[N] where retrieval runs."""
     skipped: Sequence[str] = ()
@@ -79,7 +87,7 @@ class Examples:
 
 
 def prepare_examples(
-    model: JanusPro,
+    model: ImageModel,
     places: Sequence[Path],
     index: PatchIndex | None,
     k: int,
@@ -112,9 +120,9 @@ def prepare_examples(
     _check_sources(places, sources, skipped)
     grids = np.concatenate(tokens)
     digests = np.stack([np.frombuffer(bytes.fromhex(s.sha256), np.uint8) for s in sources])
-    size = model.config.grid.size
+    size, k = model.config.grid.size, k if model.order.raster else 0
     codes, active = np.full((len(grids), size, k), -1, np.int32), np.zeros(size, bool)
-    if retriever is not None:
+    if retriever is not None and k:
         codes, active = retrieve_codes(retriever, grids, digests, k, searching), retriever.active
     return Examples(
         grids, [s.caption for s in sources], digests, codes, active, skipped, report.notes
@@ -122,7 +130,7 @@ def prepare_examples(
 
 
 def _tokens_of(
-    model: JanusPro, place: Path, known: list[str], progress: Progress | None
+    model: ImageModel, place: Path, known: list[str], progress: Progress | None
 ) -> tuple[np.ndarray, list[Source], Report]:
     """(token grids [M, N], sources, report) of a folder or of an index."""
     if place.is_file():
@@ -164,12 +172,7 @@ def retrieve_codes(
     Raises:
         InputError: The index lacks the hashes of its pictures.
     """
-    sources = retriever.source.sources
-    assert isinstance(sources, SourceTable)  # load_index reads no other
-    hashes = image_hashes(sources)
-    rows: dict[bytes, list[int]] = {}
-    for image, digest in enumerate(hashes):
-        rows.setdefault(digest.tobytes(), []).append(image)
+    rows = pictures_by_hash(image_hashes(retriever.source.sources))
     active = np.flatnonzero(retriever.active)
     codes = np.full((*tokens.shape, k), -1, np.int32)
     for i, (grid, digest) in enumerate(zip(tokens, digests, strict=True)):
@@ -181,12 +184,21 @@ def retrieve_codes(
     return codes
 
 
-def image_hashes(sources: SourceTable) -> np.ndarray:
+def pictures_by_hash(hashes: np.ndarray) -> dict[bytes, list[int]]:
+    """The numbers of the pictures with each sha256, of hashes [images, 32]."""
+    rows: dict[bytes, list[int]] = {}
+    for image, digest in enumerate(hashes):
+        rows.setdefault(digest.tobytes(), []).append(image)
+    return rows
+
+
+def image_hashes(sources: Sequence[Source]) -> np.ndarray:
     """sha256 of an index's pictures [images, 32] uint8.
 
     Raises:
         InputError: It lacks them.
     """
+    assert isinstance(sources, SourceTable)  # `load_index` reads no other
     hashes = np.asarray(sources.sha256)
     if not hashes.any(axis=1).all():
         raise InputError(
@@ -208,10 +220,44 @@ class Batch:
     """[B, N]."""
     codes: Tensor
     """[B, N, K]."""
+    active: Tensor
+    """[B, N] where retrieval runs."""
+    known: Tensor
+    """[B, N] which tokens a model that draws in any order sees; in raster order all of them, each
+    by those after it."""
+    weights: Tensor
+    """[B, N] of the tokens' losses. 0 = known; their mean over many pictures is 1."""
     blended: Tensor
     """[B] 1 where the blenders are on, 0 where they are off."""
     own: Tensor
     """[B] whether the base drew the picture itself, and its distribution is to be kept."""
+
+    def take(self, rows: Tensor) -> Batch:
+        """Some of the pictures, by their numbers."""
+        parts = {
+            name: value[rows] for name, value in vars(self).items() if isinstance(value, Tensor)
+        }
+        return Batch(padding=[self.padding[row] for row in rows.tolist()], **parts)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One picture of a batch."""
+
+    tokens: np.ndarray
+    """[N]."""
+    ids: list[int]
+    """Of its prompt."""
+    codes: np.ndarray
+    """[N, K]."""
+    active: np.ndarray
+    """[N] where retrieval runs."""
+    blended: bool = True
+    own: bool = False
+    known: np.ndarray | None = None
+    """[N]; all when absent."""
+    weights: np.ndarray | None = None
+    """[N] of the losses; all 1 when absent."""
 
 
 class Batches:
@@ -221,6 +267,8 @@ class Batches:
     Args:
         own: Pictures that the base drew itself. `settings.rehearse` is their share of the stream,
             in which they are spread evenly; without any, the stream is as if that were 0.
+        masks: Of a model that draws in any order: what is known of each picture, and what is
+            retrieved for the rest.
     """
 
     def __init__(
@@ -229,30 +277,39 @@ class Batches:
         encoder: PromptEncoder,
         settings: TrainSettings,
         own: Examples | None = None,
+        masks: Masks | None = None,
     ) -> None:
-        self.examples, self.own, self.settings = examples, own, settings
+        self.examples, self.own, self.settings, self.masks = examples, own, settings, masks
         self.share = 0.0 if own is None else settings.rehearse
         self.pad_id = encoder.pad_id
-        self.prompts = [encoder.encode(caption).ids for caption in examples.captions]
-        self.own_prompts = [encoder.encode(caption).ids for caption in own.captions] if own else []
+        self.prompts, self.blanks = encode_captions(encoder, examples)
+        self.own_prompts, self.own_blanks = encode_captions(encoder, own)
+        self.looked_up: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def training(self, first: int, count: int, device: torch.device) -> Batch:
         """`count` pictures from place `first` of the endless shuffled stream on."""
-        tokens, ids, codes, blended, owned = [], [], [], [], []
-        for place in range(first, first + count):
-            own, number = self.turn(place)
-            examples = self.own if own and self.own is not None else self.examples
-            prompts = self.own_prompts if own else self.prompts
-            row = self.shuffled_row(len(examples), number, 2 if own else 0)
-            rng = np.random.default_rng((self.settings.seed, 1, place))
-            blank = rng.random() < self.settings.caption_dropout
-            off = blank and rng.random() < self.settings.blend_dropout
-            tokens.append(examples.tokens[row])
-            ids.append(self.blanked(prompts[row]) if blank else prompts[row])
-            codes.append(self.shuffled(examples.codes[row], rng))
-            blended.append(0.0 if off else 1.0)
-            owned.append(own)
-        return self._collate(np.stack(tokens), ids, np.stack(codes), blended, owned, device)
+        return self._collate([self.shown(place) for place in range(first, first + count)], device)
+
+    def shown(self, place: int) -> Shown:
+        """The picture at a place of the stream."""
+        own, number = self.turn(place)
+        examples = self.own if own and self.own is not None else self.examples
+        prompts = self.own_prompts if own else self.prompts
+        blanks = self.own_blanks if own else self.blanks
+        row = self.shuffled_row(len(examples), number, 2 if own else 0)
+        rng = np.random.default_rng((self.settings.seed, 1, place))
+        blank = rng.random() < self.settings.caption_dropout
+        off = blank and rng.random() < self.settings.blend_dropout
+        ids = blanks[row] if blank else prompts[row]
+        tokens, digest = examples.tokens[row], examples.digests[row]
+        if self.masks is None:
+            codes = self.shuffled(examples.codes[row], rng)
+            return Shown(tokens, ids, codes, examples.active, not off, own)
+        known = self.masks.known(place, rng)
+        codes, active = self.masks.found(tokens, known, digest)
+        weights = ~known / MEAN_SHARE
+        codes = self.shuffled(codes, rng)
+        return Shown(tokens, ids, codes, active, not off, own, known, weights)
 
     def turn(self, place: int) -> tuple[bool, int]:
         """Whether this place of the stream is for a picture of the base's own, and how many places
@@ -269,36 +326,50 @@ class Batches:
 
     def plain(self, rows: np.ndarray, device: torch.device) -> Batch:
         """Pictures as they are, with their nearest candidates."""
-        codes = self.examples.codes[rows][..., : self.settings.candidates]
-        ids = [self.prompts[row] for row in rows]
-        tokens, count = self.examples.tokens[rows], len(rows)
-        return self._collate(tokens, ids, codes, [1.0] * count, [False] * count, device)
+        return self._collate([self.unchanged(int(row)) for row in rows], device)
 
-    def blanked(self, ids: list[int]) -> list[int]:
-        """The prompt of the unconditional stream."""
-        return [ids[0], *[self.pad_id] * (len(ids) - 2), ids[-1]]
+    def unchanged(self, row: int) -> Shown:
+        """A picture as it is; where tokens are masked, always the same ones."""
+        examples, ids = self.examples, self.prompts[row]
+        tokens, k = examples.tokens[row], self.settings.candidates
+        if self.masks is None:
+            return Shown(tokens, ids, examples.codes[row][:, :k], examples.active)
+        known = self.masks.known(row, np.random.default_rng((self.settings.seed, 6, row)))
+        if row not in self.looked_up:
+            self.looked_up[row] = self.masks.found(tokens, known, examples.digests[row])
+        codes, active = self.looked_up[row]
+        weights = ~known * (len(known) / (~known).sum())
+        return Shown(tokens, ids, codes[:, :k], active, known=known, weights=weights)
 
     def shuffled(self, codes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """`settings.candidates` codes of each row of codes [N, pool], in random order."""
         return rng.permuted(codes, axis=1)[:, : self.settings.candidates]
 
-    def _collate(
-        self,
-        tokens: np.ndarray,
-        ids: list[list[int]],
-        codes: np.ndarray,
-        blended: list[float],
-        own: list[bool],
-        device: torch.device,
-    ) -> Batch:
-        length = max(map(len, ids))
-        padding = [length - len(row) for row in ids]
-        text = [[self.pad_id] * gap + row for gap, row in zip(padding, ids, strict=True)]
+    def _collate(self, shown: Sequence[Shown], device: torch.device) -> Batch:
+        length = max(len(one.ids) for one in shown)
+        padding = [length - len(one.ids) for one in shown]
+        text = [[self.pad_id] * gap + one.ids for gap, one in zip(padding, shown, strict=True)]
+
+        def stacked(arrays: Iterable[np.ndarray]) -> Tensor:
+            return torch.from_numpy(np.stack(list(arrays))).to(device)
+
+        everything = np.ones(shown[0].tokens.shape)
         return Batch(
             torch.tensor(text, device=device),
             padding,
-            torch.from_numpy(tokens).to(device),
-            torch.from_numpy(codes).long().to(device),
-            torch.tensor(blended, device=device),
-            torch.tensor(own, device=device),
+            stacked(one.tokens for one in shown),
+            stacked(one.codes for one in shown).long(),
+            stacked(one.active for one in shown),
+            stacked(everything > 0 if one.known is None else one.known for one in shown),
+            stacked(everything if one.weights is None else one.weights for one in shown).float(),
+            torch.tensor([float(one.blended) for one in shown], device=device),
+            torch.tensor([one.own for one in shown], device=device),
         )
+
+
+def encode_captions(
+    encoder: PromptEncoder, examples: Examples | None
+) -> tuple[list[list[int]], list[list[int]]]:
+    """Ids of the prompts of the pictures, and of the unconditional streams beside them."""
+    prompts = [encoder.encode(caption) for caption in examples.captions] if examples else []
+    return [prompt.ids for prompt in prompts], [prompt.unconditional for prompt in prompts]

@@ -18,10 +18,12 @@ from torch.nn.parallel import DistributedDataParallel
 from ..checkpoints import Checkpoint
 from ..errors import InputError
 from ..faid import FaidAdapter
+from ..index import PatchIndex
 from .begin import new_adapter
 from .curve import draw_curve
 from .data import Batches, Examples
 from .loss import Learner, base_losses
+from .masking import masks_for
 from .rehearsal import MEASURED_OWN
 from .settings import TrainSettings
 from .state import RunFolder
@@ -66,6 +68,7 @@ def train_adapter(
     report: Report | None = None,
     own: Examples | None = None,
     warn: Warn | None = None,
+    index: PatchIndex | None = None,
 ) -> FaidAdapter:
     """Train an adapter for a base whose weights stay as they are, or go on where `run` stopped.
 
@@ -74,6 +77,8 @@ def train_adapter(
             them. With them the adapter of the best measurement is returned (`better`), without them
             the last.
         warn: Called once when the own pictures cost `BOUND` more than under the base alone.
+        index: To retrieve from, for a base that draws in any order: its masks change, and with them
+            what is retrieved. What is retrieved in raster order stands in the examples.
 
     Raises:
         InputError: The loss is no longer a number, too few pictures, or the disk is full; the last
@@ -81,7 +86,7 @@ def train_adapter(
         KeyboardInterrupt: It was interrupted; `run` holds all updates done.
     """
     team = team or Team()
-    trainer = Trainer(base, examples, settings, run, place, team, own, warn)
+    trainer = Trainer(base, examples, settings, run, place, team, own, warn, index)
     trainer.resume()
     try:
         while trainer.due or trainer.step < settings.steps:
@@ -127,23 +132,24 @@ class Trainer:
         team: Team,
         own: Examples | None = None,
         warn: Warn | None = None,
+        index: PatchIndex | None = None,
     ) -> None:
         self.settings, self.run, self.place, self.team = settings, run, place, team
         self.warn = warn
         train, held_out = examples.split(settings.held_out)
-        encoder = base.janus_encoder
+        encoder = base.prompt_encoder
+        masks = masks_for(base, index, settings)
         rehearsed = own and own.take(np.arange(MEASURED_OWN, len(own)))
-        self.batches = Batches(train, encoder, settings, rehearsed)
+        self.batches = Batches(train, encoder, settings, rehearsed, masks)
         self.measured_sets: dict[str, Batches] = {}
         if len(held_out):
             first = held_out.take(np.arange(min(len(held_out), MEASURED)))
-            self.measured_sets["held_out_bits"] = Batches(first, encoder, settings)
+            self.measured_sets["held_out_bits"] = Batches(first, encoder, settings, masks=masks)
         if own is not None:
             kept = own.take(np.arange(MEASURED_OWN))
-            self.measured_sets["own_bits"] = Batches(kept, encoder, settings)
-        self.adapter = new_adapter(base.janus, settings, self.batches).to(place.device).train()
-        active = torch.from_numpy(examples.active).to(place.device)
-        learner = Learner(base.janus, self.adapter, settings, active, place.checkpointing)
+            self.measured_sets["own_bits"] = Batches(kept, encoder, settings, masks=masks)
+        self.adapter = new_adapter(base.model, settings, self.batches).to(place.device).train()
+        learner = Learner(base.model, self.adapter, settings, place.checkpointing)
         self.learner: nn.Module = learner
         if team.size > 1:
             devices = [place.device] if place.device.type == "cuda" else None
@@ -305,7 +311,7 @@ def make_optimizer(adapter: FaidAdapter, settings: TrainSettings) -> torch.optim
 
 def base_scorer(base: Checkpoint) -> Callable[..., Any]:
     """The losses of the base alone, as `Learner` gives them."""
-    return lambda batch: base_losses(base.janus, batch)
+    return lambda batch: base_losses(base.model, batch)
 
 
 @torch.no_grad()
@@ -330,11 +336,17 @@ def score(
     examples: Examples,
     settings: TrainSettings,
     place: Place,
+    index: PatchIndex | None = None,
 ) -> np.ndarray:
     """Teacher-forced loss of every picture's tokens [M, N] in bits, of the base alone or with an
-    adapter, folded or not."""
-    batches = Batches(examples, base.janus_encoder, settings)
+    adapter, folded or not. Where tokens are masked, the mean of a picture is that of the unknown
+    ones, and the known ones are 0.
+
+    Args:
+        index: As in `train_adapter`.
+    """
+    masks = masks_for(base, index, settings)
+    batches = Batches(examples, base.prompt_encoder, settings, masks=masks)
     if adapter is None:
         return bits_of(base_scorer(base), batches, settings, place)
-    active = torch.from_numpy(examples.active).to(place.device)
-    return bits_of(Learner(base.janus, adapter, settings, active), batches, settings, place)
+    return bits_of(Learner(base.model, adapter, settings), batches, settings, place)

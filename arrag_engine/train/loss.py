@@ -6,9 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..faid import FaidAdapter, forced_states, whole_picture
-from ..models.janus.model import JanusPro
+from ..faid import FaidAdapter
+from ..models.families import ImageModel
 from .data import Batch
+from .forced import forced_logits, picture_hook
 from .settings import TrainSettings
 
 
@@ -17,62 +18,42 @@ class Learner(nn.Module):
 
     def __init__(
         self,
-        base: JanusPro,
+        base: ImageModel,
         adapter: FaidAdapter,
         settings: TrainSettings,
-        active: Tensor,
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
         self.base = (base,)  # in a tuple, so that it is no submodule: neither trained nor broadcast
         self.adapter = adapter
         self.settings = settings
-        self.active = active
         self.checkpointing = checkpointing
 
     def forward(self, batch: Batch) -> Tensor:
-        """Cross entropy (nats) of each picture's tokens [B, N]; where the base drew the picture
-        itself, of its distribution at each token."""
+        """Cross entropy (nats) of each picture's tokens [B, N], times their weights; where the base
+        drew the picture itself, of its distribution at each token."""
         [base] = self.base
-        hook = whole_picture(
-            base,
-            self.adapter,
-            batch.codes,
-            self.active,
-            batch.text.shape[1],
-            self.settings.semantics,
-            batch.blended,
-            self.checkpointing and self.training,
-        )
-        states = forced_states(base, batch.text, batch.tokens[:, :-1], hook, batch.padding)
-        predicting = states[:, -batch.tokens.shape[1] :]
-        logits = base.predict(predicting, hook)
+        checkpointing = self.checkpointing and self.training
+        hook = picture_hook(base, self.adapter, batch, self.settings.semantics, checkpointing)
+        logits = forced_logits(base, batch, hook)
         losses = token_losses(logits, batch.tokens)
-        if not batch.own.any():
-            return losses
-        own = torch.nonzero(batch.own)[:, 0]
-        return losses.index_copy(0, own, self.kept_losses(batch, own, logits[own]))
+        if batch.own.any():
+            own = torch.nonzero(batch.own)[:, 0]
+            losses = losses.index_copy(0, own, self.kept_losses(batch.take(own), logits[own]))
+        return losses * batch.weights
 
-    def kept_losses(self, batch: Batch, rows: Tensor, logits: Tensor) -> Tensor:
-        """Cross entropy (nats) [R, N] of the base's distributions for some rows of a batch under
-        logits [R, N, codes]. A whole distribution has more information than one token drawn
+    def kept_losses(self, batch: Batch, logits: Tensor) -> Tensor:
+        """Cross entropy (nats) [B, N] of the base's distributions for a batch under logits
+        [B, N, codes]. A whole distribution has more information than one token drawn
         from it: fewer pictures suffice, and the base's uncertainty is kept."""
         with torch.no_grad():
-            wanted = base_logits(self.base[0], batch, rows).float().softmax(-1)
+            wanted = forced_logits(self.base[0], batch).float().softmax(-1)
         return -(wanted * logits.float().log_softmax(-1)).sum(-1)
 
 
-def base_losses(base: JanusPro, batch: Batch) -> Tensor:
+def base_losses(base: ImageModel, batch: Batch) -> Tensor:
     """The losses [B, N] of the base alone."""
-    rows = torch.arange(len(batch.tokens), device=batch.tokens.device)
-    return token_losses(base_logits(base, batch, rows), batch.tokens)
-
-
-def base_logits(base: JanusPro, batch: Batch, rows: Tensor) -> Tensor:
-    """Logits [R, N, codes] of the base alone for some rows of a batch."""
-    padding = [batch.padding[row] for row in rows.tolist()]
-    states = forced_states(base, batch.text[rows], batch.tokens[rows, :-1], None, padding)
-    return base.predict(states[:, -batch.tokens.shape[1] :])
+    return token_losses(forced_logits(base, batch), batch.tokens) * batch.weights
 
 
 def token_losses(logits: Tensor, tokens: Tensor) -> Tensor:

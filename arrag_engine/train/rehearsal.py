@@ -50,12 +50,12 @@ def draw_own(
     if settings.rehearse == 0:
         return None
     count = -(-(settings.rehearse_pictures + MEASURED_OWN) // EACH)
-    captions = everyday_captions(base.janus_encoder, count, settings.seed, learnt)
+    captions = everyday_captions(base.prompt_encoder, count, settings.seed, learnt)
     if not captions:
         return None
     model = base.model
     retriever = None
-    if index is not None:
+    if index is not None and model.order.raster:
         retriever = make_retriever(index, model.config.grid, model.vq.codebook(device))
     own = run.load_own()
     for number in range(len(own) // EACH if own else 0, count):
@@ -83,7 +83,7 @@ def draw_caption(
     drawing = draw_pictures(base.model, recipe, seeds, device=device)
     tokens = drawing.tokens.flatten(1).numpy()
     digests = np.stack([np.frombuffer(hashlib.sha256(t).digest(), np.uint8) for t in tokens])
-    size, k = base.model.config.grid.size, settings.looked_up
+    size, k = base.model.config.grid.size, settings.looked_up if base.model.order.raster else 0
     codes, active = np.full((EACH, size, k), -1, np.int32), np.zeros(size, bool)
     if retriever is not None:
         codes, active = retrieve_codes(retriever, tokens, digests, k), retriever.active

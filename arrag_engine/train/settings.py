@@ -8,7 +8,7 @@ from typing import Literal
 
 from ..bounds import TRAINING, check_choice, shown
 from ..errors import InputError
-from ..settings import HOPS, SEMANTICS, AdapterConfig, Semantics
+from ..settings import HOPS, SEMANTICS, AdapterConfig, AdapterOrder, Semantics
 
 INITS = ("nonzero", "zero", "copy")
 
@@ -96,8 +96,17 @@ class TrainSettings:
         """Codes to retrieve for each position."""
         return (self.pool or self.candidates) if self.retrieval else 0
 
-    def adapter(self, num_layers: int) -> AdapterConfig:
-        """The adapter to train for a decoder of so many layers."""
+    def adapter(self, num_layers: int, order: AdapterOrder = "raster") -> AdapterConfig:
+        """The adapter to train for a decoder of so many layers.
+
+        Raises:
+            InputError: There is no such layer, or a setting is without effect in this order.
+        """
+        if order == "masked" and self.semantics != "step":
+            raise InputError(
+                f"semantics is {self.semantics}, but blenders of a model that draws in any order "
+                "work only where retrieval runs; choose step"
+            )
         if self.retrieval and self.blender_from >= num_layers:
             raise InputError(
                 f"blender from is {self.blender_from}, the decoder has {num_layers} layers; "
@@ -113,6 +122,7 @@ class TrainSettings:
             self.dropout,
             self.train_head,
             self.candidates,
+            order,
         )
 
     def rate(self, step: int) -> float:

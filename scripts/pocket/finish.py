@@ -133,10 +133,17 @@ def singles(
     return [c.scene(rng, "single_object") for c in composers for _ in range(times)]
 
 
-def export_index(model_path: Path, pictures: Path, work: Path, path: Path) -> None:
+def export_index(
+    model_path: Path,
+    pictures: Path,
+    work: Path,
+    path: Path,
+    keys: KeySpec = KEYS,
+    structure: str = "auto",
+) -> None:
     """Build the index from the model as shipped: its rounded codebook is what must fit."""
     model = load_checkpoint(model_path, torch.float32).model
-    options = BuildOptions(KEYS, ReadSettings(licence=FLUENT))
+    options = BuildOptions(keys, ReadSettings(licence=FLUENT), structure)
     index = build_index(model, pictures, work / "encoded.safetensors", options).index
     usage = Usage.load(work / USAGE)
     save_index(licensed_index(settled_index(index, pictures, usage)), path)
@@ -161,6 +168,10 @@ def settled_index(index: PatchIndex, pictures: Path, usage: Usage) -> PatchIndex
     pixels = np.stack([np.asarray(Image.open(pictures / name).convert("RGB")) for name in names])
     tokens = usage.settle(patch_contents(pixels), index.tokens)
     moved = tokens != index.tokens
-    assert index.vectors is not None
-    vectors = np.where(moved[..., None], index.codebook[tokens], index.vectors)
-    return create_index(index.grid, tokens, vectors, index.codebook, index.sources, index.spec)
+    vectors = index.vectors
+    if vectors is not None:
+        vectors = np.where(moved[..., None], index.codebook[tokens], vectors)
+    kind = index.searcher.kind
+    return create_index(
+        index.grid, tokens, vectors, index.codebook, index.sources, index.spec, kind
+    )

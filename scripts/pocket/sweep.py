@@ -38,11 +38,19 @@ from arrag_engine.evaluate.measures import mean_and_spread
 from arrag_engine.evaluate.pictures import Pictures
 from arrag_engine.evaluate.run import draw_tasks
 from arrag_engine.faid import Faid
+from arrag_engine.grid import RASTER, DrawingOrder
 from arrag_engine.index import Hits, KeySpec, load_index
 from arrag_engine.likelihood import bits, model_probabilities
 from arrag_engine.models.ops import pack_linears
-from arrag_engine.retrieval import proposal_distribution
-from arrag_engine.settings import RetrievalOptions, Sampling
+from arrag_engine.retrieval import Steering, proposal_distribution
+from arrag_engine.settings import (
+    BORDER_KEYS,
+    CONFIDENCES,
+    DISTANCES,
+    MASK_CURVES,
+    RetrievalOptions,
+    Sampling,
+)
 from scripts.pocket.bench import DATA, PROMPTS, SCORER
 from scripts.pocket.bench.benchmark import Bench, use_of
 from scripts.pocket.bench.library import Library
@@ -72,6 +80,13 @@ KEYS = (
 )
 BEST = "causal-8 zero place 2"
 """Keys that the other settings are changed with, in bits."""
+SPANS = {
+    "rising": Steering(curve="linear"),
+    "falling": Steering(start=1.0, end=0.0, curve="linear"),
+    "in the first half": Steering(end=0.5),
+    "in the second half": Steering(start=0.5),
+}
+"""When a layer of a model that draws in any order works."""
 
 
 def spec_of(label: str) -> KeySpec:
@@ -178,7 +193,7 @@ def sweep_bits(bench: Bench, scenes: list[BenchScene], args: argparse.Namespace)
     return rows
 
 
-def draw_variants(use: Use) -> dict[str, Use]:
+def draw_variants(use: Use, order: DrawingOrder = RASTER) -> dict[str, Use]:
     """The settings of a use, and each of them changed alone."""
     variants = {"as set": use}
 
@@ -197,14 +212,45 @@ def draw_variants(use: Use) -> dict[str, Use]:
     options("duplicates sum", duplicates="sum")
     for cfg in (1.0, 2.0, 4.0, 5.0):
         variants[f"guidance {cfg}"] = replace(use, sampling=replace(use.sampling, cfg=cfg))
-    for name in KEYS:
-        variants[f"keys {name}"] = replace(use, spec=spec_of(name))
+    variants |= raster_variants(use) if order.raster else any_order_variants(use)
     variants["the caption told"] = replace(use, blank=False)
     variants["no caption"] = replace(use, blank=True)
     variants["all pictures"] = replace(use, by_word=False, parts=("",))
     return {label: variant for label, variant in variants.items() if variant != use} | {
         "as set": use
     }
+
+
+def raster_variants(use: Use) -> dict[str, Use]:
+    """What models in raster order alone have."""
+    return {f"keys {name}": replace(use, spec=spec_of(name)) for name in KEYS}
+
+
+def any_order_variants(use: Use) -> dict[str, Use]:
+    """What models in any order alone have."""
+    variants = {}
+
+    def options(label: str, **changes) -> None:
+        variants[label] = replace(use, options=replace(use.options, **changes))
+
+    def schedule(label: str, **changes) -> None:
+        variants[label] = replace(use, schedule=replace(use.schedule, **changes))
+
+    for name in BORDER_KEYS:
+        options(f"border keys {name}", border_keys=name)
+    for name in DISTANCES:
+        options(f"distances {name}", distances=name)
+    for steps in (8, 16, 32):
+        schedule(f"steps {steps}", steps=steps)
+    for name in CONFIDENCES:
+        schedule(f"confidence {name}", confidence=name)
+    for temperature in (0.0, 0.5, 2.0):
+        schedule(f"choice temperature {temperature}", temperature=temperature)
+    for name in MASK_CURVES:
+        schedule(f"schedule {name}", curve=name)
+    for label, steering in SPANS.items():
+        variants[f"weight {label}"] = replace(use, steering=steering)
+    return variants
 
 
 def changed(use: Use, args: argparse.Namespace) -> Use:
@@ -231,7 +277,8 @@ def sweep_draw(bench: Bench, scenes: list[BenchScene], args: argparse.Namespace)
     tokens = scene_tokens(bench.checkpoint, unseen, DATA)
     bench = replace(bench, material=Material(prompts, unseen, tokens))
     for kind in kinds:
-        variants = draw_variants(changed(use_of(kind), args))
+        order = bench.checkpoint.model.order
+        variants = draw_variants(changed(use_of(kind, order), args), order)
         chosen = args.variants.split(",") if args.variants else list(variants)
         for label in tqdm(chosen, desc=kind):
             drawn = draw_kind(bench, kind, variants[label], "daid", args)
@@ -246,10 +293,17 @@ def sampling_of(label: str) -> Sampling:
     return Sampling(cfg, temperature, top_p=top_p[0] if top_p else 1.0)
 
 
-def retrieval_of(label: str) -> RetrievalOptions:
-    """λ, τ, K, duplicates and top-p by name: "1/0.05/16/sum/0.9"; the last two may be left out."""
+def retrieval_of(label: str, base: RetrievalOptions | None = None) -> RetrievalOptions:
+    """λ, τ, K, duplicates and top-p by name: "1/0.05/16/sum/0.9"; the last two may be left out, and
+    have their defaults then.
+
+    Args:
+        base: Has the other options.
+    """
+    base = base or RetrievalOptions()
     weight, temperature, neighbours, *rest = label.split("/")
-    options = RetrievalOptions(float(weight), float(temperature), int(neighbours))
+    numbers = RetrievalOptions(float(weight), float(temperature), int(neighbours))
+    options = replace(numbers, border_keys=base.border_keys, distances=base.distances)
     if rest:
         options = replace(options, duplicates=rest[0], top_p=float(rest[1]) if rest[1:] else 1.0)
     return options
@@ -287,9 +341,10 @@ def sweep_sampling(
     for label, retrieval in itertools.product(args.sampling.split(","), retrievals):
         every = Pictures()
         for kind in kinds:
-            use = replace(changed(use_of(kind), args), sampling=sampling_of(label), blank=False)
+            base = changed(use_of(kind, bench.checkpoint.model.order), args)
+            use = replace(base, sampling=sampling_of(label), blank=False)
             if retrieval:
-                use = replace(use, options=retrieval_of(retrieval))
+                use = replace(use, options=retrieval_of(retrieval, use.options))
             drawn = draw_kind(bench, kind, use, method, args)
             every.extend(drawn)
             yield sampling_row(method, label, retrieval, kind, scores_of(drawn, args.seeds))

@@ -1,7 +1,10 @@
-"""Train the pocket model's FAiD adapter, beside it the same without retrieval, and compare them.
+"""Train a pocket model's FAiD adapter, beside it the same without retrieval, and compare them.
 
     python scripts/pocket/train_adapter.py --work WORK --model MODEL --index INDEX \
         --usage WORK/usage.npz --out OUT/adapters/pocket.safetensors --workers 2
+
+MODEL is `pocket`, which draws in raster order, or `pocket-o`, which draws in any order; each has
+settings of its own. `--device cuda` trains on a GPU, with one worker.
 
 What it learns from is what the base draws badly and an index knows, beside what the base knows: 186
 kinds that are neither LEARNT nor UNSEEN, a posterised style, learnt scenes. Each picture looks its
@@ -34,6 +37,7 @@ from tqdm import tqdm
 from train_vq import to_images
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from arrag_engine.api import choose_device
 from arrag_engine.checkpoints import Checkpoint, load_checkpoint
 from arrag_engine.checkpoints.adapter import (
     AdapterInfo,
@@ -41,8 +45,9 @@ from arrag_engine.checkpoints.adapter import (
     load_adapter,
     save_adapter,
 )
-from arrag_engine.index import PatchIndex, Source, create_index, load_index, save_index
-from arrag_engine.retrieval import make_retriever
+from arrag_engine.index import KeySpec, PatchIndex, Source, create_index, load_index, save_index
+from arrag_engine.retrieval import Places, make_retriever
+from arrag_engine.settings import HOPS
 from arrag_engine.train import Examples, Place, RunFolder, Team, TrainSettings, score, train_adapter
 from arrag_engine.train.data import retrieve_codes
 from scripts.pocket.bench import DATA as BENCH
@@ -70,8 +75,13 @@ SETTINGS = TrainSettings(
     blend_dropout=0.5,
     every=100,
 )
+MASKED = replace(SETTINGS, steps=400, rank=32, alpha=64.0, hops=(1,), blender_from=2)
+"""For the smaller model that draws in any order: less than 2 MB."""
+AROUND = KeySpec("ring-8", "zero", "codebook")
+"""Keys of what it looks up."""
 DATA, LIBRARY_FILE = "adapter-data", "library.safetensors"
-FLAGS = ("steps", "batch", "lr", "blender_lr", "gain", "candidates", "caption_dropout")
+FLAGS = ("steps", "batch", "lr", "blender_lr", "gain", "candidates", "caption_dropout", "rank")
+FLAGS = (*FLAGS, "blender_from", "blender_every")
 """Settings that the command line can change."""
 
 
@@ -149,10 +159,11 @@ def make_library(checkpoint: Checkpoint, shown: Shown) -> PatchIndex:
         Source(f"{i}.png", scene.caption, 0, 0, digest.hex(), "", b"")
         for i, (scene, digest) in enumerate(zip(shown.scenes, shown.digests, strict=True))
     ]
-    codebook = checkpoint.model.vq.codebook(torch.device("cpu"))
-    tokens = shown.tokens.astype(np.uint16)
-    grid = checkpoint.model.config.grid
-    return create_index(grid, tokens, shown.vectors, codebook, sources, KEYS, "ivf")
+    model, tokens = checkpoint.model, shown.tokens.astype(np.uint16)
+    codebook = model.vq.codebook(torch.device("cpu"))
+    if model.order.raster:
+        return create_index(model.grid, tokens, shown.vectors, codebook, sources, KEYS, "ivf")
+    return create_index(model.grid, tokens, None, codebook, sources, AROUND, "bits")
 
 
 def make_examples(
@@ -163,9 +174,13 @@ def make_examples(
     digests: list[bytes],
     k: int,
 ) -> Examples:
-    codebook = checkpoint.model.vq.codebook(torch.device("cpu"))
-    retriever = make_retriever(index, checkpoint.model.config.grid, codebook)
+    """With what is retrieved for them, if that does not depend on masks."""
     sums = np.stack([np.frombuffer(digest, np.uint8) for digest in digests])
+    if not checkpoint.model.order.raster:
+        none = np.empty((*tokens.shape, 0), np.int32)
+        return Examples(tokens, captions, sums, none, np.zeros(tokens.shape[1], bool))
+    codebook = checkpoint.model.vq.codebook(torch.device("cpu"))
+    retriever = make_retriever(index, checkpoint.model.grid, codebook)
     with tqdm(total=len(tokens), desc="search") as bar:
         codes = retrieve_codes(retriever, tokens, sums, k, lambda *_: bar.update())
     return Examples(tokens, captions, sums, codes, retriever.active)
@@ -207,27 +222,44 @@ def train(team: Team, args: argparse.Namespace, settings: TrainSettings, run: Ru
         return
     examples = RunFolder(args.work / DATA).load_examples()
     examples = replace(examples, codes=examples.codes[..., : settings.looked_up])
-    place = Place(torch.device("cpu"), autocast=True)
+    place = place_of(args)
+    checkpoint.model.to(place.device)
+    index = load_index(args.work / DATA / LIBRARY_FILE)
     with tqdm(total=settings.steps, desc=out.stem, disable=not team.leads) as bar:
 
         def report(step: int, _: int, bits: float) -> None:
             bar.set_postfix_str(f"{bits:.3f} bits a token", refresh=False)
             bar.update(step - bar.n)
 
-        adapter = train_adapter(checkpoint, examples, settings, run, place, team, report)
+        searched = on_place(index, place.device)
+        adapter = train_adapter(
+            checkpoint, examples, settings, run, place, team, report, index=searched
+        )
     if team.leads:
-        index = load_index(args.work / DATA / LIBRARY_FILE)
         info = AdapterInfo(
             adapter.config,
             checkpoint.name,
             checkpoint.fingerprint,
-            checkpoint.model.config.llama.hidden_size,
+            checkpoint.model.hidden_size,
             "library of the training" if settings.retrieval else "",
             index_fingerprint(index) if settings.retrieval else "",
             asdict(settings) | {"results": run.results()},
         )
         out.parent.mkdir(parents=True, exist_ok=True)
         save_adapter(out, adapter, info, torch.float16)
+
+
+def place_of(args: argparse.Namespace) -> Place:
+    """Where it is trained; in bfloat16 where that is the faster."""
+    device = choose_device(args.device)
+    return Place(device, training.fast_dtype(device) == torch.bfloat16)
+
+
+def on_place(index: PatchIndex, device: torch.device) -> PatchIndex:
+    """The index, searched on a GPU."""
+    if device.type == "cpu":
+        return index
+    return Places(device, torch.cuda.mem_get_info(device)[0])(index)
 
 
 def adapter_path(args: argparse.Namespace, settings: TrainSettings) -> Path:
@@ -249,17 +281,21 @@ def compare(args: argparse.Namespace, settings: TrainSettings) -> dict:
     checkpoint = load_checkpoint(args.model, torch.float32)
     scenes, index = read_scenes(args.bench), load_index(args.index)
     examples = test_examples(checkpoint, index, scenes, args.bench, settings.candidates)
-    silent = replace(examples, codes=examples.codes[..., :0])
+    silent, alone = (
+        replace(examples, codes=examples.codes[..., :0]),
+        replace(settings, retrieval=False),
+    )
     control = load_adapter(args.work / "control.safetensors", checkpoint, torch.float32)
     faid = load_adapter(args.out, checkpoint, torch.float32)
     place = Place(torch.device("cpu"))
     bits = {
-        "base": score(checkpoint, None, silent, settings, place),
-        "control": score(checkpoint, control, silent, settings, place),
-        "faid": score(checkpoint, faid, examples, settings, place),
+        "base": score(checkpoint, None, silent, alone, place),
+        "control": score(checkpoint, control, silent, alone, place),
+        "faid": score(checkpoint, faid, examples, settings, place, index),
     }
-    grid = checkpoint.model.config.grid
+    grid = checkpoint.model.grid
     marks = np.stack([scene.covers(grid.height, grid.width) for scene in scenes])
+    marks &= bits["base"] > 0  # known tokens, where some are masked, cost nothing
     splits = np.array([scene.split for scene in scenes])
     return {
         split: {
@@ -277,21 +313,30 @@ def work(team: training.Team, args: argparse.Namespace, settings: TrainSettings)
         train(Team(team.rank, team.size), args, mine, run)
 
 
+def chosen_settings(args: argparse.Namespace, own: TrainSettings) -> TrainSettings:
+    """The model's own settings with what the command line changes."""
+    named = {name: getattr(args, name) for name in FLAGS if getattr(args, name) is not None}
+    if args.hops is not None:
+        named["hops"] = tuple(map(int, args.hops.split(",")))
+    settings = replace(own, seed=args.seed, **named)
+    return replace(settings, steps=training.scaled(settings.steps, args.scale))
+
+
 def main() -> None:
     parser = training.make_parser(__doc__, minutes=0)
     for name in ("model", "index", "usage", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--data-seed", type=int, default=0, help="of the scenes to learn from")
     parser.add_argument("--bench", type=Path, default=BENCH, help="scenes to test on")
+    parser.add_argument("--device", default="cpu", help="cpu, or cuda with one worker")
     for name in FLAGS:
-        value = getattr(SETTINGS, name)
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
+        kind = type(getattr(SETTINGS, name))
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help="(the model's own)")
+    parser.add_argument("--hops", choices=[",".join(map(str, hops)) for hops in HOPS])
     args = training.parse_arguments(parser)
     torch.set_num_threads(1)
-    names = (*FLAGS, "seed")
-    settings = replace(SETTINGS, **{name: getattr(args, name) for name in names})
-    settings = replace(settings, steps=training.scaled(settings.steps, args.scale))
     checkpoint = load_checkpoint(args.model, torch.float32)
+    settings = chosen_settings(args, SETTINGS if checkpoint.model.order.raster else MASKED)
     with torch.no_grad():
         prepare(checkpoint, args, settings.candidates)
     training.run_team(args.workers, work, args, settings)

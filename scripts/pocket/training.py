@@ -8,11 +8,12 @@ import math
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -100,14 +101,22 @@ class Muon(torch.optim.Optimizer):
         return out * size
 
 
+def fast_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where it is the faster: five times on a CPU with instructions for it, else much
+    slower than float32."""
+    if device.type == "cpu" and not torch.cpu._is_avx512_bf16_supported():
+        return torch.float32
+    return torch.bfloat16
+
+
 def orthogonalize(x: Tensor, steps: int = 4) -> Tensor:
     """Nearest semi-orthogonal matrices to x [N, rows, columns], by a quintic Newton-Schulz.
 
-    In bfloat16, which it bears well: five times as fast on a CPU with instructions for it.
+    It bears bfloat16 well.
     """
     tall = x.shape[1] > x.shape[2]
     x = x.mT if tall else x
-    x = (x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)).bfloat16()
+    x = (x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)).to(fast_dtype(x.device))
     for _ in range(steps):
         gram = x @ x.mT
         x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
@@ -126,8 +135,8 @@ class Average:
     def update(self, model: nn.Module) -> None:
         self.steps += 1
         decay = min(self.decay, self.steps / (self.steps + 9))
-        for name, value in model.state_dict().items():
-            self.weights[name].lerp_(value, 1 - decay)
+        now = list(model.state_dict().values())
+        torch._foreach_lerp_(list(self.weights.values()), now, 1 - decay)
 
 
 class Budget:
@@ -207,6 +216,114 @@ def scaled(count: int, scale: float, least: int = 1) -> int:
     return max(least, round(count * scale))
 
 
+class Trainer:
+    """A model in training: its checkpoint, from which it goes on, its average and its log.
+
+    Subclasses say what a step's loss is (`loss`) and how well the averaged weights do (`measure`).
+
+    Args:
+        name: Of WORK/NAME.pt and WORK/NAME.jsonl.
+        inner: Matrices inside the network, which Muon trains; AdamW trains the rest.
+        rates: Learning rates of the two.
+        decay: Of the averaged weights.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        team: Team,
+        args: argparse.Namespace,
+        model: nn.Module,
+        inner: Sequence[nn.Parameter],
+        rates: tuple[float, float],
+        decay: float,
+    ) -> None:
+        self.team, self.seed, self.device = team, args.seed, torch.device(args.device)
+        self.path, self.log = args.work / f"{name}.pt", Log(args.work / f"{name}.jsonl")
+        self.model = model
+        known = {id(p) for p in inner}
+        rest = [p for p in model.parameters() if p.requires_grad and id(p) not in known]
+        fused = self.device.type == "cuda"
+        self.optimizers = [
+            Muon(inner, rates[0], team),
+            torch.optim.AdamW(rest, rates[1], betas=(0.9, 0.98), weight_decay=0.01, fused=fused),
+        ]
+        self.average = Average(model, decay)
+        self.budget = Budget(args.minutes)
+        self.steps = 0
+
+    def loss(self, rng: np.random.Generator, progress: float) -> Tensor:
+        """The loss of one step."""
+        raise NotImplementedError
+
+    def measure(self, last: bool) -> dict[str, float]:
+        """What the log says of the averaged weights.
+
+        Args:
+            last: Training is over: take the time to measure well.
+        """
+        raise NotImplementedError
+
+    def resume(self) -> None:
+        """Go on from the checkpoint, if there is one."""
+        if not self.path.exists():
+            return
+        state = torch.load(self.path, self.device, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.average.weights, self.average.steps = state["average"], state["steps"]
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.steps = state["steps"]
+        self.budget.resume(state["elapsed"])
+
+    def save(self) -> None:
+        state = {
+            "model": self.model.state_dict(),
+            "average": self.average.weights,
+            "optimizers": [o.state_dict() for o in self.optimizers],
+            "steps": self.steps,
+            "elapsed": self.budget.elapsed,
+        }
+        save(self.path, state)
+
+    def step(self) -> Tensor:
+        """One update; what it sees is a function of (seed, step, rank)."""
+        progress = self.team.agree(self.budget.progress)
+        set_lr(self.optimizers, schedule(progress))
+        rng = np.random.default_rng((self.seed, self.steps, self.team.rank))
+        loss = self.loss(rng, progress)
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()
+        loss.backward()
+        self.team.mean([p.grad for p in self.model.parameters() if p.grad is not None])
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for optimizer in self.optimizers:
+            optimizer.step()
+        self.average.update(self.model)
+        self.steps += 1
+        return loss.detach()
+
+    def report(self, loss: Tensor, last: bool = False) -> None:
+        """Log how training goes, and save."""
+        minutes = self.budget.elapsed / 60
+        self.log(step=self.steps, minutes=minutes, loss=float(loss), **self.measure(last))
+        self.save()
+
+    def run(self) -> None:
+        """Train until the budget is used up; only the first member reports."""
+        self.budget.resume(self.budget.before)  # what came before was no training
+        due = time.monotonic() + SAVE_SECONDS
+        loss: Tensor | None = None
+        while self.steps == 0 or self.team.agree(self.budget.progress) < 1:
+            value = self.step()
+            loss = value if loss is None else loss.lerp(value, 0.02)
+            if self.team.rank == 0 and time.monotonic() > due:
+                self.report(loss)
+                due = time.monotonic() + SAVE_SECONDS
+        if self.team.rank == 0 and loss is not None:
+            self.report(loss, last=True)
+
+
 def make_parser(description: str, minutes: float) -> argparse.ArgumentParser:
     """The command line that the training scripts share."""
     parser = argparse.ArgumentParser(
@@ -219,6 +336,12 @@ def make_parser(description: str, minutes: float) -> argparse.ArgumentParser:
     parser.add_argument("--workers", type=int, default=1, help="processes, at most one a core")
     parser.add_argument("--scale", type=float, default=1.0, help="of numbers of pictures and steps")
     return parser
+
+
+def add_device(parser: argparse.ArgumentParser, batch: int) -> None:
+    """Where to train, and on how many scenes a step; for scripts that a GPU can run."""
+    parser.add_argument("--device", default="cpu", help="cpu, or cuda with one worker")
+    parser.add_argument("--batch", type=int, default=batch, help="scenes of a step and worker")
 
 
 def parse_arguments(parser: argparse.ArgumentParser) -> argparse.Namespace:

@@ -56,7 +56,7 @@ def test_a_folder_as_downloaded_loads(tmp_path, suffix, crooked):
     assert checkpoint.model.config == model.config
     assert_same_weights(checkpoint.model, model)
     assert checkpoint.name == "show-o"
-    assert checkpoint.sampling == Sampling(cfg=6.0)
+    assert checkpoint.sampling == Sampling(cfg=2.75)
     assert len(checkpoint.prompt_encoder.encode("a red car").ids) == 6
 
 

@@ -73,6 +73,7 @@ def test_rarely_touched_inputs_are_advanced_and_the_others_are_not(told):
     assert advanced["ARRAG_RetrievalOptions"] == {
         *("settings_from", "duplicates", "top_p", "start", "end", "curve", "rows"),
         *("max_distance", "include", "exclude", "copy_limit"),
+        *("border_keys", "distances"),
     }
     assert "recall_target" in advanced["ARRAG_BuildIndex"]
     for name in ("prompt", "seed", "cfg", "temperature", "weight", "only", "model", "index"):

@@ -121,3 +121,10 @@ def test_what_cannot_be_used_is_one_sentence(client, workflow):
     assert_one_sentence(result)
     assert "the region is empty" in result.error
     assert client.run(workflow("daid")).ending == "execution_success"
+
+
+@pytest.mark.parametrize("setting", [{"border_keys": "out"}, {"distances": "mean"}])
+def test_settings_of_masked_models_are_refused_for_others(client, workflow, setting):
+    result = client.run(steered(workflow, {"subject": "guitar"} | setting))
+    assert_one_sentence(result)
+    assert "draws in raster order and knows all neighbours of a patch" in result.error

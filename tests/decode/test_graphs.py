@@ -181,12 +181,14 @@ def test_a_cuda_graph_draws_the_same_picture(small, window):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+@torch.inference_mode()  # as every pass runs
 def test_a_failed_recording_leaves_cuda_as_it_was():
     recorder, cuda, x = GraphRecorder(), torch.device("cuda"), torch.zeros(3, device="cuda")
     here = torch.cuda.current_stream()
     with pytest.raises(RuntimeError):
         recorder.record(lambda: x.add_(1).cpu(), cuda)  # a recording cannot wait
     assert torch.cuda.current_stream() == here
+    assert torch.rand(2, device="cuda").unique().numel() == 2
     x.zero_()
     graph = recorder.record(lambda: x.add_(1), cuda)
     x.zero_()

@@ -13,7 +13,7 @@ from arrag_engine.decode.reference import draw_reference
 from arrag_engine.faid import Faid
 from arrag_engine.grid import NEIGHBORHOODS, Grid
 from arrag_engine.index import KeySpec
-from arrag_engine.retrieval import Steering, copied_regions, make_retriever
+from arrag_engine.retrieval import Asked, Layers, Steering, copied_regions, make_retriever
 from arrag_engine.settings import RetrievalOptions, Sampling
 from tests import slow
 from tests.decode.test_raster_faid import full_adapter
@@ -68,6 +68,20 @@ def test_a_fast_picture_is_the_reference_picture(small, layers, sampling, streng
     for window, kept in ((1, None), (3, None), (20, None), (4, KeptPasses())):
         found = draw_pictures(small, recipe, [7, 8], window, kept=kept).tokens.flatten(1)
         assert found.tolist() == wanted
+
+
+@pytest.mark.parametrize("layers", LAYERS.values(), ids=LAYERS)
+def test_many_positions_at_once_are_each_position_alone(small, layers):
+    used, size, rng = Layers(tuple(layers(small))), small.grid.size, np.random.default_rng(4)
+    tokens, known = rng.integers(0, small.vocab, size), rng.random(size) < 0.5
+    positions = np.flatnonzero(used.informed(known))
+    found = used.propose([Asked(tokens, positions, known)])
+    totals, proposed = used.proposed(found, positions, small.vocab, CPU)
+    for i, position in enumerate(positions):
+        total, alone = used.mixture(found[i], position, small.vocab)
+        assert totals[i] == total
+        assert torch.allclose(proposed[i], total * alone, rtol=1e-6, atol=0)
+    assert len({*totals}) > 1 or totals[0] > 0
 
 
 @pytest.mark.parametrize("window", [1, 2])

@@ -254,7 +254,7 @@ def test_greedy_drawing_uses_no_noise(toy):
 
 def test_what_a_model_in_any_order_cannot_do_is_refused(toy):
     adapter = Faid(tiny_adapter(tiny_model()))
-    with pytest.raises(InputError, match="any order, adapters exist for models in raster order"):
+    with pytest.raises(InputError, match="models that draw in raster order, this one draws in any"):
         draw_pictures(toy, Recipe(IDS, OTHER, Sampling(), faid=adapter), [0])
     with pytest.raises(InputError, match="no seed"):
         draw_pictures(toy, recipe_of(), [])

@@ -90,9 +90,9 @@ def test_a_picture_of_a_batch_is_the_picture_drawn_alone(showo):
 def test_without_guidance_the_second_stream_is_not_run(showo, monkeypatch):
     rows, real = [], type(showo).masked_logits
 
-    def counting(self, opened, tokens, known):
+    def counting(self, opened, tokens, known, hook):
         rows.append((len(opened), len(tokens)))
-        return real(self, opened, tokens, known)
+        return real(self, opened, tokens, known, hook)
 
     monkeypatch.setattr(type(showo), "masked_logits", counting)
     for cfg in (1.0, 2.0):
@@ -103,7 +103,9 @@ def test_without_guidance_the_second_stream_is_not_run(showo, monkeypatch):
 def test_text_is_computed_once(showo, monkeypatch):
     opened, real = [], type(showo).open
     monkeypatch.setattr(
-        type(showo), "open", lambda self, ids: opened.append(len(ids)) or real(self, ids)
+        type(showo),
+        "open",
+        lambda self, ids, hook: opened.append(len(ids)) or real(self, ids, hook),
     )
     draw_pictures(showo, Recipe(IDS, BLANK, Sampling(cfg=2.0), schedule=Schedule(4)), [7])
     assert sum(opened) == 2
@@ -127,7 +129,7 @@ def test_it_draws_through_the_session_and_says_what_it_uses(tmp_path, showo):
     checkpoint = load_checkpoint(showo_folder(tmp_path / "show-o", showo), torch.float32)
     planned = session.plan(checkpoint, "a red car", schedule=ScheduleChoice(4, 0.5, "linear"))
     assert planned.recipe.schedule == Schedule(4, 0.5, "linear")
-    assert planned.recipe.sampling.cfg == 6
+    assert planned.recipe.sampling.cfg == 2.75
     assert any("4 steps" in note and "linear" in note for note in planned.notes)
     seen = []
     drawing = session.draw(
@@ -138,7 +140,7 @@ def test_it_draws_through_the_session_and_says_what_it_uses(tmp_path, showo):
     assert np.array_equal(seen[-1][1], drawing.tokens.flatten(1).numpy())
     cut = session.plan(checkpoint, "a red car on blue grass two apples red", SamplingChoice(cfg=2))
     assert any("cut off after" in note for note in cut.notes)
-    assert cut.recipe.schedule.steps == 50
+    assert cut.recipe.schedule.steps == 18
 
 
 def slow_found(index, tokens, known, position, k, ignore):

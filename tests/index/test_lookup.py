@@ -87,6 +87,20 @@ def test_search_by_bits_in_shards(tmp_path):
     queries[0, :8] = np.nan
     assert sharded.partial
     same(sharded.lookup(queries, 40), index.lookup(queries, 40))
+    same(sharded.lookup(queries, 40, complete=True), index.lookup(queries, 40, complete=True))
+
+
+def test_signs_are_searched_by_bits_in_shards(tmp_path):
+    spec = KeySpec("ring-8", "zero", "codebook")
+    index, queries = make_whole(spec, 9, signs=True)
+    save_shards(tmp_path / "a.json", parts_of(index, CUTS[0]))
+    sharded = open_lookup(tmp_path / "a.json")
+    assert not sharded.partial
+    bits = sharded.by_bits()
+    assert bits.partial
+    queries = np.sign(queries)
+    queries[0, :8] = np.nan
+    same(bits.lookup(queries, 40), index.by_bits().lookup(queries, 40))
 
 
 def test_allowed_pictures_and_pictures_left_out(both):

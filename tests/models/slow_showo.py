@@ -42,7 +42,7 @@ def slow_states(model, prompt, tokens, known):
     x = model.embed(torch.tensor([ids]))
     states, rotary = [x], rotary_angles(model.config.phi, torch.arange(len(ids)))
     for i, layer in enumerate(model.phi.layers):
-        states.append(layer(states[-1], rotary, Masked(mask[None, None]), i))
+        states.append(layer(states[-1], rotary, Masked(mask[None, None]), i)[0])
     states[-1] = model.phi.final_layernorm(states[-1])
     return [state[0] for state in states]
 

@@ -48,6 +48,8 @@ class ToyMasked(nn.Module):
     vocab = CODES
     code_dim = DIM
     max_positions = 64
+    hidden_size = WIDTH
+    picture_start = 0
     vq = ToyTokenizer()
     dtype = torch.float32
     device = torch.device("cpu")
@@ -63,10 +65,13 @@ class ToyMasked(nn.Module):
         self.passes = 0
         self.requires_grad_(False)
 
-    def open(self, ids: Tensor) -> Tensor:
+    def embed_codes(self, codes: Tensor) -> Tensor:
+        return self.codes(codes)
+
+    def open(self, ids: Tensor, hook=None) -> Tensor:
         return self.words(ids)
 
-    def masked_logits(self, opened: Tensor, tokens: Tensor, known: Tensor) -> Tensor:
+    def masked_logits(self, opened: Tensor, tokens: Tensor, known: Tensor, hook=None) -> Tensor:
         self.passes += 1
         pictures = self.codes(tokens.where(known, CODES)) + self.places.weight
         prompts = opened.repeat_interleave(len(tokens) // len(opened), dim=0)

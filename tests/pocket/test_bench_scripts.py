@@ -35,11 +35,12 @@ from train_scorer import (
 
 from arrag_engine.checkpoints import load_checkpoint
 from arrag_engine.faid import Faid
+from arrag_engine.grid import ANY_ORDER, RASTER
 from arrag_engine.index import KeySpec
 from arrag_engine.settings import RetrievalOptions, Sampling
-from scripts.pocket.bench.benchmark import Bench
+from scripts.pocket.bench.benchmark import Bench, use_of
 from scripts.pocket.bench.library import Library
-from scripts.pocket.bench.prompts import DIRECTIONS, BenchPrompt, Wanted, judge
+from scripts.pocket.bench.prompts import CONCEPT, DIRECTIONS, BenchPrompt, Wanted, judge
 from scripts.pocket.bench.scorer import CELL, Detection, Scorer
 from scripts.pocket.bench.settings import CONCEPTS, GENERAL
 from tests.pocket.made import NAMES as MADE
@@ -182,8 +183,10 @@ def test_keys_are_what_their_names_say():
 def test_sweeps_change_one_thing_at_a_time():
     labels = [label for label, _, _ in bit_settings()]
     assert len(labels) == len(set(labels))
-    for use in (GENERAL, CONCEPTS):
-        variants = draw_variants(use)
+    masked = use_of(CONCEPT, ANY_ORDER)
+    for use, order in ((GENERAL, RASTER), (CONCEPTS, RASTER), (masked, ANY_ORDER)):
+        variants = draw_variants(use, order)
+        assert ("border keys in" in variants) == (order is ANY_ORDER)
         assert variants["as set"] == use
         values = list(variants.values())
         assert all(values.count(variant) == 1 for variant in values)
@@ -193,6 +196,8 @@ def test_settings_are_what_their_names_say():
     assert sampling_of("1.5/0.2") == Sampling(1.5, 0.2)
     assert sampling_of("2/0.8/0.95") == Sampling(2, 0.8, top_p=0.95)
     assert retrieval_of("1/0.05/16") == RetrievalOptions(1, 0.05, 16)
+    around = use_of(CONCEPT, ANY_ORDER).options
+    assert retrieval_of("1/0.05/16", around).border_keys == "out"
     assert retrieval_of("0.9/0.2/4/sum/0.9") == RetrievalOptions(0.9, 0.2, 4, "sum", 0.9)
 
 

@@ -170,7 +170,7 @@ def test_a_query_finds_the_same_in_any_batch(device):
     there, queries = device_index(index, device), make_queries(index, 40)
     together = there.lookup(queries, 9)
     for i in range(len(queries)):
-        assert_same(there.lookup(queries[i : i + 1], 9), together.query(i))
+        assert_same(there.lookup(queries[i : i + 1], 9), together.queries()[i])
 
 
 @pytest.mark.parametrize("space", KEY_SPACES)

@@ -5,7 +5,7 @@ import pytest
 
 from arrag_engine.grid import NEIGHBORHOODS, Grid
 from arrag_engine.index import KeySpec
-from arrag_engine.retrieval import QueryMaker
+from arrag_engine.retrieval import Asked, QueryMaker
 from tests import slow
 
 GRID = Grid(4, 5)
@@ -28,8 +28,8 @@ def test_an_unknown_neighbour_counts_as_one_outside_the_picture(neighborhood):
 def test_surroundings_change_with_the_query_alone():
     maker = QueryMaker(KeySpec("ring-8", "zero", "codebook"), GRID, CODEBOOK)
     known = np.ones(GRID.size, bool)
-    before = [maker.surroundings(TOKENS, i, known) for i in range(GRID.size)]
+    before = maker.surroundings(Asked(TOKENS, np.arange(GRID.size), known))
     known[7] = False
-    after = [maker.surroundings(TOKENS, i, known) for i in range(GRID.size)]
+    after = maker.surroundings(Asked(TOKENS, np.arange(GRID.size), known))
     changed = {i for i in range(GRID.size) if before[i] != after[i]}
     assert changed == {1, 2, 3, 6, 8, 11, 12, 13}

@@ -363,7 +363,7 @@ def test_the_loss_of_a_batch_is_that_of_its_pictures_one_by_one_and_the_slow_ref
     examples = examples_of(3)
     examples = replace(examples, active=np.arange(36) % 5 > 0)
     batches = Batches(examples, base.prompt_encoder, settings)
-    learner = Learner(base.model, adapter, settings, torch.from_numpy(examples.active)).eval()
+    learner = Learner(base.model, adapter, settings).eval()
     together = learner(batches.plain(np.arange(3), CPU)).mean(dim=1)
     tensors = {
         f"language_model.model.{name}": tensor.detach()
@@ -387,15 +387,12 @@ def test_silent_blenders_and_a_new_adapter_leave_the_base_as_it_is(base):
     batches = Batches(examples_of(4), base.prompt_encoder, settings)
     batch = batches.training(0, 4, CPU)
     assert not batch.blended.any()
-    learner = Learner(base.model, fresh(base, settings), settings, torch.ones(36) > 0)
+    learner = Learner(base.model, fresh(base, settings), settings)
     wanted = base_losses(base.model, batch)
     torch.testing.assert_close(learner.eval()(batch), wanted)
     heard = replace(batch, blended=torch.ones(4))
     assert not torch.allclose(learner(heard), wanted)
-    silent = Learner(
-        base.model, fresh(base, replace(settings, init="zero")), settings,
-        torch.ones(36) > 0,
-    )  # fmt: skip
+    silent = Learner(base.model, fresh(base, replace(settings, init="zero")), settings)
     torch.testing.assert_close(silent.eval()(heard), wanted)
 
 

@@ -122,7 +122,7 @@ def test_the_loss_of_own_pictures_is_that_of_the_bases_distribution(base):
     batch = batches.training(0, 4, CPU)
     assert batch.own.tolist() == [False, True, False, True]
     adapter = fresh(base, settings)
-    learner = Learner(base.model, adapter, settings, torch.ones(36) > 0).eval()
+    learner = Learner(base.model, adapter, settings).eval()
     losses = learner(batch)
     plain = learner(replace(batch, own=torch.zeros(4) > 0))
     torch.testing.assert_close(losses[::2], plain[::2])

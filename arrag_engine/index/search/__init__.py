@@ -1,11 +1,14 @@
 """Search structures over the keys of an index."""
 
-from .choose import STRUCTURES, build_searcher, check_search, load_searcher
-from .searcher import Progress, Searcher
+from .bits import why_not_bits
+from .choose import EXACT, STRUCTURES, build_searcher, check_search, load_searcher
+from .searcher import PartialSearcher, Progress, Searcher
 from .stored import Stored, Structure
 
 __all__ = [
+    "EXACT",
     "STRUCTURES",
+    "PartialSearcher",
     "Progress",
     "Searcher",
     "Stored",
@@ -13,4 +16,5 @@ __all__ = [
     "build_searcher",
     "check_search",
     "load_searcher",
+    "why_not_bits",
 ]

@@ -66,7 +66,8 @@ def nearest_places(distances: np.ndarray, k: int) -> np.ndarray:
 class BitSearch:
     """Exact search over the patches of some pictures.
 
-    Queries consist of 1, -1, 0 and NaN. A number that is NaN does not count.
+    Queries consist of 1, -1, 0 and NaN. A number that is NaN does not count. With `complete`, a
+    patch is found only where it has a number wherever the query has a sign.
 
     Args:
         images: Numbers of the pictures [n], ascending; None = all.
@@ -104,27 +105,45 @@ class BitSearch:
         bits = signs[codes].reshape(*codes.shape[:2], -1)  # [n, A, offsets * bits]
         return pack(bits) & self._present[:, None]
 
-    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    def search(
+        self, queries: np.ndarray, k: int, complete: bool = False
+    ) -> tuple[np.ndarray, np.ndarray]:
         k = min(k, self.size)
-        distances = np.empty((len(queries), k), np.float32)
-        ids = np.empty((len(queries), k), np.int64)
+        distances = np.full((len(queries), k), np.inf, np.float32)
+        ids = np.full((len(queries), k), -1, np.int64)
+        slots = np.arange(len(self.keys.active))
         for row, query in enumerate(queries if k else ()):
-            distances[row], ids[row] = self._nearest(query, k)
+            best = self._nearest(query, k, self._having(query) if complete else slots)
+            for whole, found in zip((distances, ids), best, strict=True):
+                whole[row, : len(found)] = found
         return distances, ids
 
-    def _nearest(self, query: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """(squared distances, patches) [k] of a query, nearest first, ties by lower number."""
+    def _nearest(
+        self, query: np.ndarray, k: int, slots: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(squared distances, patches) [at most k] of a query, nearest first, ties by lower number.
+
+        Args:
+            slots: Those of the A patches of each picture that may be found, ascending.
+        """
         best = np.empty(0, np.int64)
         per_image = len(self.keys.active)
         span = len(self.keys.tokens) * per_image  # above every number
         chunks = zip(self._in_chunks(), self._distances(query), strict=True)
         for images, distances in chunks:
+            if len(slots) < per_image:
+                distances = distances[:, slots]
             near = nearest_places(distances.ravel(), k)
-            picture, slot = np.divmod(near, per_image)
-            numbers = images[picture] * per_image + slot
+            picture, place = np.divmod(near, max(1, len(slots)))
+            numbers = images[picture] * per_image + slots[place]
             ranks = distances.ravel()[near].astype(np.int64) * span + numbers
             best = np.sort(np.concatenate((best, ranks)))[:k]
         return (best // span).astype(np.float32), best % span
+
+    def _having(self, query: np.ndarray) -> np.ndarray:
+        """Those of the A patches of each picture that have every neighbour the query knows."""
+        lacking = pack(np.abs(query) > 0)[:, None] & ~self._present  # [W, A]
+        return np.flatnonzero(~lacking.any(axis=0))
 
     def _distances(self, query: np.ndarray) -> Iterator[np.ndarray]:
         """Squared distances [n, A] uint16 of each chunk of pictures."""

@@ -41,6 +41,20 @@ class Searcher(Protocol):
         ...
 
 
+class PartialSearcher(Searcher, Protocol):
+    """Search with queries of which some numbers do not count (NaN)."""
+
+    def search(
+        self, queries: np.ndarray, k: int, complete: bool = False
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """As `Searcher.search`.
+
+        Args:
+            complete: Find only patches that have every neighbour which the query knows.
+        """
+        ...
+
+
 def in_batches(
     search: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]], queries: np.ndarray, k: int
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from ...grid import RASTER, Grid
 from .. import ops as default_ops
-from ..llama import KVCache, LayerHook, Llama, LlamaConfig
+from ..hooks import DrawingHook
+from ..llama import KVCache, Llama, LlamaConfig
 from ..ops import rowwise
 from ..packed import PackedLinear, host_ops, packed_ops
 from ..picture_model import LOGIT_COPIES, PictureModel
@@ -45,6 +46,14 @@ class JanusConfig:
     def image_size(self) -> tuple[int, int]:
         """Height and width in pixels of the pictures it draws."""
         return self.grid.height * self.vq.patch_size, self.grid.width * self.vq.patch_size
+
+    @property
+    def decoder(self) -> LlamaConfig:
+        return self.llama
+
+    def code_head(self, ops: Any) -> nn.Module:
+        """A new head from hidden states to logits of picture codes."""
+        return GenHead(self, ops)
 
 
 NOISE_AHEAD = 64
@@ -81,14 +90,6 @@ class GenHead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.vision_head(rowwise(F.gelu, self.output_mlp_projector(x)))
-
-
-class DrawingHook(LayerHook, Protocol):
-    """What may change a pass of the whole drawing model."""
-
-    def predict(self, hidden: Tensor, head: nn.Module) -> Tensor:
-        """Logits [..., codes] of hidden states [..., hidden], where the model would use `head`."""
-        ...
 
 
 class JanusPro(PictureModel):
@@ -130,6 +131,16 @@ class JanusPro(PictureModel):
     def max_positions(self) -> int:
         """Tokens of prompt and picture that fit together."""
         return self.config.llama.max_positions
+
+    @property
+    def code_head(self) -> nn.Module:
+        """From hidden states to logits of picture codes."""
+        return self.gen_head
+
+    @property
+    def final_norm(self) -> nn.Module:
+        """The last layer of the decoder."""
+        return self.llama.norm
 
     @property
     def dtype(self) -> torch.dtype:

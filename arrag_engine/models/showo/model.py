@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...grid import ANY_ORDER, Grid
 from .. import ops as default_ops
+from ..hooks import DrawingHook
 from ..packed import PackedLinear, packed_ops
 from ..picture_model import LOGIT_COPIES, PictureModel
 from .phi import Phi, PhiConfig, attend_among
@@ -76,6 +77,14 @@ class ShowOConfig:
         """Ids of the longest prompt and the picture."""
         return self.max_text + 1 + self.grid.size + BORDERS
 
+    @property
+    def decoder(self) -> PhiConfig:
+        return self.phi
+
+    def code_head(self, ops: Any) -> nn.Module:
+        """A new head from hidden states to logits of picture codes."""
+        return ops.Linear(self.phi.hidden_size, self.vq.codebook_size)
+
 
 class TextAttention:
     """Each id sees those before it; what later passes need of it is kept."""
@@ -113,6 +122,35 @@ class PictureAttention:
         return out
 
 
+class MaskedAttention:
+    """Who sees whom in whole sequences, the text and the picture after it.
+
+    Args:
+        mask: True where a query sees a key [rows, 1, L, L].
+    """
+
+    def __init__(self, mask: Tensor) -> None:
+        self.mask = mask
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return attend_among(q, k, v, self.mask)
+
+
+def sequence_mask(pads: Tensor, length: int, text: int) -> Tensor:
+    """Which ids of a sequence see which [rows, 1, length, length].
+
+    Text sees what stands before it, a picture everything. Nobody but themselves sees pads.
+
+    Args:
+        pads: How many ids at the beginning of each row are not there [rows].
+        text: Ids before the picture.
+    """
+    place = torch.arange(length, device=pads.device)
+    before = (place <= place[:, None]) | (place >= text)[:, None]
+    there = place >= pads[:, None, None]
+    return (before & there | (place == place[:, None]))[:, None]
+
+
 class ShowO(PictureModel):
     """The part of Show-o that draws. It keeps no state of a picture being drawn.
 
@@ -123,6 +161,8 @@ class ShowO(PictureModel):
     config: ShowOConfig
     vq: VQModel
     order = ANY_ORDER
+    picture_start = 1
+    """Behind the id that begins a picture."""
 
     def __init__(
         self, config: ShowOConfig, ops: Any = default_ops, storage: torch.dtype | None = None
@@ -162,35 +202,85 @@ class ShowO(PictureModel):
         """Where the weights lie (all of them, unless ComfyUI keeps some on the CPU)."""
         return self.phi.final_layernorm.weight.device
 
+    @property
+    def code_head(self) -> nn.Module:
+        """From hidden states to logits of picture codes."""
+        return self.head
+
+    @property
+    def final_norm(self) -> nn.Module:
+        """The last layer of the decoder."""
+        return self.phi.final_layernorm
+
     def embed(self, ids: Tensor) -> Tensor:
         """Embeddings [..., hidden] of ids [...] of the whole vocabulary."""
         return self.phi.embed_tokens(ids).to(self.dtype)
 
-    def open(self, ids: Tensor) -> list[Text]:
+    def embed_codes(self, codes: Tensor) -> Tensor:
+        """Embeddings [..., hidden] of picture codes [...]."""
+        return self.embed(codes + self.config.vocabulary.first_code)
+
+    def open(self, ids: Tensor, hook: DrawingHook | None = None) -> list[Text]:
         """Keys and values of prompts [rows, T], whose pads on the left are left out.
 
         Text never sees the picture: this is all it contributes to any pass. Positions are counted
         from the beginning of the picture, so that pictures share them whatever the prompt.
         """
-        pad = self.config.vocabulary.special("pad")
-        return [self._open_one(row[int((row == pad).cumprod(0).sum()) :]) for row in ids]
+        pads = self.leading_pads(ids).tolist()
+        return [self._open_one(row[n:], hook) for row, n in zip(ids, pads, strict=True)]
 
-    def _open_one(self, ids: Tensor) -> Text:
-        attend = TextAttention()
-        self.phi(self.embed(ids)[None], torch.arange(-len(ids), 0, device=ids.device), attend)
+    def leading_pads(self, ids: Tensor) -> Tensor:
+        """How many pads prompts [rows, T] begin with [rows]."""
+        return (ids == self.config.vocabulary.special("pad")).cumprod(1).sum(1)
+
+    def _open_one(self, ids: Tensor, hook: DrawingHook | None) -> Text:
+        attend, places = TextAttention(), torch.arange(-len(ids), 0, device=ids.device)
+        self.phi(self.embed(ids)[None], places, attend, hook)
         return attend.kept
 
-    def masked_logits(self, opened: list[Text], tokens: Tensor, known: Tensor) -> Tensor:
+    def masked_logits(
+        self,
+        opened: list[Text],
+        tokens: Tensor,
+        known: Tensor,
+        hook: DrawingHook | None = None,
+    ) -> Tensor:
         """Logits [rows, N, codes] of pictures with tokens [rows, N], of which those with known
         [rows, N] stand; see `MaskedBackbone`."""
-        hidden = self.picture_states(opened, tokens, known)
-        return self.head(hidden[:, 1:-1])
+        hidden = self.picture_states(opened, tokens, known, hook)
+        return self.predict(hidden[:, 1:-1], hook)
 
-    def picture_states(self, opened: list[Text], tokens: Tensor, known: Tensor) -> Tensor:
+    def predict(self, hidden: Tensor, hook: DrawingHook | None = None) -> Tensor:
+        """Logits [..., codes] of hidden states [..., hidden]."""
+        return self.head(hidden) if hook is None else hook.predict(hidden, self.head)
+
+    def picture_states(
+        self,
+        opened: list[Text],
+        tokens: Tensor,
+        known: Tensor,
+        hook: DrawingHook | None = None,
+    ) -> Tensor:
         """Hidden states [rows, N + 2, hidden] of pictures and the ids around them."""
         x = self.embed(self.picture_ids(tokens, known))
         positions = torch.arange(x.shape[1], device=x.device)
-        return self.phi(x, positions, PictureAttention(opened))
+        return self.phi(x, positions, PictureAttention(opened), hook)
+
+    def whole_states(
+        self,
+        text: Tensor,
+        tokens: Tensor,
+        known: Tensor,
+        hook: DrawingHook | None = None,
+    ) -> Tensor:
+        """Hidden states [rows, T + N + 2, hidden] of one pass over prompts [rows, T], which may
+        begin with pads, and the pictures behind them: the same as with `open`, in the form that
+        training needs."""
+        ids = torch.cat((text, self.picture_ids(tokens, known)), dim=1)
+        words = text.shape[1]
+        mask = sequence_mask(self.leading_pads(text), ids.shape[1], words)
+        positions = torch.arange(-words, ids.shape[1] - words, device=ids.device)
+        return self.phi(self.embed(ids), positions, MaskedAttention(mask), hook)
 
     def picture_ids(self, tokens: Tensor, known: Tensor) -> Tensor:
         """Ids [rows, N + 2] of pictures, with those that begin and end them."""

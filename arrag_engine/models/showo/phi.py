@@ -1,7 +1,10 @@
 """The Phi decoder of Show-o: layers that keep nothing and do not know who sees whom.
 
 Attention is an argument of a pass (`Attend`): the text of a prompt sees what stands before it, a
-picture sees everything. Module names follow the official checkpoint keys (`showo.model.*`).
+picture sees everything. A `LayerHook` may change a pass; what it adds after attention stands beside
+attention and MLP, for a layer has one norm and adds both up: the MLP of the same layer does not see
+it, all later layers do. Giving it to that MLP would take a second norm, which the model was not
+trained with. Module names follow the official checkpoint keys (`showo.model.*`).
 """
 
 from __future__ import annotations
@@ -13,12 +16,14 @@ from typing import Any, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from .. import ops as default_ops
+from ..hooks import LayerHook
 from ..ops import rowwise
 
 Rotary = tuple[Tensor, Tensor]
-"""Cosine and sine [L, rotary / 2] float32 of positions [L]."""
+"""Cosine and sine [L, rotary / 2] of positions [L]."""
 gelu = partial(F.gelu, approximate="tanh")
 
 
@@ -38,6 +43,16 @@ class PhiConfig:
     rope_theta: float = 10000.0
     norm_eps: float = 1e-5
     max_positions: int = 2048
+
+    @property
+    def query_size(self) -> int:
+        """Width of all heads' queries together."""
+        return self.num_heads * self.head_dim
+
+    @property
+    def kv_size(self) -> int:
+        """Width of all heads' keys, or values, together."""
+        return self.num_kv_heads * self.head_dim
 
 
 class Attend(Protocol):
@@ -84,18 +99,26 @@ class Attention(nn.Module):
     def __init__(self, config: PhiConfig, ops: Any) -> None:
         super().__init__()
         self.head_dim = config.head_dim
-        queries, keys = (n * config.head_dim for n in (config.num_heads, config.num_kv_heads))
-        self.q_proj = ops.Linear(config.hidden_size, queries)
-        self.k_proj = ops.Linear(config.hidden_size, keys)
-        self.v_proj = ops.Linear(config.hidden_size, keys)
-        self.dense = ops.Linear(queries, config.hidden_size)
+        self.q_proj = ops.Linear(config.hidden_size, config.query_size)
+        self.k_proj = ops.Linear(config.hidden_size, config.kv_size)
+        self.v_proj = ops.Linear(config.hidden_size, config.kv_size)
+        self.dense = ops.Linear(config.query_size, config.hidden_size)
         self.q_layernorm = ops.LayerNorm(config.head_dim, eps=config.norm_eps)
         self.k_layernorm = ops.LayerNorm(config.head_dim, eps=config.norm_eps)
 
-    def forward(self, x: Tensor, rotary: Rotary, attend: Attend, layer: int) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        rotary: Rotary,
+        attend: Attend,
+        layer: int,
+        hook: LayerHook | None = None,
+    ) -> Tensor:
+        q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
+        if hook is not None:
+            q, v = hook.project(layer, x, q, v)
         q, k, v = (
-            projection(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-            for projection in (self.q_proj, self.k_proj, self.v_proj)
+            t.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for t in (q, k, v)
         )  # [rows, heads, L, head_dim]
         q, k = rotate(self.q_layernorm(q), rotary), rotate(self.k_layernorm(k), rotary)
         out = attend(layer, q, k, v)
@@ -121,9 +144,21 @@ class Layer(nn.Module):
         self.mlp = MLP(config, ops)
         self.input_layernorm = ops.LayerNorm(config.hidden_size, eps=config.norm_eps)
 
-    def forward(self, x: Tensor, rotary: Rotary, attend: Attend, layer: int) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        rotary: Rotary,
+        attend: Attend,
+        layer: int,
+        hook: LayerHook | None = None,
+        state: Any = None,
+    ) -> tuple[Tensor, Any]:
+        """(x, state): the state is the hook's, handed from layer to layer."""
         normed = self.input_layernorm(x)
-        return x + self.self_attn(normed, rotary, attend, layer) + self.mlp(normed)
+        x = x + self.self_attn(normed, rotary, attend, layer, hook)
+        if hook is not None:
+            x, state = hook.after_attention(layer, x, normed, state)
+        return x + self.mlp(normed), state
 
 
 class Phi(nn.Module):
@@ -142,14 +177,21 @@ class Phi(nn.Module):
         self.layers = nn.ModuleList(Layer(config, ops) for _ in range(config.num_layers))
         self.final_layernorm = ops.LayerNorm(config.hidden_size, eps=config.norm_eps)
 
-    def forward(self, x: Tensor, positions: Tensor, attend: Attend) -> Tensor:
+    def forward(
+        self, x: Tensor, positions: Tensor, attend: Attend, hook: LayerHook | None = None
+    ) -> Tensor:
         """Hidden states [rows, L, hidden] after the final norm.
 
         Args:
             x: Input embeddings [rows, L, hidden].
             positions: [L], of all rows; counted from anywhere.
+            hook: What changes the pass.
         """
-        rotary = rotary_angles(self.config, positions)
+        cos, sin = rotary_angles(self.config, positions)
+        rotary, state = (cos.to(x.dtype), sin.to(x.dtype)), None  # once for all layers
         for i, layer in enumerate(self.layers):
-            x = layer(x, rotary, attend, i)
+            if hook is not None and hook.checkpointing:
+                x, state = checkpoint(layer, x, rotary, attend, i, hook, state, use_reentrant=False)
+            else:
+                x, state = layer(x, rotary, attend, i, hook, state)
         return self.final_layernorm(x)

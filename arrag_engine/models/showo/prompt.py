@@ -47,7 +47,7 @@ class PromptEncoder(TextTokenizer):
     ) -> None:
         super().__init__(tokenizer_json, "microsoft/phi-1_5, or of the model itself")
         self.vocabulary, self.max_text = vocabulary, max_text
-        self.end_id = self.special(END_OF_TEXT)
+        self.end_id, self.pad_id = self.special(END_OF_TEXT), vocabulary.special("pad")
 
     def encode(self, text: str, called: str = "prompt") -> Prompt:
         """Ids of the prompt for a caption; what does not fit the text part is cut off, and noted.
@@ -62,9 +62,14 @@ class PromptEncoder(TextTokenizer):
         encoding = self.encoded(text)
         self.check_ids([*encoding.ids, self.end_id], self.vocabulary.text)
         ids, blank = self._ids(encoding.ids), self._ids([])
-        pads = [self.vocabulary.special("pad")] * (len(ids) - len(blank))
+        pads = [self.pad_id] * (len(ids) - len(blank))
         notes = self._cut_note(text, encoding, called)
         return Prompt(text, ids, [*pads, *blank], self.unknown_words(text), notes)
+
+    def blank(self) -> Prompt:
+        """The prompt that says nothing."""
+        ids = self._ids([])
+        return Prompt("", ids, ids, [])
 
     def _ids(self, words: Sequence[int]) -> list[int]:
         return text_ids(words, self.vocabulary, self.end_id, self.max_text)

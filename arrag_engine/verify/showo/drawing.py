@@ -16,6 +16,7 @@ from ...decode.masked import (
     confidence,
     draw_unknown,
     gumbel,
+    look_up,
     masked_count,
     masked_share,
     mixed,
@@ -70,8 +71,8 @@ class Listening:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.model, name)
 
-    def masked_logits(self, opened: Any, tokens: Tensor, known: Tensor) -> Tensor:
-        self.logits = self.model.masked_logits(opened, tokens, known)
+    def masked_logits(self, opened: Any, tokens: Tensor, known: Tensor, hook: Any = None) -> Tensor:
+        self.logits = self.model.masked_logits(opened, tokens, known, hook)
         return self.logits
 
 
@@ -117,7 +118,8 @@ class GoldenDrawing:
             logits = guide(model.logits, self.recipe.sampling.cfg)[0]
             recorded.add(logits_cond=model.logits[0], logits_cfg=logits)
             recorded.add(logits_uncond=model.logits[-1])
-            p = mixed(p_model, layers, [self.canvas], self.known)[0]
+            asked = look_up(layers, [self.canvas], self.known)
+            p = mixed(p_model, layers, [self.canvas], asked)[0]
             if layers:
                 self.record_found(layers, recorded)
             self.step(step, p, recorded)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor
 
 from ...checkpoints.weights import open_weights
-from ...models.showo.phi import attend_among, rotary_angles
+from ...models.showo.model import MaskedAttention
+from ...models.showo.phi import rotary_angles
 from ...models.showo.pixels import mask_shares, masked_cells, square, to_pixels, to_unit
 from ...sampling import guide
 from ..golden import EXACT, LOGITS, PIXELS, Golden, Values
@@ -54,24 +54,14 @@ def check_prompts(fixture: ShowOFixture, golden: Golden) -> Values:
     yield "attention_allowed", EXACT, fixture.allowed(sequences)
 
 
-class WholeAttention:
-    """Everything at once, behind a mask [rows, L, L], as the official program computes it."""
-
-    def __init__(self, allowed: Tensor) -> None:
-        self.mask = allowed[:, None]
-
-    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return attend_among(q, k, v, self.mask)
-
-
 def check_vanilla(fixture: ShowOFixture, golden: Golden) -> Values:
     model, ids, slots = fixture.model, golden["input_ids"].long(), fixture.slots
     allowed = fixture.allowed(ids)
     yield "attention_allowed", EXACT, allowed
-    states, attend = [model.embed(ids)], WholeAttention(allowed)
+    states, attend = [model.embed(ids)], MaskedAttention(allowed[:, None])
     rotary = rotary_angles(model.config.phi, torch.arange(ids.shape[1]))
     for i, layer in enumerate(model.phi.layers):
-        states.append(layer(states[-1], rotary, attend, i))
+        states.append(layer(states[-1], rotary, attend, i)[0])
     final = model.phi.final_layernorm(states[-1])
     yield "hidden_states", LOGITS, torch.stack([*states[:-1], final])
     weights = open_weights([fixture.folder / "showo_model.safetensors"])

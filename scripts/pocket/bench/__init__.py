@@ -74,7 +74,7 @@ def read(
     ) -> Bench:
         library = Library(checkpoint, index)
         material = Material(prompts, scenes, scene_tokens(checkpoint, scenes, DATA, progress))
-        uses = {kind: use_of(kind) for kind in kinds}
+        uses = {kind: use_of(kind, checkpoint.model.order) for kind in kinds}
         return Bench(checkpoint, library, scorer, faid, material, uses)
 
     return begin

@@ -16,6 +16,7 @@ from arrag_engine.evaluate.benchmark import ADAPTED, Part, Progress
 from arrag_engine.evaluate.measures import copied_share, frechet_distance, moments
 from arrag_engine.evaluate.pictures import Pictures, decode_tokens, write_sheet
 from arrag_engine.faid import Faid
+from arrag_engine.grid import RASTER, DrawingOrder
 from arrag_engine.retrieval import layers_of
 
 from . import DATA
@@ -25,12 +26,13 @@ from .prompts import KINDS, judge
 from .report import bits_table, score_table, share_table
 from .scenes import BenchScene
 from .scorer import Scorer
-from .settings import EVERY_KIND, USES, Use
+from .settings import EVERY_KIND, Use, family_of
 from .tasks import Material, PocketTask, make_tasks
 
 
-def use_of(kind: str) -> Use:
-    return next(use for use in USES if kind in use.kinds)
+def use_of(kind: str, order: DrawingOrder = RASTER) -> Use:
+    """How a model of a drawing order draws a kind."""
+    return next(use for use in family_of(order).uses if kind in use.kinds)
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,8 @@ class Bench:
         size, given = self.checkpoint.model.grid.size, task.given
         kept = None if given is None else Kept.first(given, size)
         layers = layers_of(retriever)
-        return Recipe(prompt.ids, prompt.unconditional, use.sampling, layers, faid, kept)
+        streams = (prompt.ids, prompt.unconditional)
+        return Recipe(*streams, use.sampling, layers, faid, kept, use.schedule)
 
     def score(
         self, task: PocketTask, method: str, tokens: np.ndarray, pixels: np.ndarray
@@ -86,7 +89,7 @@ class Bench:
         return [s | {"copied": share} for s, share in zip(scores, copied, strict=True)]
 
     def measure(self, methods: Sequence[str], progress: Progress) -> list[str]:
-        """How far the detector can be trusted, and teacher-forced bits per token."""
+        """How far the detector can be trusted, and bits per token."""
         alone = [method for method in methods if method not in (*ADAPTED, "plain")]
         ceiling = self._ceiling(progress)
         bits = likelihoods(

@@ -1,22 +1,38 @@
-"""How probable each method finds the tokens of the benchmark's scenes."""
+"""How probable each method finds the tokens of the benchmark's scenes.
+
+In raster order each token is predicted from those before it. In any order, from a part of the
+picture: of each scene a quarter, a half and three quarters of the tokens are known, chosen by the
+number of the scene, and the others are predicted from these.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 
 from arrag_engine.checkpoints import Checkpoint
+from arrag_engine.decode import Recipe
+from arrag_engine.decode.canvas import begin
+from arrag_engine.decode.masked import look_up, of_tokens, open_prompts, predict
+from arrag_engine.decode.masked import mixed as masked_mixture
 from arrag_engine.evaluate.benchmark import Part, Progress
 from arrag_engine.likelihood import bits, mixed, model_probabilities, retrieve_truth
+from arrag_engine.retrieval import Layers, layers_of
 
 from .library import Library
-from .scenes import SPLITS
-from .settings import TEACHER_FORCED
+from .scenes import BenchScene
+from .settings import family_of
 from .tasks import Material
 
+SHARES = (0.25, 0.5, 0.75)
+"""Of the tokens, known in any order."""
+Found = tuple[str, np.ndarray, np.ndarray]
+"""A method, the probabilities [P] of a scene's own tokens, and their positions [P]."""
 
+
+@torch.inference_mode()
 def likelihoods(
     checkpoint: Checkpoint,
     library: Library,
@@ -24,25 +40,72 @@ def likelihoods(
     methods: Sequence[str],
     progress: Progress,
 ) -> dict[Part, tuple[float, float]]:
-    """(split, method) -> teacher-forced bits per token (of all, of those that show a thing)."""
+    """(split, method) -> bits per token (of all, of those that show a thing)."""
     grid, scenes = checkpoint.model.grid, material.scenes
-    probabilities: dict[Part, list[np.ndarray]] = {}
-    marks: dict[str, list[np.ndarray]] = {split: [] for split in SPLITS}
+    find = in_raster_order if checkpoint.model.order.raster else in_any_order
+    parts: dict[Part, list[tuple[np.ndarray, np.ndarray]]] = {}
     done, total = 0, len(scenes) * len(methods)
     for scene, tokens in zip(scenes, material.tokens, strict=True):
         progress("likelihood of a scene", done, total, scene.split)
-        marks[scene.split].append(scene.covers(grid.height, grid.width))
-        prompt = checkpoint.prompt_encoder.encode(scene.truth.text)
-        p = model_probabilities(checkpoint.model, prompt.ids, prompt.unconditional, tokens)
-        true = p[torch.arange(len(tokens)), torch.from_numpy(tokens)].numpy()
-        for method in methods:
-            mine = with_method(library, method, scene.split, tokens, true, bool(prompt.unknown))
-            probabilities.setdefault((scene.split, method), []).append(mine)
+        marks = scene.covers(grid.height, grid.width)
+        for method, p, positions in find(checkpoint, library, methods, scene, tokens):
+            parts.setdefault((scene.split, method), []).append((p, marks[positions]))
             done += 1
             progress("likelihood of a scene", done, total, f"{scene.split} {method}")
-    marked = {split: np.concatenate(parts) for split, parts in marks.items() if parts}
-    every = {part: np.concatenate(p) for part, p in probabilities.items()}
-    return {part: (bits(p), bits(p, marked[part[0]])) for part, p in every.items()}
+    every = {part: map(np.concatenate, zip(*found, strict=True)) for part, found in parts.items()}
+    return {part: (bits(p), bits(p, marked)) for part, (p, marked) in every.items()}
+
+
+def in_raster_order(
+    checkpoint: Checkpoint,
+    library: Library,
+    methods: Sequence[str],
+    scene: BenchScene,
+    tokens: np.ndarray,
+) -> Iterator[Found]:
+    """What the methods make of a scene's tokens [N], each given those before it."""
+    prompt = checkpoint.prompt_encoder.encode(scene.truth.text)
+    p = model_probabilities(checkpoint.janus, prompt.ids, prompt.unconditional, tokens)
+    positions = np.arange(len(tokens))
+    true = p[torch.from_numpy(positions), torch.from_numpy(tokens)].numpy()
+    for method in methods:
+        found = with_method(library, method, scene.split, tokens, true, bool(prompt.unknown))
+        yield method, found, positions
+
+
+def in_any_order(
+    checkpoint: Checkpoint,
+    library: Library,
+    methods: Sequence[str],
+    scene: BenchScene,
+    tokens: np.ndarray,
+) -> Iterator[Found]:
+    """What the methods make of those of a scene's tokens [N] that are not known."""
+    model, prompt = checkpoint.model, checkpoint.prompt_encoder.encode(scene.truth.text)
+    use = family_of(model.order).forced[scene.split]
+    recipe = Recipe(prompt.ids, prompt.unconditional, use.sampling)
+    opened, canvas = open_prompts(model, recipe, model.device), begin(0, len(tokens))
+    canvas.tokens[:] = tokens
+    masks = masks_of(scene, len(tokens))
+    p_model = [
+        predict(model, opened, recipe, [canvas], mask[None], model.device).cpu() for mask in masks
+    ]
+    positions = np.concatenate([np.flatnonzero(~mask) for mask in masks])
+    for method in methods:
+        layers = Layers(layers_of(library.retriever(use, method, "", bool(prompt.unknown))))
+        found = []
+        for mask, alone in zip(masks, p_model, strict=True):
+            asked = look_up(layers, [canvas], mask[None])
+            p = masked_mixture(alone, layers, [canvas], asked)[0]
+            found.append(of_tokens(p, canvas.tokens)[~mask])
+        yield method, np.concatenate(found), positions
+
+
+def masks_of(scene: BenchScene, size: int) -> list[np.ndarray]:
+    """Masks [size] of the tokens of a scene that are known, one for each share. A larger share
+    contains the smaller ones."""
+    order = np.random.default_rng(scene.number).permutation(size)
+    return [order < round(share * size) for share in SHARES]
 
 
 def with_method(
@@ -58,7 +121,8 @@ def with_method(
     Args:
         unknown: Whether its caption has words that the model does not know.
     """
-    retriever = library.retriever(TEACHER_FORCED[split], method, "", unknown)
+    use = family_of(library.order).forced[split]
+    retriever = library.retriever(use, method, "", unknown)
     if retriever is None:
         return p_model
     found = retrieve_truth(retriever, tokens, retriever.options, unknown)

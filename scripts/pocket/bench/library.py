@@ -24,7 +24,7 @@ class Library:
 
     def __init__(self, checkpoint: Checkpoint, index: PatchIndex) -> None:
         self.index = index
-        self.grid = checkpoint.model.grid
+        self.grid, self.order = checkpoint.model.grid, checkpoint.model.order
         self.codebook = checkpoint.model.vq.codebook(checkpoint.model.device)
         index.check_fits(self.grid, self.codebook)
         self.names = np.array([source.name for source in index.sources])
@@ -57,10 +57,9 @@ class Library:
         return self._views[key]
 
     def _keyed(self, use: Use) -> PatchIndex:
-        if use.spec is None:
-            return self.index
         if use.spec not in self._rekeyed:
-            self._rekeyed[use.spec] = self.index.rekeyed(use.spec)
+            index = self.index if use.spec is None else self.index.rekeyed(use.spec)
+            self._rekeyed[use.spec] = index if self.order.raster else index.by_bits()
         return self._rekeyed[use.spec]
 
     def retriever(
@@ -75,7 +74,12 @@ class Library:
         if method == "faid":
             options = replace(options, weight=0.0)
         view = self.view_of(use, method, word)
-        return make_retriever(view, self.grid, self.codebook, options, unknown_words)
+        unknown = "ignore" if view.partial else "zero"
+        return make_retriever(
+            *(view, self.grid, self.codebook, options, unknown_words, use.steering),
+            unknown=unknown,
+            order=self.order,
+        )
 
     def view_of(self, use: Use, method: str, word: str) -> PatchIndex:
         """The part of the index that a method may look at."""

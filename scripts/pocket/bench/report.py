@@ -27,7 +27,7 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def bits_table(bits: Mapping[Part, tuple[float, float]]) -> str:
-    """Teacher-forced bits per token, and how far below the model's own they are."""
+    """Bits per token, and how far below the model's own they are."""
     lines = [f"{'split':<8} {'method':<8} {'all tokens':>18} {'of things':>18}"]
     for (split, method), values in bits.items():
         plain = bits[split, "plain"]

@@ -1,11 +1,15 @@
-"""What is drawn with which settings: one entry for each use of retrieval."""
+"""What is drawn with which settings: one entry for each use of retrieval, for models of either
+drawing order."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
+from arrag_engine.grid import DrawingOrder
 from arrag_engine.index import KeySpec
-from arrag_engine.settings import RetrievalOptions, Sampling
+from arrag_engine.retrieval import Steering
+from arrag_engine.settings import RetrievalOptions, Sampling, Schedule
 
 from .prompts import CONCEPT, KINDS, STYLE
 
@@ -30,6 +34,9 @@ class Use:
     """Only pictures whose caption names the thing asked for; the control has none of these."""
     blank: bool = False
     """The model is given no caption: it does not know the word."""
+    schedule: Schedule = field(default_factory=Schedule)
+    """Of models that draw in any order."""
+    steering: Steering = field(default_factory=Steering)
 
 
 _KEYS = KeySpec("causal-8", "zero", "encoder", 2.0)
@@ -90,6 +97,54 @@ TEACHER_FORCED = {
 """How likelihood is measured on each split of the scenes; captions are as they are."""
 
 USES = (GENERAL, CONCEPTS, COMPLETIONS, STYLES)
+
+_RING = KeySpec("ring-8", "zero", "codebook")
+
+
+def _around(weight: float) -> RetrievalOptions:
+    return RetrievalOptions(weight, 1.0, 64, border_keys="out", distances="mean")
+
+
+def _in_any_order(use: Use, cfg: float, weight: float) -> Use:
+    options, schedule = _around(weight), Schedule(steps=16)
+    return replace(use, sampling=Sampling(cfg), options=options, spec=_RING, schedule=schedule)
+
+
+MASKED_USES = (
+    _in_any_order(GENERAL, 2.75, 0.05),
+    _in_any_order(CONCEPTS, 1.0, 0.9),
+    _in_any_order(COMPLETIONS, 1.0, 1.0),
+    _in_any_order(STYLES, 1.0, 0.95),
+)
+"""The same uses with models that draw in any order: Show-o's sampling, and the weights that were
+measured in raster order. Not measured with such a model."""
+
+
+def _forced_around(use: Use) -> Use:
+    assert use.options.weight != "auto"
+    return replace(use, options=_around(use.options.weight), spec=_RING)
+
+
+MASKED_FORCED = {split: _forced_around(use) for split, use in TEACHER_FORCED.items()}
+
+
+@dataclass(frozen=True)
+class Family:
+    """The settings of the models of a drawing order."""
+
+    uses: tuple[Use, ...]
+    forced: Mapping[str, Use]
+    """How likelihood is measured on each split of the scenes."""
+
+
+FAMILIES = {True: Family(USES, TEACHER_FORCED), False: Family(MASKED_USES, MASKED_FORCED)}
+"""By whether the order is raster order."""
+
+
+def family_of(order: DrawingOrder) -> Family:
+    return FAMILIES[order.raster]
+
+
 EVERY_KIND = tuple(kind for use in USES for kind in use.kinds)
 GIVEN_ROWS = 5
 """Of a completion, on a grid of 12 rows."""

@@ -64,15 +64,16 @@ def scene_tokens(
     kept = load_file(folder / "tokens.safetensors")
     if codebook_agreement(model.vq.codebook(model.device), kept["codebook"]).same:
         return kept["tokens"][[scene.number for scene in scenes]].astype(np.int64)
-    return encode_pixels(checkpoint, np.stack([scene.pixels for scene in scenes]), progress)
+    return encode_pixels(checkpoint, [scene.pixels for scene in scenes], progress)
 
 
 @torch.inference_mode()
 def encode_pixels(
-    checkpoint: Checkpoint, pixels: np.ndarray, progress: Progress = no_progress
+    checkpoint: Checkpoint, pixels: Sequence[np.ndarray], progress: Progress = no_progress
 ) -> np.ndarray:
-    """Tokens [B, N] of pictures [B, H, W, 3] uint8."""
-    model, tokens = checkpoint.model, []
+    """Tokens [B, N] of B pictures [H, W, 3] uint8."""
+    model = checkpoint.model
+    tokens = [torch.zeros((0, model.grid.size), dtype=torch.long, device=model.device)]
     for number, picture in enumerate(pixels, 1):
         image = to_tensor([Image.fromarray(picture)]).to(model.device)
         tokens.append(model.vq.encode(image)[0].flatten(1))
