@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from typing import Any
 
@@ -19,6 +20,9 @@ from .memory import load_managed
 from .newer import ADVANCED, found_by
 from .types import CATEGORY, RECOMMENDED_NUMBER, Index, IndexChoice, Model
 
+CLUSTER = "ARRAG_CLUSTER"
+"""Environment variable: address of the Ray cluster that searches indexes in shards. No workflow can
+name one: Ray passes pickles."""
 LICENCES = 5
 """How many of an index's licences are named."""
 
@@ -160,7 +164,7 @@ class LoadPatchIndex(io.ComfyNode):
         only: str = "",
     ) -> io.NodeOutput:
         path = folders.resolve(folders.INDEXES, index)
-        loaded = open_lookup(path)
+        loaded = open_lookup(path, os.environ.get(CLUSTER, ""))
         keys = KeyChoice(neighborhood, borders, key_space, chosen(POSITION_WEIGHT, position_weight))
         shown = loaded
         if keys == AS_BUILT_KEYS or RECOMMENDED not in (neighborhood, borders, key_space):

@@ -201,7 +201,7 @@ class ShardedLookup:
     the search is exact.
 
     Args:
-        shards: One for each of the manifest's.
+        shards: A `LocalLookup` for each of the manifest's.
     """
 
     calibration: Calibration | None = None
@@ -210,7 +210,7 @@ class ShardedLookup:
     def __init__(
         self,
         manifest: Manifest,
-        shards: Sequence[Any],
+        shards: Any,
         view: View | None = None,
         facts: Sequence[ShardFacts] = (),
     ) -> None:
@@ -452,8 +452,12 @@ def located(firsts: np.ndarray, pictures: Any) -> tuple[np.ndarray, np.ndarray]:
     return shards, pictures - firsts[shards]
 
 
-def open_lookup(path: Path) -> AnyIndex:
+def open_lookup(path: Path, cluster: str = "") -> AnyIndex:
     """The patches of an index file, or of the shards that a manifest names.
+
+    Args:
+        cluster: Address of the Ray cluster whose machines search the shards; this machine does if
+            it is empty.
 
     Raises:
         InputError: A file is missing, damaged or not what the manifest says.
@@ -461,5 +465,9 @@ def open_lookup(path: Path) -> AnyIndex:
     if not is_manifest(path):
         return load_index(path)
     manifest = read_manifest(path)
+    if cluster:
+        from .cluster import open_on_cluster
+
+        return open_on_cluster(manifest, cluster)
     indexes = [open_shard(manifest, number) for number in range(len(manifest.shards))]
     return ShardedLookup(manifest, [LocalLookup(index) for index in indexes])
