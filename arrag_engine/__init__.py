@@ -22,6 +22,7 @@ _HOMES = {
     "faid": ("Faid",),
     "index": ("KeySpec", "PatchIndex"),
     "layers": ("KeyChoice", "Layer"),
+    "outpainting": ("Outpainting",),
     "retrieval": ("Steering",),
     "settings": ("SamplingChoice", "ScheduleChoice"),
 }

@@ -22,10 +22,11 @@ from .decode import Kept, Progress, Trace
 from .editing import keep_outside
 from .errors import InputError
 from .faid import Faid, FaidAdapter
-from .images import fit, greys, to_tensor
+from .images import greys, to_tensor
 from .index import AnyIndex, KeySpec, PatchIndex, open_lookup
 from .layers import Layer
 from .models.ops import pack_linears
+from .outpainting import Outpainting, outpaint
 from .paths import check_output
 from .retrieval import Places
 from .settings import SamplingChoice, ScheduleChoice
@@ -119,6 +120,7 @@ def draw(
     kept: Kept | None = None,
     redraw: float = 1.0,
     schedule: ScheduleChoice | None = None,
+    outpainting: Outpainting | None = None,
 ) -> Drawing:
     """Draw a picture for each seed. What is not chosen takes its recommended value.
 
@@ -134,12 +136,15 @@ def draw(
         redraw: Share of the other tokens that is drawn anew, the least probable under the model
             first; 1 = all.
         schedule: Steps, and how the grid is filled, of a model that draws in any order.
+        outpainting: The tokens of a picture, or one for each seed, to continue beyond a side, in
+            place of `kept`. The drawing has larger pictures and no traces.
 
     Raises:
-        InputError: A prompt, a value, a layer or what is kept cannot be used.
+        InputError: A prompt, a value, a layer, or what is kept or continued cannot be used.
     """
     faid = Faid(adapter) if isinstance(adapter, FaidAdapter) else adapter
     clock = [time.perf_counter()]
+    check_one_edit(kept, redraw, outpainting)
     place = searched_on(model)
     planned = session.plan(
         *(model, prompt, sampling, layers, faid),
@@ -150,9 +155,12 @@ def draw(
         schedule=schedule,
     )
     clock.append(time.perf_counter())
-    grids = session.draw(
-        model, planned, seeds, window, progress, kept=model.passes, exact_batch=exact_batch
-    )
+    if outpainting is None:
+        grids = session.draw(
+            model, planned, seeds, window, progress, kept=model.passes, exact_batch=exact_batch
+        )
+    else:
+        grids = outpaint(model, planned, seeds, outpainting, progress, exact_batch=exact_batch)
     clock.append(time.perf_counter())
     images = [decode_picture(model, codes) for codes in grids.tokens]
     clock.append(time.perf_counter())
@@ -160,6 +168,18 @@ def draw(
     timings = {"plan": plan_s, "draw": draw_s, "decode": decode_s}
     notes = (*planned.notes, *grids.notes)
     return Drawing(images, grids.tokens, grids.passes, notes, timings, grids)
+
+
+def check_one_edit(kept: Kept | None, redraw: float, outpainting: Outpainting | None) -> None:
+    """Refuse two ways to edit at once.
+
+    Raises:
+        InputError: A picture is continued, and something is said of tokens inside it.
+    """
+    if outpainting is not None and (kept is not None or redraw != 1):
+        raise InputError(
+            "outpainting keeps all tokens of the picture; leave out kept and redraw, or outpainting"
+        )
 
 
 def searched_on(model: Checkpoint) -> Callable[[AnyIndex], AnyIndex] | None:
@@ -180,7 +200,7 @@ def decode_picture(model: Checkpoint, codes: Tensor) -> Image.Image:
 def encode(model: Checkpoint, image: Image.Image) -> Tensor:
     """Codes [height, width] of a picture, which is resized and centre-cropped to the size that the
     model draws."""
-    fitted = fit(image.convert("RGB"), *model.model.config.image_size)
+    fitted = model.model.frame.fit(image.convert("RGB"))
     return model.model.vq.encode(to_tensor([fitted]).to(model.model.device))[0][0].cpu()
 
 

@@ -121,6 +121,8 @@ TOP_K = Bound("top_k", 0, 1_000_000, whole=True)
 TOP_P = Bound("top_p", 0, 1, above=True)
 REDRAW = Bound("redraw", 0, 1)
 """Share of the masked tokens that is drawn anew."""
+TIMES = Bound("times", 1, 16, whole=True)
+"""How often outpainting adds half a grid. The pixels of the whole picture are decoded at once."""
 
 WEIGHT = Bound("retrieval weight", 0, 1, also=("auto",))
 RETRIEVAL_TEMPERATURE = Bound("retrieval temperature", MIN_TEMPERATURE, 1000)

@@ -11,7 +11,7 @@ import torch
 
 from .decode import Kept, Recipe
 from .decode.canvas import begin_all
-from .decode.masked import open_prompts, predict
+from .decode.masked_passes import ExactMasked
 from .errors import InputError
 from .grid import Grid
 from .images import crop_boxes
@@ -109,7 +109,6 @@ def own_probabilities(model: Backbone, recipe: Recipe, device: torch.device) -> 
         )
     else:
         masked, plain = cast(MaskedBackbone, model), replace(recipe, sampling=sampling)
-        opened = open_prompts(masked, plain, device)
         canvases = begin_all([0], model.grid.size, recipe.kept)
-        [p] = predict(masked, opened, plain, canvases, recipe.kept.mask, device)
+        [p] = ExactMasked(masked, plain, device).predict(canvases, recipe.kept.mask)
     return p.cpu()[torch.arange(len(tokens)), torch.from_numpy(tokens)].numpy()

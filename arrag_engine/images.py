@@ -8,6 +8,7 @@ import os
 import re
 import stat
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -236,9 +237,56 @@ def crop_boxes(size: tuple[int, int], height: int, width: int, crops: str = "cen
     return [(left, top, left + w, top + h) for left, top in corners]
 
 
-def cut(image: Image.Image, box: Box, height: int, width: int) -> Image.Image:
+@dataclass(frozen=True)
+class Frame:
+    """How pictures are brought to the size that a model draws."""
+
+    height: int
+    width: int
+    resample: Image.Resampling = Image.Resampling.LANCZOS
+    whole: bool = False
+    """Whether the middle of a picture is taken by `square`; the frame is one then."""
+
+    def fit(self, image: Image.Image) -> Image.Image:
+        """The middle of a picture, resized."""
+        return self.cuts(image)[0][1]
+
+    def cuts(self, image: Image.Image, crops: str = "center") -> list[tuple[Box, Image.Image]]:
+        """The parts of a picture, resized, and the boxes where they stand; see `crop_boxes`."""
+        boxes = crop_boxes(image.size, self.height, self.width, crops)
+        if self.whole and crops == "center":
+            return [(boxes[0], square(image, self.width, self.resample))]
+        return [(box, cut(image, box, self.height, self.width, self.resample)) for box in boxes]
+
+
+def square(image: Image.Image, side: int, resample: Image.Resampling) -> Image.Image:
+    """The middle of a picture, its shorter side resized to `side` pixels, cut out at whole pixels,
+    as Show-o's programs do it.
+
+    Raises:
+        InputError: It is so thin that this takes implausibly many pixels.
+    """
+    short = min(image.size)
+    width, height = (int(side * n / short) for n in image.size)
+    if width * height > MAX_PIXELS:
+        raise InputError(
+            f"{image.width}x{image.height} pixels would be resized to {width}x{height}, at most "
+            f"{MAX_PIXELS} are allowed; crop the picture yourself"
+        )
+    resized = image.resize((width, height), resample)
+    left, top = (round((n - side) / 2) for n in (width, height))
+    return resized.crop((left, top, left + side, top + side))
+
+
+def cut(
+    image: Image.Image,
+    box: Box,
+    height: int,
+    width: int,
+    resample: Image.Resampling = Image.Resampling.LANCZOS,
+) -> Image.Image:
     """The part of the picture inside the box, resized to height x width pixels."""
-    return image.resize((width, height), Image.Resampling.LANCZOS, box=box)
+    return image.resize((width, height), resample, box=box)
 
 
 def fit(image: Image.Image, height: int, width: int) -> Image.Image:

@@ -47,6 +47,10 @@ DISTANCES: tuple[Distances, ...] = get_args(Distances)
 Unknown = Literal["zero", "ignore"]
 UNKNOWN: tuple[Unknown, ...] = get_args(Unknown)
 
+Side = Literal["left", "right", "up", "down"]
+"""Of a picture that is continued."""
+SIDES: tuple[Side, ...] = get_args(Side)
+
 PROMPT = "{prompt}"
 """Stands for the prompt's words in a layer's `only`."""
 AS_BUILT, RECOMMENDED = "as built", "recommended"

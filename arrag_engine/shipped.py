@@ -31,14 +31,15 @@ def named(name: str) -> dict[str, Path]:
 
 
 def resolve(name_or_path: str, folder: Path) -> Path:
-    """A shipped name's file, or the path itself.
+    """The file of a shipped name, `pocket` or `indexes/pocket`, or the path itself.
 
     Raises:
         InputError: Neither a shipped name nor a path that can be read; a folder that is no model.
     """
     given_name(name_or_path, "the name of a file")
-    if name_or_path in shipped_names(folder):
-        return folder / f"{name_or_path}.safetensors"
+    stem = name_or_path.removeprefix(f"{folder.name}/")
+    if stem in shipped_names(folder):
+        return folder / f"{stem}.safetensors"
     path = Path(name_or_path)
     if look_at(path) is None:
         names = ", ".join(shipped_names(folder)) or "none"

@@ -11,6 +11,7 @@ from .build import BuildPatchIndex
 from .faid import FAiDSampler, LoadFAiDAdapter
 from .loaders import LoadARModel, LoadPatchIndex
 from .map import RetrievalMap
+from .masked import MaskedSampler
 from .retrieval import RetrievalOptionsNode
 from .samplers import ARSampler, DAiDSampler
 from .vq import VQDecode, VQEncode
@@ -28,6 +29,7 @@ NODES: list[type[io.ComfyNode]] = [
     VQDecode,
     SaveWithAttribution,
     RetrievalMap,
+    MaskedSampler,
 ]
 
 

@@ -19,6 +19,7 @@ from .memory import ManagedModel, load_managed_adapter
 from .newer import ADVANCED, found_by
 from .samplers import (
     DrawingSettings,
+    check_order,
     draw,
     drawing_inputs,
     drawing_outputs,
@@ -36,7 +37,8 @@ class LoadFAiDAdapter(io.ComfyNode):
             display_name="Load FAiD Adapter",
             category=CATEGORY,
             description="Attaches a trained FAiD adapter from models/arrag/adapters to a model. "
-            "The FAiD Sampler uses it; the weights of the model do not change.",
+            "The FAiD Sampler or, for Show-o, the Masked Sampler uses it; the weights of the model "
+            "do not change.",
             **found_by("FAiD", "LoRA"),
             inputs=[
                 Model.Input("model", tooltip="The model that the adapter was trained on."),
@@ -135,6 +137,7 @@ class FAiDSampler(io.ComfyNode):
         retrieval: tuple[Layer, ...] = (),
         **settings: Any,
     ) -> io.NodeOutput:
+        check_order(model, raster=True)
         if model.checkpoint.faid is None:
             raise InputError(
                 f"the model {model.checkpoint.name} has no FAiD blenders; "

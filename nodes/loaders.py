@@ -34,9 +34,9 @@ class LoadARModel(io.ComfyNode):
             node_id="ARRAG_LoadModel",
             display_name="Load AR Model",
             category=CATEGORY,
-            description="Loads an autoregressive image model of the Janus-Pro family from "
+            description="Loads an image model of the Janus-Pro family or the Show-o family from "
             "models/arrag/models: a downloaded folder or one .safetensors file.",
-            **found_by("Janus", "checkpoint", "autoregressive"),
+            **found_by("Janus", "Show-o", "checkpoint", "autoregressive"),
             inputs=[
                 io.Combo.Input(
                     "model",

@@ -23,7 +23,6 @@ from ..arrag_engine.checkpoints import (
 )
 from ..arrag_engine.checkpoints.adapter import load_adapter
 from ..arrag_engine.decode import GraphRecorder, KeptPasses
-from ..arrag_engine.errors import InputError
 from ..arrag_engine.faid import FaidAdapter
 from ..arrag_engine.models import ops as engine_ops
 from ..arrag_engine.models.families import ImageModel
@@ -187,26 +186,11 @@ def load_managed(path: Path, dtype: str, progress: Callable[[int, int], None]) -
     device = comfy.model_management.get_torch_device()
     computed, stored = choose_dtype(dtype, device), resolve_storage(dtype)
     checkpoint = load_checkpoint(path, computed, choose_ops(device), progress, device, stored)
-    check_raster(checkpoint)
     if device.type == "cpu":
         engine_ops.pack_linears(checkpoint.model)
         if checkpoint.faid is not None:
             engine_ops.pack_linears(checkpoint.faid)
     return ManagedModel(checkpoint)
-
-
-def check_raster(checkpoint: Checkpoint) -> None:
-    """Refuse a model that no sampler node draws with.
-
-    Raises:
-        InputError: It does not draw in raster order.
-    """
-    order = checkpoint.model.order
-    if not order.raster:
-        raise InputError(
-            f"{checkpoint.name} draws in {order.name}, which the nodes do not support yet; use "
-            "'python -m arrag_engine generate', or load a Janus-Pro model"
-        )
 
 
 def load_managed_adapter(

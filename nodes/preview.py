@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from abc import ABC, abstractmethod
 
 import comfy.model_management
 import comfy.utils
@@ -18,46 +19,39 @@ from ..arrag_engine.models.pixels import to_uint8
 UNDRAWN = "#303030"
 
 
-class Preview:
-    """The engine's progress callback: one tick per token, a preview whenever a picture has grown by
-    `every` rows and, at the end, the whole pictures."""
+class Preview(ABC):
+    """The engine's progress callback: one tick per token, and a picture of what stands, as often as
+    the drawing order makes sense."""
 
-    def __init__(
-        self,
-        model: ImageModel,
-        device: torch.device,
-        every: int,
-        edited: np.ndarray | None = None,
-    ) -> None:
+    def __init__(self, model: ImageModel, device: torch.device, every: int) -> None:
         """
         Args:
-            edited: Tokens [B or 1, N] of the pictures that are edited, shown where nothing is
-                drawn yet.
+            every: How often a preview is shown, in the unit of the order; 0 = never.
         """
-        self.edited = edited
         self.model = model
         self.device = device
         self.every = every
-        self.shown = np.zeros(1, int)
-        """Rows [1 + B] at the last preview: of the progress, and of each picture."""
         self.drawn: dict[int, tuple[np.ndarray, Image.Image]] = {}
         """The rows [height, width] of tokens that each picture was last shown with, and how."""
         self.bar = comfy.utils.ProgressBar(model.config.grid.size)
 
     def __call__(self, decided: int, tokens: np.ndarray) -> None:
         comfy.model_management.throw_exception_if_processing_interrupted()
-        grid = self.model.config.grid
-        codes = [whole_rows(one, grid.width) for one in tokens]
-        rows = np.array([decided // grid.width, *map(len, codes)])
-        grown = rows - self.shown
+        codes = self.due(decided, tokens) if self.every else None
         image = None
-        if self.every and (grown.max() >= self.every or (decided == grid.size and grown[0] > 0)):
-            self.shown = rows
-            if self.edited is not None:
-                codes = over_edited(tokens, self.edited, grid.width)
+        if codes is not None:
             picture = tile([self.picture(i, one) for i, one in enumerate(codes)])
             image = ("JPEG", picture, max(picture.size))
         self.bar.update_absolute(decided, preview=image)
+
+    @abstractmethod
+    def due(self, decided: int, tokens: np.ndarray) -> list[np.ndarray] | None:
+        """Codes [rows, width] of each picture that are to be shown now, or None.
+
+        Args:
+            decided: See `Progress`.
+            tokens: [B, N], -1 where there is none.
+        """
 
     def picture(self, number: int, codes: np.ndarray) -> Image.Image:
         """A picture of the batch in its real size, as far as its codes [rows, width] reach. It is
@@ -74,6 +68,54 @@ class Preview:
         return canvas
 
 
+class RowPreview(Preview):
+    """Of a drawing in raster order: whenever a picture has grown by `every` rows and, at the end,
+    the whole pictures."""
+
+    def __init__(
+        self,
+        model: ImageModel,
+        device: torch.device,
+        every: int,
+        edited: np.ndarray | None = None,
+    ) -> None:
+        """
+        Args:
+            edited: Tokens [B or 1, N] of the pictures that are edited, shown where nothing is
+                drawn yet.
+        """
+        super().__init__(model, device, every)
+        self.edited = edited
+        self.shown = np.zeros(1, int)
+        """Rows [1 + B] at the last preview: of the progress, and of each picture."""
+
+    def due(self, decided: int, tokens: np.ndarray) -> list[np.ndarray] | None:
+        grid = self.model.config.grid
+        codes = [whole_rows(one, grid.width) for one in tokens]
+        rows = np.array([decided // grid.width, *map(len, codes)])
+        grown = rows - self.shown
+        if grown.max() < self.every and (decided < grid.size or grown[0] <= 0):
+            return None
+        self.shown = rows
+        return codes if self.edited is None else over_edited(tokens, self.edited, grid.width)
+
+
+class StepPreview(Preview):
+    """Of a drawing in any order: after every `every` steps and the last one, each picture as the
+    model would fill it now."""
+
+    def __init__(self, model: ImageModel, device: torch.device, every: int) -> None:
+        super().__init__(model, device, every)
+        self.steps = 0
+
+    def due(self, decided: int, tokens: np.ndarray) -> list[np.ndarray] | None:
+        grid = self.model.config.grid
+        self.steps += 1
+        if self.steps % self.every and decided < grid.size:
+            return None
+        return [whole_rows(one, grid.width) for one in tokens]
+
+
 def whole_rows(tokens: np.ndarray, width: int) -> np.ndarray:
     """The rows [rows, width] of tokens [N] before the first one with a gap."""
     rows = tokens.reshape(-1, width)
@@ -86,8 +128,8 @@ def over_edited(tokens: np.ndarray, edited: np.ndarray, width: int) -> list[np.n
     return list(np.where(tokens < 0, edited, tokens).reshape(len(tokens), -1, width))
 
 
-def rows_between(every: int) -> int:
-    """Rows from one preview to the next, 0 = none, where `every` are asked for.
+def every_of(every: int) -> int:
+    """Rows or steps from one preview to the next, 0 = none, where `every` are asked for.
 
     There are none if the person who started ComfyUI chose `--preview-method none`. It is also
     0.3.75's default, so without the flag it is no choice.

@@ -19,9 +19,11 @@ from ..arrag_engine.bounds import (
     PREVIEW_EVERY,
     REDRAW,
     TEMPERATURE,
+    TIMES,
     TOP_K,
     TOP_P,
     WINDOW,
+    check_choice,
     picture_seeds,
 )
 from ..arrag_engine.decode import Drawing, Kept, pass_width
@@ -29,11 +31,12 @@ from ..arrag_engine.editing import keep_outside
 from ..arrag_engine.errors import InputError, printable
 from ..arrag_engine.faid import Faid
 from ..arrag_engine.layers import Layer
-from ..arrag_engine.settings import SamplingChoice
+from ..arrag_engine.outpainting import Outpainting, outpaint
+from ..arrag_engine.settings import SIDES, SamplingChoice, ScheduleChoice
 from .inputs import checked, chosen
 from .memory import ManagedModel
 from .newer import ADVANCED, found_by
-from .preview import Preview, rows_between
+from .preview import Preview, RowPreview, StepPreview, every_of
 from .types import (
     CATEGORY,
     RECOMMENDED_NUMBER,
@@ -47,6 +50,7 @@ from .vq import check_vq, decode_pixels
 
 WIDEST = 64
 """Window on offer; wider ones save no more passes."""
+NO = "no"
 OTHER_SAMPLER = "The adapter of the model is not used: only the FAiD Sampler uses adapters."
 NO_PREVIEW = "No preview: the GPU's memory holds the decoder, but not the VQ beside it."
 
@@ -66,13 +70,18 @@ class DrawingSettings:
     temperature: float
     top_k: int
     top_p: float
-    window: int
     preview_every: int
+    window: int = 0
     exact_batch: bool = False
     negative: str = ""
     tokens: TokenGrids | None = None
     mask: Tensor | None = None
     redraw: float = 1.0
+    schedule: ScheduleChoice | None = None
+    """Of the Masked Sampler."""
+    outpaint: str = NO
+    """The side beyond which the picture is continued."""
+    times: int = 1
 
     def __post_init__(self) -> None:
         WINDOW.check(self.window)
@@ -85,6 +94,31 @@ class DrawingSettings:
             self.top_k,
             chosen(TOP_P, self.top_p),
         )
+
+    def outpainting(self, managed: ManagedModel) -> Outpainting | None:
+        """The pictures to continue, if that is asked for.
+
+        Raises:
+            InputError: There are none, they do not fit the model or the batch, or something is said
+                of tokens inside them.
+        """
+        TIMES.check(self.times)
+        if check_choice("outpaint", self.outpaint, (NO, *SIDES)) == NO:
+            return None
+        if self.tokens is None:
+            raise InputError(
+                f"outpaint is {self.outpaint!r}, but no tokens of a picture are connected; connect "
+                "those of VQ Encode or of a sampler"
+            )
+        if self.mask is not None or self.redraw != 1:
+            raise InputError(
+                "outpainting keeps all tokens of the picture; disconnect the mask and set redraw "
+                f"to 1, or set outpaint to {NO!r}"
+            )
+        check_vq(managed, self.tokens)
+        chosen = Outpainting(self.tokens.codes.cpu(), self.outpaint, self.times)  # type: ignore[arg-type]
+        chosen.check_fits(managed.model, self.batch)
+        return chosen
 
     def kept(self, managed: ManagedModel) -> Kept | None:
         """What stays of the pictures that are edited.
@@ -109,7 +143,26 @@ class DrawingSettings:
 
 
 def drawing_inputs() -> list[io.Input]:
-    """Inputs that every sampler has, in the order workflows store them: only ever append."""
+    """Inputs that every sampler in raster order has, in the order workflows store them: only ever
+    append."""
+    return [
+        *picture_inputs(),
+        *sampling_inputs(),
+        io.Int.Input(
+            "window",
+            default=0,
+            min=WINDOW.low,
+            max=WIDEST,
+            tooltip="Tokens computed in one pass of the model. The picture stays the same. 0 = the "
+            "device's: 16 on a GPU, 1 on a CPU, where more is rarely faster.",
+            **ADVANCED,
+        ),
+        preview_input("rows", 2),
+    ]
+
+
+def picture_inputs() -> list[io.Input]:
+    """What is drawn, and how often; of every sampler."""
     return [
         Model.Input("model", tooltip="The model that draws."),
         io.String.Input(
@@ -129,6 +182,16 @@ def drawing_inputs() -> list[io.Input]:
         io.Int.Input(
             "batch", default=1, min=BATCH.low, max=BATCH.high, tooltip="Number of pictures."
         ),
+    ]
+
+
+def sampling_inputs(scale: str = "") -> list[io.Input]:
+    """How tokens are drawn from logits; of every sampler.
+
+    Args:
+        scale: What there is to say of the scale of guidance.
+    """
+    return [
         io.Float.Input(
             "cfg",
             default=RECOMMENDED_NUMBER,
@@ -136,7 +199,7 @@ def drawing_inputs() -> list[io.Input]:
             max=CFG.high,
             step=0.1,
             tooltip="Guidance: how strictly the picture follows the prompt. 1 = none, twice as "
-            "fast. -1 = the model's own value.",
+            f"fast. -1 = the model's own value.{scale}",
         ),
         io.Float.Input(
             "temperature",
@@ -165,24 +228,19 @@ def drawing_inputs() -> list[io.Input]:
             "1 = all, -1 = the model's own value.",
             **ADVANCED,
         ),
-        io.Int.Input(
-            "window",
-            default=0,
-            min=WINDOW.low,
-            max=WIDEST,
-            tooltip="Tokens computed in one pass of the model. The picture stays the same. 0 = the "
-            "device's: 16 on a GPU, 1 on a CPU, where more is rarely faster.",
-            **ADVANCED,
-        ),
-        io.Int.Input(
-            "preview_every",
-            default=2,
-            min=PREVIEW_EVERY.low,
-            max=PREVIEW_EVERY.high,
-            tooltip="Shows a preview after every so many rows. 0 = no preview.",
-            **ADVANCED,
-        ),
     ]
+
+
+def preview_input(unit: str, every: int) -> io.Input:
+    """How often a preview is shown."""
+    return io.Int.Input(
+        "preview_every",
+        default=every,
+        min=PREVIEW_EVERY.low,
+        max=PREVIEW_EVERY.high,
+        tooltip=f"Shows a preview after every so many {unit}. 0 = no preview.",
+        **ADVANCED,
+    )
 
 
 def later_inputs() -> list[io.Input]:
@@ -262,10 +320,12 @@ def draw(
     Raises:
         InputError: A value, or what is connected, cannot be used.
     """
+    check_order(managed, settings.schedule is None)
     checkpoint, sampling = managed.checkpoint, settings.sampling()
     seeds = picture_seeds(settings.seed, settings.batch)
     place = managed.search_places()
-    kept, redraw = settings.kept(managed), settings.redraw
+    outpainting, redraw = settings.outpainting(managed), settings.redraw
+    kept = settings.kept(managed) if outpainting is None else None
     planned = session.plan(
         checkpoint,
         settings.prompt,
@@ -277,30 +337,66 @@ def draw(
         settings.negative,
         kept,
         redraw,
+        settings.schedule,
     )
     unused = [OTHER_SAMPLER] if faid is None and checkpoint.faid is not None else []
     notes = show_notes(node_id, [*planned.notes, *unused])
     length = planned.recipe.longest + managed.model.grid.size
-    every, working = rows_between(settings.preview_every), working_bytes(managed, length, settings)
+    every, working = every_of(settings.preview_every), working_bytes(managed, length, settings)
     shown = managed.to_draw(working, faid is not None, every > 0)
     if every and not shown:
         notes = show_notes(node_id, [*notes.splitlines(), NO_PREVIEW])
-    edited = None if kept is None else kept.tokens
-    preview = Preview(managed.model, managed.device, every if shown else 0, edited)
-    drawing = session.draw(
-        checkpoint,
-        planned,
-        seeds,
-        settings.window,
-        preview,
-        managed.device,
-        managed.passes,
-        settings.exact_batch,
-    )
+    preview = preview_of(managed, every if shown else 0, kept)
+    if outpainting is None:
+        drawing = session.draw(
+            checkpoint,
+            planned,
+            seeds,
+            settings.window,
+            preview,
+            managed.device,
+            managed.passes,
+            settings.exact_batch,
+        )
+    else:
+        drawing = outpaint(
+            *(checkpoint, planned, seeds, outpainting),
+            *(preview, managed.device, settings.exact_batch),
+        )
     if drawing.notes:
         notes = show_notes(node_id, [*notes.splitlines(), *drawing.notes])
     tokens = TokenGrids(drawing.tokens, managed.codebook)
     return decode_pixels(managed, tokens), tokens, drawing, notes
+
+
+def check_order(managed: ManagedModel, raster: bool) -> None:
+    """Refuse a model that the node does not draw with.
+
+    Args:
+        raster: Whether the node draws in raster order.
+
+    Raises:
+        InputError: The model draws in another order.
+    """
+    if managed.model.order.raster == raster:
+        return
+    name, order = managed.checkpoint.name, managed.model.order.name
+    if raster:
+        raise InputError(
+            f"{name} draws in {order}; connect it to the Masked Sampler, or load a Janus-Pro model"
+        )
+    raise InputError(
+        f"{name} draws in {order}; connect it to the AR Sampler, DAiD Sampler or FAiD Sampler, or "
+        "load a Show-o model"
+    )
+
+
+def preview_of(managed: ManagedModel, every: int, kept: Kept | None) -> Preview:
+    """What shows a drawing in the order of its model."""
+    if not managed.model.order.raster:
+        return StepPreview(managed.model, managed.device, every)
+    edited = None if kept is None else kept.tokens
+    return RowPreview(managed.model, managed.device, every, edited)
 
 
 def working_bytes(managed: ManagedModel, length: int, settings: DrawingSettings) -> int:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..arrag_engine.codebook import codebook_agreement
 from ..arrag_engine.errors import InputError
-from ..arrag_engine.images import fit, from_floats, to_tensor
+from ..arrag_engine.images import from_floats, to_tensor
 from .inputs import checked
 from .memory import ManagedModel
 from .newer import found_by
@@ -19,7 +19,7 @@ from .types import CATEGORY, Model, TokenGrids, Tokens
 
 def decode_pixels(managed: ManagedModel, tokens: TokenGrids) -> Tensor:
     """A ComfyUI IMAGE [B, H, W, 3] in [0, 1], one picture at a time to save memory."""
-    device = managed.to_decode()
+    device = managed.to_decode(managed.model.pictures_in(tokens.codes))
     grids = watched(tokens.codes.split(1))
     images = [managed.model.vq.decode(one.to(device)).cpu() for one in grids]
     return ((torch.cat(images).float() + 1) / 2).clamp(0, 1).permute(0, 2, 3, 1)
@@ -70,7 +70,7 @@ class VQEncode(io.ComfyNode):
         device = model.to_decode()
         codes, crops = [], []
         for one in watched(image.unbind()):
-            fitted = fit(from_floats(one), *model.model.config.image_size)
+            fitted = model.model.frame.fit(from_floats(one))
             codes.append(model.model.vq.encode(to_tensor([fitted]).to(device))[0].cpu())
             crops.append(torch.from_numpy(np.array(fitted)) / 255)  # as Load Image makes them
         return io.NodeOutput(TokenGrids(torch.cat(codes), model.codebook), torch.stack(crops))

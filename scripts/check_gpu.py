@@ -28,7 +28,7 @@ from torch import Tensor
 from arrag_engine.bounds import MAX_SEED
 from arrag_engine.decode import KeptPasses, Recipe, draw_pictures
 from arrag_engine.decode.device_noise import device_gumbel, philox, signed
-from arrag_engine.decode.fixed import shape_of
+from arrag_engine.decode.fixed import FixedPass, shape_of
 from arrag_engine.decode.noise import Noise
 from arrag_engine.faid import Faid, forced_states
 from arrag_engine.index import PatchIndex
@@ -216,7 +216,9 @@ def check_graphs(name: str, there: Subject) -> Checks:
 def was_captured(there: Subject, wish: Wish, kept: KeptPasses) -> bool:
     """Whether the pass that drew two pictures in windows of 16 repeats a graph."""
     model, recipe = there.model, there.recipe(wish)
-    return kept.find(model, recipe, shape_of(model, recipe, 2, 16, model.device)).captured
+    return kept.find(
+        FixedPass, model, recipe, shape_of(model, recipe, 2, 16, model.device)
+    ).captured
 
 
 def check_numbers(name: str, there: Subject) -> Checks:

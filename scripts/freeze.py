@@ -27,7 +27,12 @@ from scripts.comfyui_client import Client, ComfyError, Workflow
 FROZEN = ROOT / "tests" / "frozen"
 PROBE = Path(__file__).with_name("token_hash_node")
 PROBE_TYPE = "ARRAGTest_TokenHash"
-SAMPLER_TOKENS = {"ARRAG_Sampler": 1, "ARRAG_DAiDSampler": 1, "ARRAG_FAiDSampler": 1}
+SAMPLER_TOKENS = {
+    "ARRAG_Sampler": 1,
+    "ARRAG_DAiDSampler": 1,
+    "ARRAG_FAiDSampler": 1,
+    "ARRAG_MaskedSampler": 1,
+}
 """Sampler nodes -> which of their outputs are the tokens."""
 COMMANDS = (
     "generate --prompt 'a red car and a blue house' --cfg 1.5 --temperature 0.3 --seed 3",

@@ -115,7 +115,7 @@ def pass_of(
     model: RasterBackbone, recipe: Recipe, batch: int, window: int, kept: KeptPasses
 ) -> FixedPass:
     """The pass that draws `batch` pictures in this window."""
-    return kept.find(model, recipe, shape_of(model, recipe, batch, window, model.device))
+    return kept.find(FixedPass, model, recipe, shape_of(model, recipe, batch, window, model.device))
 
 
 class Skipped:

@@ -395,7 +395,7 @@ def rows_showo_plain(bench: Bench, size: gpu_showo.Showo, model: ShowO) -> Rows:
     weights = used_bytes(bench.device)
     if bench.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(bench.device)
-    first = gpu_showo.drawing_seconds(model, recipe, [0])
+    first = gpu_showo.drawing_seconds(model, recipe, [0], bench.kept)
     memory = used_bytes(bench.device, most=True) - weights
     note = f"{size.steps} steps, guidance {size.guidance:g} (cfg {recipe.sampling.cfg:g})"
     yield Row(f"{name}, first picture", first, "s", None, None, note)
@@ -403,7 +403,7 @@ def rows_showo_plain(bench: Bench, size: gpu_showo.Showo, model: ShowO) -> Rows:
         note_memory = "drawing, without decoding pixels"
         yield Row(f"memory above weights, {name}", memory / 1e9, "GB", None, None, note_memory)
     full = gpu_showo.Uncached(model)
-    ours, theirs = gpu_showo.by_turns(model, recipe, full, recipe, bench.sizes.rounds)
+    ours, theirs = gpu_showo.by_turns(model, recipe, full, recipe, bench.sizes.rounds, bench.kept)
     picture = statistics.median(ours)
     yield Row(f"{name}, picture", picture, "s", None, None, f"{note}, {spread(ours)}")
     yield Row(f"{name}, step", 1e3 * picture / size.steps, "ms", None, None, "picture / steps")
@@ -411,8 +411,13 @@ def rows_showo_plain(bench: Bench, size: gpu_showo.Showo, model: ShowO) -> Rows:
     yield Row(f"{name}, picture uncached", statistics.median(theirs), "s", None, None, note)
     yield Row(f"{name}, uncached / ours", gpu_showo.ratio(theirs, ours), "times")
     for what, one in (("pass", model), ("pass uncached", full)):
-        note = "network alone, both streams"
-        yield Row(f"{name}, {what}", 1e3 * gpu_showo.pass_seconds(one, recipe), "ms", note=note)
+        note = "both streams, softmax included"
+        yield Row(
+            f"{name}, {what}",
+            1e3 * gpu_showo.pass_seconds(one, recipe, bench.kept),
+            "ms",
+            note=note,
+        )
     pixels = gpu_showo.tokens_to_pixels(model)
     yield Row(f"{name}, tokens to pixels", 1e3 * pixels, "ms", None, None, "float32")
 
@@ -420,7 +425,7 @@ def rows_showo_plain(bench: Bench, size: gpu_showo.Showo, model: ShowO) -> Rows:
 def rows_showo_daid(bench: Bench, size: gpu_showo.Showo, model: ShowO) -> Rows:
     retriever = gpu_showo.sign_retriever(model, bench.sizes.sign_patches)
     plain, daid = gpu_showo.by_turns(
-        model, size.recipe(), model, size.recipe(retriever), bench.sizes.rounds
+        model, size.recipe(), model, size.recipe(retriever), bench.sizes.rounds, bench.kept
     )
     bits = retriever.source.spec.offsets * model.code_dim
     note = f"{retriever.source.size:,} patches of {bits} bits, K {gpu_showo.DAID.neighbours}"
@@ -432,9 +437,10 @@ def rows_showo_daid(bench: Bench, size: gpu_showo.Showo, model: ShowO) -> Rows:
 def rows_showo_batch(bench: Bench, size: gpu_showo.Showo, model: ShowO) -> Rows:
     recipe = size.recipe()
     together = [
-        gpu_showo.drawing_seconds(model, recipe, range(seed, seed + FEW)) for seed in range(2)
+        gpu_showo.drawing_seconds(model, recipe, range(seed, seed + FEW), bench.kept)
+        for seed in range(2)
     ][1]
-    alone = gpu_showo.drawing_seconds(model, recipe, [0])
+    alone = gpu_showo.drawing_seconds(model, recipe, [0], bench.kept)
     note = f"{together / FEW:.3g} s a picture"
     what = f"Show-o {size.name}, {FEW} pictures at once, against {FEW} alone"
     yield Row(what, FEW * alone / together, "times faster", None, None, note)
@@ -447,7 +453,7 @@ def rows_showo_transformers(bench: Bench) -> Rows:
         model = gpu.random_showo(size.config, bench.dtype, bench.device)
         theirs, recipe = gpu_showo.TransformersPhi(model), size.recipe()
         rounds = min(2, bench.sizes.rounds)
-        ours, others = gpu_showo.by_turns(model, recipe, theirs, recipe, rounds)
+        ours, others = gpu_showo.by_turns(model, recipe, theirs, recipe, rounds, bench.kept)
         name, note = f"Show-o {size.name}", f"{gpu.version('transformers')}, same weights"
         note += ", full pass a step, head over the whole vocabulary"
         yield Row(f"{name}, picture with transformers", statistics.median(others), "s", note=note)

@@ -14,7 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from arrag_engine.decode import Recipe, draw_pictures
+from arrag_engine.decode import KeptPasses, Recipe, draw_pictures
+from arrag_engine.decode.canvas import begin
+from arrag_engine.decode.masked_passes import open_masked
 from arrag_engine.index import KeySpec, SourceTable, create_index
 from arrag_engine.models.showo.layouts import official_name
 from arrag_engine.models.showo.model import BORDERS, MaskedAttention, ShowO, ShowOConfig
@@ -62,6 +64,8 @@ SMALL = (Showo("tiny", gpu.TINY_SHOWO, 3, 1.75),)
 class Uncached:
     """A model that keeps nothing of its prompts: every pass computes text and picture, padded to
     one length, behind a mask. The head predicts picture tokens only, as the engine's does."""
+
+    repeats = False
 
     def __init__(self, model: ShowO) -> None:
         self.model = model
@@ -181,17 +185,21 @@ def sign_retriever(model: ShowO, patches: int) -> Retriever:
     return make_retriever(device_index(index, model.device), grid, codebook, DAID)
 
 
-def drawing_seconds(model: Any, recipe: Recipe, seeds: Sequence[int]) -> float:
+def drawing_seconds(model: Any, recipe: Recipe, seeds: Sequence[int], kept: KeptPasses) -> float:
     """Of whole drawings, to tokens."""
     device = model.device
-    return gpu.seconds(device, lambda: draw_pictures(model, recipe, seeds, device=device))
+    return gpu.seconds(
+        device, lambda: draw_pictures(model, recipe, seeds, device=device, kept=kept)
+    )
 
 
-def by_turns(model: Any, recipe: Recipe, other: Any, its: Recipe, rounds: int) -> list[list[float]]:
+def by_turns(
+    model: Any, recipe: Recipe, other: Any, its: Recipe, rounds: int, kept: KeptPasses
+) -> list[list[float]]:
     """Seconds of pictures of two drawings [2][rounds], one after the other; the first pair warms
     up."""
     pairs = [
-        (drawing_seconds(model, recipe, [seed]), drawing_seconds(other, its, [seed]))
+        (drawing_seconds(model, recipe, [seed], kept), drawing_seconds(other, its, [seed], kept))
         for seed in range(rounds + 1)
     ]
     return [[pair[i] for pair in pairs[1:]] for i in range(2)]
@@ -211,17 +219,16 @@ def tokens_to_pixels(model: ShowO) -> float:
     return statistics.median(taken[1:])
 
 
-def pass_seconds(model: Any, recipe: Recipe, rounds: int = 5) -> float:
-    """Of one pass of the network over both streams of a picture of which nothing is known."""
-    device, size = model.device, model.grid.size
+def pass_seconds(model: Any, recipe: Recipe, kept: KeptPasses, rounds: int = 5) -> float:
+    """Of one pass over both streams of a picture of which nothing is known."""
+    device = model.device
     with torch.inference_mode():
-        opened = model.open(torch.tensor(recipe.streams, device=device))
-        tokens = torch.zeros(len(recipe.streams), size, dtype=torch.long, device=device)
-        known = torch.zeros_like(tokens, dtype=torch.bool)
+        passes = open_masked(model, recipe, 1, device, kept)
+        canvas, known = begin(0, model.grid.size), np.zeros((1, model.grid.size), bool)
         taken = [
-            gpu.seconds(device, lambda: model.masked_logits(opened, tokens, known))
-            for _ in range(rounds + 1)
+            gpu.seconds(device, lambda: passes.predict([canvas], known)) for _ in range(rounds + 1)
         ]
+        passes.close()
     return statistics.median(taken[1:])
 
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from arrag_engine.bounds import MAX_SEED
-from arrag_engine.decode import Kept, Recipe, draw_pictures
+from arrag_engine.decode import Kept, KeptPasses, Recipe, draw_pictures
+from arrag_engine.decode.masked_passes import FixedMasked, masked_shape
 from arrag_engine.decode.step_noise import draw_by_sum, step_noise
 from arrag_engine.index import PatchIndex, SourceTable, create_index
 from arrag_engine.models.showo.model import ShowO
@@ -63,6 +64,8 @@ class Subject:
     model: ShowO
     index: PatchIndex
     kept: Kept
+    passes: KeptPasses | None = None
+    """Passes of fixed shape; without them a CPU draws by its own passes."""
 
     def recipe(self, wish: Wish) -> Recipe:
         bare = Showo("tiny", self.model.config, STEPS, 1.0).recipe()
@@ -84,14 +87,14 @@ class Subject:
     def draw(self, wish: Wish, seeds: Sequence[int], model: Any = None) -> Tensor:
         """Tokens [B, N], by another model if one is given."""
         recipe = self.recipe(wish)
-        return draw_pictures(model or self.model, recipe, seeds).tokens.flatten(1)
+        return draw_pictures(model or self.model, recipe, seeds, kept=self.passes).tokens.flatten(1)
 
 
 def tiny_subject(dtype: torch.dtype, device: torch.device, moved: bool = False) -> Subject:
     """A random model so loud that no two tokens are about equally probable.
 
     Args:
-        moved: The index is searched on the device.
+        moved: The index is searched on the device, and passes have a fixed shape there.
     """
     model = gpu.random_showo(gpu.TINY_SHOWO, torch.float32, CPU)
     gpu.randomise(model, 3, 0.3)
@@ -104,7 +107,7 @@ def tiny_subject(dtype: torch.dtype, device: torch.device, moved: bool = False) 
     for part in model.drawing_parts:
         part.to(dtype)
     index = device_index(index, device) if moved else index
-    return Subject(model.to(device), index, kept)
+    return Subject(model.to(device), index, kept, gpu.kept() if moved else None)
 
 
 def check_showo(device: torch.device) -> Checks:
@@ -120,11 +123,37 @@ def check_showo(device: torch.device) -> Checks:
             yield stands(name, there.kept, found)
     plain = there.draw(PLAIN, SEEDS)
     yield equal("Show-o, DAiD 0 = plain", there.draw(replace(PLAIN, weight=0.0), SEEDS), plain)
+    yield from check_captured(there)
     full = there.draw(PLAIN, SEEDS, Uncached(there.model))
     yield equal("Show-o, full pass a step = kept text", full, plain)
     yield check_pixels(host, there)
     if device.type == "cuda":
         yield check_memory(there)
+
+
+def check_captured(there: Subject) -> Checks:
+    """A captured pass draws what it draws uncaptured, and serves prompts of other lengths."""
+    device, bare = there.model.device, replace(there, passes=gpu.kept(capture=False))
+    for name in ("plain", "guidance 1", "top-k and top-p", "DAiD 0.5"):
+        wish = WISHES[name]
+        pairs = [(there.draw(wish, SEEDS), bare.draw(wish, SEEDS)) for _ in range(2)]
+        error = equal("", *(torch.cat(drawn) for drawn in zip(*pairs, strict=True)))
+        captured = was_captured(there, wish)
+        said = f"{'captured' if captured else f'no graph on {device}'}, {error.said}"
+        good = captured == (device.type == "cuda") and error.ok
+        yield Check(f"Show-o, {name}, graph = no graph, twice", good, said)
+    longer = replace(there.recipe(PLAIN), prompt=there.recipe(PLAIN).prompt[1:])
+    drawn = [
+        draw_pictures(there.model, longer, SEEDS, kept=one).tokens.flatten(1)
+        for one in (there.passes, gpu.kept(capture=False))
+    ]
+    yield equal("Show-o, a prompt of another length, kept pass = new one", *drawn)
+
+
+def was_captured(there: Subject, wish: Wish) -> bool:
+    assert there.passes is not None
+    shape = masked_shape(there.model, there.recipe(wish), len(SEEDS), there.model.device)
+    return there.passes.find(FixedMasked, there.model, there.recipe(wish), shape).captured
 
 
 def stands(name: str, kept: Kept, found: Tensor) -> Check:

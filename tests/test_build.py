@@ -23,9 +23,11 @@ from arrag_engine.build import (
 )
 from arrag_engine.build.reading import BATCH, Unreadable, read_ahead
 from arrag_engine.errors import InputError
-from arrag_engine.images import crop_boxes, cut, fit, open_picture, to_tensor
+from arrag_engine.images import crop_boxes, cut, fit, open_picture, square, to_tensor
 from arrag_engine.index import KeySpec, create_index, load_index
+from arrag_engine.models.showo.pixels import to_pixels
 from tests.pictures import picture
+from tests.tiny_showo import tiny_showo
 
 READABLE = ["a.png", "b.jpg", "c.webp", "d.png", "e.png", "f.jpg", "g.png", "sub/a.png"]
 COVER = BuildOptions(read=ReadSettings(crops="cover"))
@@ -308,3 +310,13 @@ def test_another_number_of_captions_is_refused(model, out):
 def test_settings_out_of_range_are_refused(options, message):
     with pytest.raises(InputError, match=message):
         options()
+
+
+def test_show_o_reads_pictures_as_its_own_programs_do(tmp_path):
+    model = tiny_showo()
+    noise = np.random.default_rng(0).integers(0, 256, (17, 31, 3), np.uint8)
+    image = Image.fromarray(noise)
+    built = build_from_images(model, [image], [], tmp_path / "a.safetensors")
+    pixels = to_pixels(square(image, 12, Image.Resampling.BICUBIC))
+    codes, _ = model.vq.encode(pixels[None])
+    assert np.array_equal(built.index.tokens[0], codes.flatten())

@@ -44,6 +44,16 @@ BAD_INPUT = {
     "K endless": (f"{DRAW} {INDEX} --neighbours 1000000000", "--neighbours is 1000000000; choose"),
     "no index": (f"{DRAW} --decoding daid", "--decoding daid needs --index"),
     "mask": (f"{DRAW} --mask a.png --redraw 0.5", "--mask and --redraw need --edit; pass the"),
+    "times": (f"{DRAW} --edit a.png --times 2", "--times needs --outpaint; pass the side"),
+    "outpaint alone": (f"{DRAW} --outpaint up", "--outpaint needs --edit; pass the picture"),
+    "outpaint and mask": (
+        f"{DRAW} --edit a.png --outpaint up --mask a.png",
+        "--outpaint keeps all tokens of the picture and writes no trace; omit --mask, or",
+    ),
+    "outpaint and credits": (
+        f"{DRAW} --edit a.png --outpaint up --credits a.txt",
+        "writes no trace; omit --credits, or --outpaint",
+    ),
     "no picture": (f"{DRAW} --edit {{tmp}}/no.png", "no.png: not a readable picture"),
     "faid of a plain model": (
         f"{DRAW} --decoding faid",

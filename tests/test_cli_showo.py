@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -77,6 +78,34 @@ def test_an_index_joins_with_all_neighbours(run, showo, tmp_path):
     report, _ = generated(run, showo, tmp_path, line)
     assert report["settings"]["keys_neighborhood"] == "ring-8"
     assert tokens_of(report) != tokens_of(plain)
+
+
+@pytest.fixture
+def noise(tmp_path):
+    """A picture of the model's size."""
+    path = tmp_path / "noise.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (12, 12, 3), np.uint8)).save(path)
+    return path
+
+
+def test_a_picture_is_continued_beyond_a_side(run, showo, tmp_path, noise):
+    kept = generated(run, showo, tmp_path, f"--edit {noise} --redraw 0")[0]
+    given = np.array(tokens_of(kept)).reshape(6, 6)
+    line = f"--steps 3 --edit {noise} --outpaint left --times 2"
+    report, err = generated(run, showo, tmp_path, line)
+    assert np.array_equal(np.array(tokens_of(report)).reshape(6, 12)[:, 6:], given)
+    assert Image.open(tmp_path / "a.png").size == (24, 12)
+    assert "Outpainting: 2 x 3 columns, side 'left'; 6x12 tokens." in err
+    told = {"edit": str(noise), "outpaint": "left", "times": 2}
+    assert report["settings"].items() >= told.items()
+    assert report["passes"] == 6
+
+
+def test_a_model_in_raster_order_continues_no_picture(run, noise):
+    line = f"generate --model {{model}} --prompt red --out {{tmp}}/a.png --edit {noise}"
+    code, _, err = run(f"{line} --outpaint left")
+    assert code == 2
+    assert "draws in raster order, and outpainting needs one that draws in any order" in err
 
 
 def test_a_prompt_that_is_cut_is_said(run, showo, tmp_path):

@@ -17,6 +17,7 @@ from PIL.PngImagePlugin import PngInfo
 from arrag_engine import images
 from arrag_engine.errors import InputError
 from arrag_engine.images import (
+    Frame,
     crop_boxes,
     cut,
     fit,
@@ -348,3 +349,28 @@ def test_a_png_carries_its_text(tmp_path):
 )
 def test_a_sheet_is_near_square(count, size):
     assert tile([Image.fromarray(PIXELS)] * count).size == size
+
+
+def test_a_frame_cuts_and_resizes_with_its_own_filter():
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 50, 3), np.uint8))
+    for whole in (False, True):
+        frame = Frame(12, 12, Image.Resampling.BICUBIC, whole)
+        boxes, parts = zip(*frame.cuts(image, "cover"), strict=True)
+        assert list(boxes) == crop_boxes(image.size, 12, 12, "cover")
+        wanted = image.resize((12, 12), Image.Resampling.BICUBIC, box=boxes[1])
+        assert np.array_equal(np.asarray(parts[1]), np.asarray(wanted))
+    plain = Frame(12, 12).fit(image)
+    assert np.array_equal(np.asarray(plain), np.asarray(fit(image, 12, 12)))
+
+
+def test_a_frame_of_whole_pixels_is_cut_out_of_the_resized_picture():
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (33, 70, 3), np.uint8))
+    framed = Frame(12, 12, Image.Resampling.BICUBIC, whole=True).fit(image)
+    resized = np.asarray(image.resize((25, 12), Image.Resampling.BICUBIC))
+    assert np.array_equal(np.asarray(framed), resized[:, 6:18])  # 6.5 goes to the even number
+
+
+def test_a_picture_like_a_thread_is_refused_before_it_is_resized():
+    frame = Frame(256, 256, Image.Resampling.BICUBIC, whole=True)
+    with pytest.raises(InputError, match="1x90000 pixels would be resized to 256x23040000, at"):
+        frame.fit(Image.new("RGB", (1, 90_000)))

@@ -101,7 +101,7 @@ def build_index(
         done = staging.report.listed
         tick = _counting(progress, len(pictures))
         tick(done)
-        prepare = partial(prepare_file, size=model.config.image_size, crops=options.read.crops)
+        prepare = partial(prepare_file, frame=model.frame, crops=options.read.crops)
         batches = read_ahead(folder, pictures, prepare, done)
         for part in encode_all(model, batches, staging.seen, keep, device, tick, done):
             staging.append(part)
@@ -282,7 +282,7 @@ def encode_folder(
     _check_codes(model)
     read = read or ReadSettings()
     pictures, notes = list_folder(folder, read)
-    prepare = partial(prepare_file, size=model.config.image_size, crops=read.crops)
+    prepare = partial(prepare_file, frame=model.frame, crops=read.crops)
     batches = read_ahead(folder, pictures, prepare)
     report = progress or _ignore
     tick = _counting(lambda _, done, total: report(done, total), len(pictures))
@@ -338,7 +338,7 @@ def _build_batch(
     for i, image in enumerate(images):
         caption = captions[i].strip() if captions else ""
         facts = Picture("", f"picture {i + 1}", caption, read.licence, read.origin)
-        prepared.append(prepare_image(image, facts, model.config.image_size, read.crops))
+        prepared.append(prepare_image(image, facts, model.frame, read.crops))
     batches = [prepared[i : i + BATCH] for i in range(0, len(prepared), BATCH)]
     parts = encode_all(model, batches, {}, keep, device, _counting(progress, len(images)))
     encoded = join(parts, model, keep)

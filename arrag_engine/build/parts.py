@@ -75,7 +75,7 @@ def encode_part(part: Part) -> int:
     """
     if not is_done(part):
         model, device = _model(part.model)
-        prepare = partial(prepare_file, size=model.config.image_size, crops=part.crops)
+        prepare = partial(prepare_file, frame=model.frame, crops=part.crops)
         batches = read_ahead(part.folder, part.pictures, prepare)
         encoded = encode_all(model, batches, {}, part.keep_vectors, device, lambda done: None)
         write_part(part, join(encoded, model, part.keep_vectors))

@@ -14,7 +14,7 @@ from typing import Any
 from PIL import Image
 
 from ..errors import InputError
-from ..images import crop_boxes, cut, open_picture, read_bytes, thumbnail
+from ..images import Frame, open_picture, read_bytes, thumbnail
 from ..index import Source
 from .listing import Picture
 
@@ -41,12 +41,12 @@ class Unreadable:
     reason: str
 
 
-def prepare_file(picture: Picture, size: tuple[int, int], crops: str) -> Prepared | Unreadable:
-    """Read, hash, crop and resize a picture file to images of `size` (height, width)."""
+def prepare_file(picture: Picture, frame: Frame, crops: str) -> Prepared | Unreadable:
+    """Read, hash, crop and resize a picture file to images of a frame."""
     try:
         data = read_bytes(picture.path)
         image = open_picture(data, os.path.splitext(picture.path)[1])
-        return _prepare(image, hashlib.sha256(data), picture, size, crops)
+        return _prepare(image, hashlib.sha256(data), picture, frame, crops)
     except InputError as error:
         return Unreadable(picture.name, str(error))
     except MemoryError:
@@ -54,22 +54,22 @@ def prepare_file(picture: Picture, size: tuple[int, int], crops: str) -> Prepare
 
 
 def prepare_image(
-    image: Image.Image, picture: Picture, size: tuple[int, int], crops: str
+    image: Image.Image, picture: Picture, frame: Frame, crops: str
 ) -> Prepared | Unreadable:
     """The same for an upright RGB picture in memory; its hash is that of its pixels."""
     try:
         digest = hashlib.sha256(str(image.size).encode() + image.tobytes())
-        return _prepare(image, digest, picture, size, crops)
+        return _prepare(image, digest, picture, frame, crops)
     except InputError as error:
         return Unreadable(picture.name, str(error))
 
 
 def _prepare(
-    image: Image.Image, digest: Any, picture: Picture, size: tuple[int, int], crops: str
+    image: Image.Image, digest: Any, picture: Picture, frame: Frame, crops: str
 ) -> Prepared:
-    (height, width), images, sources = size, [], []
-    for box in crop_boxes(image.size, height, width, crops):
-        images.append(cut(image, box, height, width))
+    images, sources = [], []
+    for box, part in frame.cuts(image, crops):
+        images.append(part)
         left, top, right, bottom = box
         sources.append(
             Source(

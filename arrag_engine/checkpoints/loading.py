@@ -62,7 +62,7 @@ class Checkpoint:
         """Pictures [B, H, W, 3] uint8, on the CPU, of codes [B, height, width]; one after the other
         to save memory. Passes that are kept give way if the device has no room for that."""
         device = self.model.device
-        self.passes.make_room(device, self.model.picture_bytes())
+        self.passes.make_room(device, self.model.picture_bytes(self.model.pictures_in(codes)))
         pixels = [to_uint8(self.model.vq.decode(one.to(device))).cpu() for one in codes.split(1)]
         return torch.cat(pixels)
 

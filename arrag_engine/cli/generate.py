@@ -20,6 +20,7 @@ from ..bounds import (
     STEPS,
     STRENGTH,
     TEMPERATURE,
+    TIMES,
     TOP_K,
     TOP_P,
     WINDOW,
@@ -29,7 +30,14 @@ from ..errors import InputError
 from ..files import atomic_write
 from ..models.tokenizing import check_prompt
 from ..paths import check_output, given_name
-from ..settings import CONFIDENCES, MASK_CURVES, SEMANTICS, SamplingChoice, ScheduleChoice
+from ..settings import (
+    CONFIDENCES,
+    MASK_CURVES,
+    SEMANTICS,
+    SIDES,
+    SamplingChoice,
+    ScheduleChoice,
+)
 from .layers import (
     KEYS,
     OPTIONS,
@@ -54,6 +62,7 @@ if TYPE_CHECKING:
     from ..checkpoints import Checkpoint
     from ..decode import Drawing
     from ..faid import Faid, FaidAdapter
+    from ..outpainting import Outpainting
     from ..retrieval import Retriever
     from ..session import Plan
 
@@ -177,6 +186,13 @@ def add_commands(command: Command) -> None:
         "retrieved, or the model's (default: recommended for the model)",
     )
     add(
+        "--outpaint",
+        choices=SIDES,
+        help="continue the picture of --edit beyond this side by half of what the model draws; "
+        "of models that draw in any order (default: no)",
+    )
+    add("--times", **number(TIMES), default=1, help="how often --outpaint does so")
+    add(
         "--json",
         type=Path,
         help="report to write: settings, timings, retrieval facts (default: none)",
@@ -192,11 +208,13 @@ def generate(a: argparse.Namespace) -> int:
     check_adapter(a.adapter)
     checkpoint = load_model(a)
     from ..api import keep, searched_on
+    from ..outpainting import outpaint
     from ..session import draw, plan
 
     faid = _faid(checkpoint, a) if decoding == "faid" else None
     place = searched_on(checkpoint)
-    kept = keep(checkpoint, *edited) if edited else None
+    outpainting = _outpainting(checkpoint, a, edited)
+    kept = keep(checkpoint, *edited) if edited and outpainting is None else None
     planned = plan(
         *(checkpoint, a.prompt, sampling, layers, faid),
         place=place,
@@ -212,15 +230,20 @@ def generate(a: argparse.Namespace) -> int:
     with progress_bar("token") as bar:
         tick = follow(bar)
         seeds = picture_seeds(a.seed, a.batch)
-        drawing = draw(
-            checkpoint,
-            planned,
-            seeds,
-            a.window,
-            lambda done, _: tick(done, size),
-            kept=checkpoint.passes,
-            exact_batch=a.exact_batch,
-        )
+
+        def show(done: int, _: object) -> None:
+            tick(done, size)
+
+        if outpainting is None:
+            drawing = draw(
+                *(checkpoint, planned, seeds, a.window, show),
+                kept=checkpoint.passes,
+                exact_batch=a.exact_batch,
+            )
+        else:
+            drawing = outpaint(
+                *(checkpoint, planned, seeds, outpainting, show), exact_batch=a.exact_batch
+            )
     for note in drawing.notes:
         print(note, file=sys.stderr)
     drawn = time.perf_counter()
@@ -270,6 +293,8 @@ def _settings(
     if recipe.kept is not None:
         settings |= {"edit": str(a.edit), "redraw": a.redraw}
         settings["mask"] = None if a.mask is None else str(a.mask)
+    if a.outpaint is not None:
+        settings |= {"edit": str(a.edit), "outpaint": a.outpaint, "times": a.times}
     told = [facts for facts, _ in told_layers(a)] if recipe.layers else []
     used = [told[one.number] | _layer_settings(one) for one in recipe.layers]
     if a.layers is not None and used:
@@ -294,6 +319,8 @@ def _checked_settings(a: argparse.Namespace) -> tuple[SamplingChoice, str]:
         raise InputError(
             f"--decoding {decoding} does not use --adapter; choose faid, or omit --adapter"
         )
+    if a.outpaint is not None:
+        _check_outpaint(a)
     check_output(a.out, ".png")
     if a.json:
         check_output(a.json, ".json")
@@ -306,6 +333,39 @@ def _checked_settings(a: argparse.Namespace) -> tuple[SamplingChoice, str]:
         check_prompt(a.negative, "negative prompt")
     check_inputs(a)
     return SamplingChoice(a.cfg, a.temperature, a.top_k, a.top_p), decoding
+
+
+def _check_outpaint(a: argparse.Namespace) -> None:
+    """Refuse what an outpainted picture does not have.
+
+    Raises:
+        InputError: Something is said of tokens inside it, or of its trace.
+    """
+    others = [f"--{name}" for name in ("mask", "redraw") if f"--{name}" in a.given]
+    others += [f"--{name}" for name in ("trace", "credits") if getattr(a, name)]
+    if others:
+        raise InputError(
+            f"--outpaint keeps all tokens of the picture and writes no trace; omit {others[0]}, or "
+            "--outpaint"
+        )
+
+
+def _outpainting(
+    checkpoint: Checkpoint, a: argparse.Namespace, edited: list[Image.Image]
+) -> Outpainting | None:
+    """The picture to continue, if that is asked for.
+
+    Raises:
+        InputError: The model cannot do it.
+    """
+    if a.outpaint is None:
+        return None
+    from ..api import encode
+    from ..outpainting import Outpainting
+
+    outpainting = Outpainting(encode(checkpoint, edited[0])[None], a.outpaint, a.times)
+    outpainting.check_fits(checkpoint.model, a.batch)
+    return outpainting
 
 
 def _read_pictures(a: argparse.Namespace) -> list[Image.Image]:
@@ -414,7 +474,8 @@ def _write_report(
             for file, tokens in zip(files, drawing.tokens, strict=True)
         ],
     }
-    for image, trace in zip(report["images"], drawing.traces, strict=False):
+    traces = drawing.traces if settings.get("outpaint") is None else []
+    for image, trace in zip(report["images"], traces, strict=False):
         image["positions"] = [trace.position_facts(i) for i in range(trace.grid.size)]
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(report, ensure_ascii=False, indent=1), encoding="utf-8")

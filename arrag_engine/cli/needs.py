@@ -40,9 +40,14 @@ def _edits(a: argparse.Namespace) -> bool:
     return a.edit is not None
 
 
+def _outpaints(a: argparse.Namespace) -> bool:
+    return a.outpaint is not None
+
+
 NEEDS = {
     "generate": (
-        Need(("--mask", "--redraw"), "--edit", "pass the picture to edit", _edits),
+        Need(("--mask", "--redraw", "--outpaint"), "--edit", "pass the picture to edit", _edits),
+        Need(("--times",), "--outpaint", "pass the side to continue", _outpaints),
         Need(
             ("--strength", "--candidates", "--semantics"),
             "an adapter",

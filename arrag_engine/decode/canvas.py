@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from ..retrieval import Asked, Proposals
+from ..retrieval import Asked, FoundByLayers, Proposals
 from .kept import Kept
 from .noise import SEEDS, Noise
 
@@ -38,8 +38,17 @@ class Canvas:
     """Positions whose input is in the key/value cache."""
     proposals: dict[int, Proposals] = field(default_factory=dict)
     """The last look-up of each position."""
+    found: dict[int, tuple[FoundByLayers, int]] = field(default_factory=dict)
+    """In a drawing in any order, where in a look-up of many positions the last one of each is; see
+    `recall`."""
     noise: dict[int, Noise] = field(default_factory=dict)
     """Of undecided positions, cached: generating it is expensive."""
+
+    def recall(self) -> None:
+        """Make `proposals` of `found`: an object for each position, once a picture."""
+        for position, (found, i) in self.found.items():
+            self.proposals[position] = found.at(i)
+        self.found.clear()
 
     @property
     def size(self) -> int:

@@ -47,7 +47,7 @@ def draw_pictures(
     if model.order.raster:
         raster = cast(RasterBackbone, model)
         return draw_raster(raster, recipe, seeds, window, progress, device, kept)
-    return draw_masked(cast(MaskedBackbone, model), recipe, seeds, progress, device)
+    return draw_masked(cast(MaskedBackbone, model), recipe, seeds, progress, device, kept)
 
 
 def draw_one_by_one(

@@ -9,25 +9,30 @@ like all others.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import InputError
-from ..faid import Blending, FaidAdapter
+from ..faid import Blending
 from ..models.base import Backbone, RasterBackbone
 from ..sampling import guide, model_distribution, shape_distribution
 from .canvas import Canvas
 from .choice import Chooser, Draft
 from .device_noise import PLACES, NoiseSlab
-from .graphs import GraphRecorder, Recording
+from .graphs import GraphRecorder
 from .packet import Packet
 from .passes import Chosen, fill_candidates, not_numbers, prompt_groups
 from .recipe import Recipe
+from .recorded import RecordedPass
+
+P = TypeVar("P", bound=RecordedPass)
+Make = Callable[[Any, Recipe, Any], P]
+"""Makes a pass of a model, a recipe and a shape."""
 
 STEP = 64
 """Capacities of the cache are multiples of it, so that prompts of like length share a pass."""
@@ -93,16 +98,16 @@ def shape_of(
     )
 
 
-class FixedPass:
+class FixedPass(RecordedPass):
     """A pass of one shape with its buffers. `begin` starts a drawing, `run` repeats the pass.
 
     Made and used under inference mode.
     """
 
     def __init__(self, model: RasterBackbone, recipe: Recipe, shape: Shape) -> None:
+        super().__init__(model, shape)
         self.model, self.shape = model, shape
         batch, width, device = shape.batch, shape.width, shape.device
-        self.adapter: FaidAdapter | None = None
         self.blending: Blending | None = None
         self.cache = model.new_cache(shape.streams * batch, shape.capacity, device)
         self.numbers = Packet(
@@ -133,46 +138,6 @@ class FixedPass:
             self.blending = Blending(faid, model, batch, device, strength)
         self.drawn = torch.zeros(2, batch, width, dtype=torch.int32, device=device)
         """What a pass leaves: the tokens, and the bits of their probabilities under the model."""
-        self.recording: Recording | None = None
-        self.failed = False
-        """Whether a recording failed, which would fail again."""
-
-    @property
-    def captured(self) -> bool:
-        """Whether a recorded pass is repeated."""
-        return self.recording is not None
-
-    def _modules(self) -> list[nn.Module]:
-        """The modules whose weights a pass reads: all but the picture tokenizer."""
-        parts = self.model.children() if isinstance(self.model, nn.Module) else []
-        adapter = [] if self.adapter is None else [self.adapter]
-        return [part for part in parts if part is not self.model.vq] + adapter
-
-    def record(self, recorder: GraphRecorder) -> str | None:
-        """Record the pass if possible. Returns a note if recording failed, else None.
-
-        It overwrites the buffers: call it before `begin`.
-        """
-        if self.recording is not None and not self.recording.holds():
-            self.recording = None
-        modules = self._modules()
-        done = self.failed or self.recording is not None
-        if done or not recorder.can(modules, self.shape.device):
-            return None
-        try:
-            with ExitStack() as stack:
-                for module in modules:
-                    stack.enter_context(recorder.plain(module))
-                replay = recorder.record(self.compute, self.shape.device)
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError as error:
-            self.failed = True
-            first = error.__context__ or error  # ending a failed recording fails too
-            reason = str(first).partition("\n")[0]
-            return f"The pass could not be recorded as a CUDA graph, so drawing is slower: {reason}"
-        self.recording = Recording(replay, modules)
-        return None
 
     def begin(self, recipe: Recipe, seeds: Sequence[int]) -> Tensor:
         """Start a drawing; p_model [vocab] of position 0, on the CPU, from the prompt's pass."""
@@ -216,12 +181,7 @@ class FixedPass:
             self.shares.send()
         if self.noise is not None:
             self.noise.hold(self.sent.host["first"].tolist(), self.shape.width)
-        if self.recording is not None and not self.recording.holds():
-            self.recording = None  # the weights were moved while drawing
-        if self.recording is None:
-            self.compute()
-        else:
-            self.recording.replay()
+        self.repeat()
         tokens, p = self.drawn.cpu().numpy()
         return tokens.astype(np.int64), p.view(np.float32)
 
@@ -277,10 +237,14 @@ class KeptPasses:
             recorder: Records passes as CUDA graphs; without one, every pass runs as it is.
         """
         self.recorder = recorder
-        self._kept: list[FixedPass] = []
+        self._kept: list[RecordedPass] = []
 
-    def find(self, model: RasterBackbone, recipe: Recipe, shape: Shape) -> FixedPass:
-        """The pass of a shape, kept from before or new; the one used longest ago makes room."""
+    def find(self, make: Make[P], model: Backbone, recipe: Recipe, shape: Hashable) -> P:
+        """The pass of a shape, kept from before or new; the one used longest ago makes room.
+
+        Args:
+            make: The class of the pass; each has a class of shapes of its own.
+        """
         adapter = None if recipe.adapter is None else recipe.adapter.adapter
         for one in self._kept:
             if one.shape == shape and one.model is model and one.adapter is adapter:
@@ -288,24 +252,24 @@ class KeptPasses:
                 break
         else:
             self._kept = self._kept[-self.MOST + 1 :]  # before memory is taken for another
-            one = self._make(model, recipe, shape)
+            one = self._make(make, model, recipe, shape)
         self._kept.append(one)
-        return one
+        return cast(P, one)
 
-    def _make(self, model: RasterBackbone, recipe: Recipe, shape: Shape) -> FixedPass:
+    def _make(self, make: Make[P], model: Backbone, recipe: Recipe, shape: Hashable) -> P:
         try:
-            return FixedPass(model, recipe, shape)
+            return make(model, recipe, shape)
         except torch.OutOfMemoryError:
             self._kept.clear()
-            return FixedPass(model, recipe, shape)
+            return make(model, recipe, shape)
 
-    def take(self, model: RasterBackbone, recipe: Recipe, shape: Shape) -> FixedPass:
+    def take(self, make: Make[P], model: Backbone, recipe: Recipe, shape: Hashable) -> P:
         """As `find`, for one drawing alone, which has to give it back."""
-        one = self.find(model, recipe, shape)
+        one = self.find(make, model, recipe, shape)
         self._kept.remove(one)
         return one
 
-    def give_back(self, one: FixedPass) -> None:
+    def give_back(self, one: RecordedPass) -> None:
         self._kept = [*self._kept, one][-self.MOST :]
 
     def clear(self) -> None:
@@ -426,7 +390,7 @@ def open_fixed(
     """
     shape = shape_of(model, recipe, len(canvases), window, device)
     kept = KeptPasses(GraphRecorder()) if kept is None else kept
-    one = kept.take(model, recipe, shape)
+    one = kept.take(FixedPass, model, recipe, shape)
     note = None if kept.recorder is None else one.record(kept.recorder)
     first = one.begin(recipe, [canvas.seed for canvas in canvases])
     return FixedPasses(kept, one, chooser, first, note)

@@ -12,9 +12,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from itertools import repeat
 
 import numpy as np
 import torch
@@ -23,11 +23,12 @@ from torch import Tensor
 from ..errors import InputError
 from ..faid import FaidHook, MaskedBlending
 from ..models.base import MaskedBackbone
-from ..retrieval import Asked, Layers, Proposals
-from ..sampling import guide, model_distribution
+from ..retrieval import Asked, FoundByLayers, Layers
 from ..settings import Schedule
 from .canvas import Canvas, begin_all
-from .passes import check_adapter, check_lengths, fill_candidates, not_numbers, prompt_groups
+from .fixed import KeptPasses
+from .masked_passes import open_masked
+from .passes import check_adapter, check_lengths, fill_candidates
 from .recipe import Drawing, Progress, Recipe
 from .step_noise import StepNoise, draw_by_sum, step_noise
 from .trace import Cost, make_trace
@@ -45,6 +46,7 @@ def draw_masked(
     seeds: Sequence[int],
     progress: Progress | None = None,
     device: torch.device | None = None,
+    kept: KeptPasses | None = None,
 ) -> Drawing:
     """Draw one picture per seed; see `draw_pictures`.
 
@@ -60,25 +62,31 @@ def draw_masked(
     known = np.stack([canvas.kept for canvas in canvases])
     searched, faid = recipe.searched(), recipe.adapter
     blending = None if faid is None else MaskedBlending(faid, model, device)
-    opened = open_prompts(model, recipe, device, None if blending is None else blending.prompt)
+    added = None if blending is None else blending.prompt
+    passes = open_masked(model, recipe, len(seeds), device, kept, added)
     steps = 0 if known.all() else recipe.schedule.steps
-    for step in range(steps):
-        asked = look_up(searched, canvases, known)
-        hook = None if blending is None else adapted(blending, canvases, asked, known)
-        p_model = predict(model, opened, recipe, canvases, known, device, hook)
-        p = mixed(p_model, searched, canvases, asked)
-        for i, canvas in enumerate(canvases):
-            known[i] = canvas.kept | fill(canvas, p_model[i], p[i], known[i], recipe, step)
-        if progress is not None:
-            done = int(known.sum(1).min()) if step + 1 < steps else grid.size
-            progress(done, np.stack([canvas.tokens for canvas in canvases]))
+    try:
+        for step in range(steps):
+            found = look_up(searched, canvases, known)
+            hook = None if blending is None else adapted(blending, canvases, found, known)
+            p_model = passes.predict(canvases, known, hook)
+            p = mixed(p_model, searched, found)
+            for i, canvas in enumerate(canvases):
+                known[i] = canvas.kept | fill(canvas, p_model[i], p[i], known[i], recipe, step)
+            if progress is not None:
+                done = int(known.sum(1).min()) if step + 1 < steps else grid.size
+                progress(done, np.stack([canvas.tokens for canvas in canvases]))
+    finally:
+        passes.close()
+    for canvas in canvases:
+        canvas.recall()
     tokens = torch.from_numpy(np.stack([canvas.tokens for canvas in canvases]))
     cost, layers = Cost(steps, time.perf_counter() - started), recipe.retrieval()
     tracers = [
         partial(make_trace, grid, layers, canvas, model.vocab, cost, complete=False)
         for canvas in canvases
     ]
-    return Drawing(tokens.view(-1, grid.height, grid.width), steps, tracers)
+    return Drawing(tokens.view(-1, grid.height, grid.width), steps, tracers, passes.notes)
 
 
 def check_masked(model: MaskedBackbone, recipe: Recipe, pictures: int) -> None:
@@ -95,20 +103,17 @@ def check_masked(model: MaskedBackbone, recipe: Recipe, pictures: int) -> None:
     check_lengths(model, recipe)
 
 
-def open_prompts(
-    model: MaskedBackbone, recipe: Recipe, device: torch.device, hook: FaidHook | None = None
-) -> list[tuple[int, Any]]:
-    """How many streams the prompts of each group have, and what the model keeps of them.
+@dataclass(frozen=True, eq=False)
+class LookedUp:
+    """What was found for positions [P] of a picture."""
 
-    Args:
-        hook: What an adapter adds to prompts.
-    """
-    return [(len(ids), model.open(ids, hook)) for ids in prompt_groups(recipe, device)]
+    positions: np.ndarray
+    found: FoundByLayers
 
 
-def look_up(layers: Layers, canvases: Sequence[Canvas], known: np.ndarray) -> list[Asked]:
-    """The unknown positions of each picture that have a known neighbour, looked up all at once:
-    what is found is in `Canvas.proposals`.
+def look_up(layers: Layers, canvases: Sequence[Canvas], known: np.ndarray) -> list[LookedUp]:
+    """What is found for the unknown positions of each picture that have a known neighbour, by one
+    look-up; nothing, if there are none. It is kept in `Canvas.found`.
 
     Args:
         known: Mask [B, N].
@@ -119,22 +124,30 @@ def look_up(layers: Layers, canvases: Sequence[Canvas], known: np.ndarray) -> li
         Asked(canvas.tokens, np.flatnonzero(layers.informed(mask) & ~mask), mask)
         for canvas, mask in zip(canvases, known, strict=True)
     ]
-    if any(len(one.positions) for one in asked):
-        found = iter(layers.propose(asked))
-        for canvas, one in zip(canvases, asked, strict=True):
-            for position in one.positions.tolist():
-                canvas.proposals[position] = next(found)
-    return asked
+    if not any(len(one.positions) for one in asked):
+        return []
+    found, first, looked_up = layers.find(asked), 0, []
+    for canvas, one in zip(canvases, asked, strict=True):
+        own = found.part(first, len(one.positions))
+        first += own.count
+        places = zip(repeat(own), range(own.count), strict=False)
+        canvas.found.update(zip(one.positions.tolist(), places, strict=True))
+        looked_up.append(LookedUp(one.positions, own))
+    return looked_up
 
 
 def adapted(
-    blending: MaskedBlending, canvases: Sequence[Canvas], asked: Sequence[Asked], known: np.ndarray
+    blending: MaskedBlending,
+    canvases: Sequence[Canvas],
+    looked_up: Sequence[LookedUp],
+    known: np.ndarray,
 ) -> FaidHook:
     """What an adapter adds to a pass: its blenders receive the nearest hits' codes."""
     device = blending.slots.device
     codes = np.full((*known.shape, blending.faid.wanted), -1)
     active = np.zeros_like(known)
-    for row, one in enumerate(asked if blending.faid.wanted else ()):
+    for row, one in enumerate(looked_up if blending.faid.wanted else ()):
+        canvases[row].recall()
         places = (slice(row, row + 1), one.positions)
         found = codes[places]
         active[places] = fill_candidates(found, [canvases[row]], one.positions[None])
@@ -142,54 +155,19 @@ def adapted(
     return blending.at(*(torch.from_numpy(a).to(device) for a in (codes, active, known)))
 
 
-def predict(
-    model: MaskedBackbone,
-    opened: Sequence[tuple[int, Any]],
-    recipe: Recipe,
-    canvases: Sequence[Canvas],
-    known: np.ndarray,
-    device: torch.device,
-    hook: FaidHook | None = None,
-) -> Tensor:
-    """p_model [B, N, vocab] where the model computes, given the known tokens of each picture.
-
-    Args:
-        opened: As `open_prompts` returned it.
-        known: Mask [B, N].
-        hook: What an adapter adds, to the first stream with its blenders.
-
-    Raises:
-        InputError: The logits are not numbers.
-    """
-    tokens = torch.from_numpy(np.stack([canvas.tokens for canvas in canvases])).to(device)
-    stand = torch.from_numpy(known).to(device)
-    logits = []
-    for streams, prompts in opened:
-        rows = (tokens.repeat(streams, 1), stand.repeat(streams, 1))
-        logits.append(model.masked_logits(prompts, *rows, hook))
-        hook = None if hook is None else replace(hook, blending=None)
-    guided = guide(torch.cat(logits), recipe.sampling.cfg)
-    if not guided.isfinite().all():
-        raise InputError(not_numbers(model))
-    return model_distribution(guided, recipe.sampling)
-
-
-def mixed(
-    p_model: Tensor, layers: Layers, canvases: Sequence[Canvas], asked: Sequence[Asked]
-) -> Tensor:
-    """p [B, N, vocab] of p_model: mixed with what was found at the positions asked for."""
-    if not asked or not layers.largest_weights.any():
+def mixed(p_model: Tensor, layers: Layers, looked_up: Sequence[LookedUp]) -> Tensor:
+    """p [B, N, vocab] of p_model: mixed with what was found."""
+    if not looked_up or not layers.largest_weights.any():
         return p_model
     p = p_model.clone()
-    for row, canvas, one in zip(p, canvases, asked, strict=True):
-        found = [canvas.proposals[position] for position in one.positions.tolist()]
-        mix_in(row, layers, found, one.positions)
+    for row, one in zip(p, looked_up, strict=True):
+        mix_in(row, layers, one.found, one.positions)
     return p
 
 
-def mix_in(p: Tensor, layers: Layers, found: Sequence[Proposals], positions: np.ndarray) -> None:
+def mix_in(p: Tensor, layers: Layers, found: FoundByLayers, positions: np.ndarray) -> None:
     """Mix what was found for positions [P] of a picture into its p [N, vocab], all at once."""
-    if len(found) == 0:
+    if found.count == 0:
         return
     weights, proposed = layers.proposed(found, positions, p.shape[-1], p.device)
     places = torch.from_numpy(positions).to(p.device)

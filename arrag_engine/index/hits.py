@@ -38,6 +38,10 @@ class Hits:
         fields = (field[:, None] for field in self.fields)
         return [Hits(*rows) for rows in zip(*fields, strict=True)]
 
+    def rows(self, rows: slice) -> Hits:
+        """The hits of some queries."""
+        return self._each(lambda field: field[rows])
+
     def nearest(self, k: int) -> Hits:
         """The first k hits of every query [B, k]."""
         return self._each(lambda field: field[:, :k])
@@ -67,9 +71,11 @@ class Hits:
     @classmethod
     def concat(cls, parts: Sequence[Hits]) -> Hits:
         """The queries of all parts; where a part has fewer hits than another, nothing was found."""
-        widest = max(part.codes.shape[1] for part in parts)
-        missing = (np.inf, -1, -1, -1)
+        widths = {part.codes.shape[1] for part in parts}
         fields = zip(*(part.fields for part in parts), strict=True)
+        if len(widths) == 1:
+            return cls(*map(np.concatenate, fields))
+        widest, missing = max(widths), (np.inf, -1, -1, -1)
         return cls(
             *(
                 np.concatenate([_widened(one, widest, value) for one in field])

@@ -199,9 +199,25 @@ class MaskedBackbone(Backbone, Protocol):
 
     picture_start: int
     """The input of position 0 in a pass over pictures."""
+    repeats: bool
+    """Whether it has `new_opened`, so that a GPU can repeat a pass of fixed shape."""
+
+    @property
+    def picture_length(self) -> int:
+        """Ids of a picture and of what stands around it."""
+        ...
 
     def open(self, ids: Tensor, hook: Any = None) -> Any:
         """What the prompts [rows, T] contribute to every pass, computed once for a drawing."""
+        ...
+
+    def new_opened(self, rows: int, capacity: int, device: torch.device) -> Any:
+        """Buffers for what prompts contribute to pictures [rows], of prompt and picture of up to
+        `capacity` ids together, in place of what `open` returns.
+
+        Their method `write(opened, first, copies)` takes what `open` returned for some prompts, of
+        which each serves `copies` pictures in a row, from picture `first` on.
+        """
         ...
 
     def masked_logits(self, opened: Any, tokens: Tensor, known: Tensor, hook: Any = None) -> Tensor:
@@ -210,6 +226,6 @@ class MaskedBackbone(Backbone, Protocol):
 
         Args:
             opened: What `open` returned for as many prompts, or for prompts that each serve
-                rows / prompts pictures in a row.
+                rows / prompts pictures in a row; or buffers as `new_opened` made them.
         """
         ...

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..grid import Grid
+from ..images import Frame
 
 LOGIT_COPIES = 6
 """Arrays of the size of a pass's logits that are held at once."""
@@ -26,6 +28,11 @@ class PictureModel(nn.Module):
         return [part for part in self.children() if part is not self.vq]
 
     @property
+    def frame(self) -> Frame:
+        """How pictures are prepared for the picture tokenizer."""
+        return Frame(*self.config.image_size)
+
+    @property
     def grid(self) -> Grid:
         return self.config.grid
 
@@ -38,6 +45,11 @@ class PictureModel(nn.Module):
     def code_dim(self) -> int:
         """Numbers of a code's vector."""
         return self.config.vq.codebook_dim
+
+    def pictures_in(self, codes: Tensor) -> int:
+        """How many pictures of the model's size take up as much as codes [..., height, width] of
+        one picture, rounded up: an outpainted one is larger."""
+        return math.ceil(codes.shape[-2] * codes.shape[-1] / self.grid.size)
 
     def picture_bytes(self, count: int = 1) -> int:
         """About the memory that `count` pictures at once take on their way through the VQ."""

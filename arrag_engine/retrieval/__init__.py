@@ -2,7 +2,7 @@
 
 from .copying import CopiedRegion, copied_regions, over_copying_score
 from .device_source import Places, device_bytes, device_index, on_device, where_faster
-from .layers import Layers, Proposals, layers_of, nearest_codes
+from .layers import FoundByLayers, Layers, Proposals, layers_of, nearest_codes
 from .mixture import Proposal, mix, proposal_distribution
 from .query import Asked, QueryMaker
 from .retriever import Retriever, calibrated_options, make_retriever
@@ -12,6 +12,7 @@ from .steering import Steering, row_weights, shares_of_cells
 __all__ = [
     "Asked",
     "CopiedRegion",
+    "FoundByLayers",
     "Layers",
     "PatchSource",
     "Places",

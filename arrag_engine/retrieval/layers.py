@@ -16,13 +16,44 @@ import torch
 from torch import Tensor
 
 from ..grid import DrawingOrder
-from ..index import Hits
-from .mixture import Proposal
+from .mixture import Found, Proposal
 from .query import Asked
 from .retriever import Retriever
 
 Proposals = tuple[Proposal | None, ...]
 """What each layer found for one position; None where it does not work or no neighbour stands."""
+
+
+@dataclass(frozen=True, eq=False)
+class FoundByLayers:
+    """What the layers found for `count` positions."""
+
+    count: int
+    parts: tuple[tuple[np.ndarray, Found] | None, ...]
+    """Of each layer: the positions, by their numbers, ascending, and what it found for them."""
+
+    def at(self, i: int) -> Proposals:
+        """Of one position."""
+        return tuple(None if part is None else _at(*part, i) for part in self.parts)
+
+    def part(self, first: int, count: int) -> FoundByLayers:
+        """Of the positions from `first` on."""
+        parts = (None if one is None else _part(*one, first, count) for one in self.parts)
+        return FoundByLayers(count, tuple(parts))
+
+
+def _at(rows: np.ndarray, found: Found, i: int) -> Proposal | None:
+    place = int(np.searchsorted(rows, i))
+    return found.at(place) if place < len(rows) and rows[place] == i else None
+
+
+def _part(
+    rows: np.ndarray, found: Found, first: int, count: int
+) -> tuple[np.ndarray, Found] | None:
+    begin, end = np.searchsorted(rows, (first, first + count)).tolist()
+    if begin == end:
+        return None
+    return rows[begin:end] - first, found.part(slice(begin, end))
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,19 +99,22 @@ class Layers:
         position a layer works."""
         if len(self.each) == 1 and all(one.known is None for one in asked):
             return [(one,) for one in self.each[0].propose(asked)]
+        found = self.find(asked)
+        return [found.at(i) for i in range(found.count)]
+
+    def find(self, asked: Sequence[Asked]) -> FoundByLayers:
+        """`propose`, of all positions as one."""
         count = sum(len(one.positions) for one in asked)
-        found: list[list[Proposal | None]] = [[None] * len(self.each) for _ in range(count)]
-        for j, layer in enumerate(self.each):
+        parts = []
+        for layer in self.each:
             masks = [
                 layer.works(one.known)[one.positions] & layer.query.knows(one) for one in asked
             ]
             wanted = [one.at(mask) for one, mask in zip(asked, masks, strict=True)]
-            if layer.neighbours == 0 or not any(len(one.positions) for one in wanted):
-                continue
-            proposals = iter(layer.propose(wanted))
-            for i in np.flatnonzero(np.concatenate(masks)):
-                found[i][j] = next(proposals)
-        return [tuple(one) for one in found]
+            nothing = layer.neighbours == 0 or not any(len(one.positions) for one in wanted)
+            rows = np.flatnonzero(np.concatenate(masks))
+            parts.append(None if nothing else (rows, layer.find(wanted)))
+        return FoundByLayers(count, tuple(parts))
 
     def still_hold(self, proposals: Proposals, asked: Asked, position: int) -> bool:
         """Whether the tokens make the queries that the proposals answer."""
@@ -125,20 +159,18 @@ class Layers:
         return total, parts[0] if len(parts) == 1 else torch.stack(parts).sum(dim=0)
 
     def proposed(
-        self, found: Sequence[Proposals], positions: np.ndarray, vocab: int, device: torch.device
+        self, found: FoundByLayers, positions: np.ndarray, vocab: int, device: torch.device
     ) -> tuple[np.ndarray, Tensor]:
         """(Σ λ_j [P], Σ λ_j p_j [P, vocab] on a device) of what was found for positions [P]."""
-        totals = np.zeros(len(found))
-        proposed = torch.zeros(len(found), vocab, device=device)
-        for j, layer in enumerate(self.each):
-            own = [(i, one[j]) for i, one in enumerate(found)]
-            own = [(i, proposal) for i, proposal in own if proposal is not None]
-            if not own:
+        totals = np.zeros(found.count)
+        proposed = torch.zeros(found.count, vocab, device=device)
+        for layer, own in zip(self.each, found.parts, strict=True):
+            if own is None:
                 continue
-            rows, hits = np.array([i for i, _ in own]), Hits.concat([one.hits for _, one in own])
-            weights = layer.weights(hits, positions[rows]) * [one.factor for _, one in own]
+            rows, its = own
+            weights = layer.weights(its.hits, positions[rows]) * its.factors
             totals[rows] += weights
-            part = layer.distributions(hits, vocab, device)
+            part = layer.distributions(its.hits, vocab, device)
             shares = torch.from_numpy(weights.astype(np.float32)).to(device)
             proposed[torch.from_numpy(rows).to(device)] += shares[:, None] * part
         return totals, proposed

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,6 +31,27 @@ class Proposal:
     @property
     def found(self) -> bool:
         return bool(self.hits.found().any())
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What one look-up found for many positions."""
+
+    around: Sequence[Any] | np.ndarray
+    """[P]: for each position, what holds the bytes of its `surroundings`."""
+    hits: Hits
+    """[P, K]."""
+    factors: np.ndarray
+    """[P]."""
+
+    def at(self, i: int) -> Proposal:
+        """Of one position."""
+        own = self.hits.rows(slice(i, i + 1))
+        return Proposal(bytes(self.around[i]), own, float(self.factors[i]))
+
+    def part(self, rows: slice) -> Found:
+        """Of some positions."""
+        return Found(self.around[rows], self.hits.rows(rows), self.factors[rows])
 
 
 def proposal_distribution(

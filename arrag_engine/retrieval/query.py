@@ -83,13 +83,18 @@ class QueryMaker:
         known = self._known(self.neighbors[asked.positions], asked.known)
         return np.asarray((known >= 0).any(axis=1))
 
-    def surroundings(self, asked: Asked) -> list[bytes]:
-        """What the query at each position is made of: equal bytes mean an equal query."""
-        around = asked.tokens[self._inside[asked.positions]]  # [P, offsets]
+    def around(self, asked: Asked) -> np.ndarray:
+        """What the query at each position is made of [P, offsets]: equal rows mean equal
+        queries."""
+        around = asked.tokens[self._inside[asked.positions]]
         if asked.known is not None:
             known = self._known(self.neighbors[asked.positions], asked.known)
             around = np.where(known >= 0, around, -1)
-        return [own.tobytes() for own in around]
+        return around
+
+    def surroundings(self, asked: Asked) -> list[bytes]:
+        """`around` of each position, as bytes."""
+        return [own.tobytes() for own in self.around(asked)]
 
     @staticmethod
     def _known(neighbors: np.ndarray, known: np.ndarray | None) -> np.ndarray:

@@ -16,7 +16,7 @@ from ..grid import NEIGHBORHOODS, RASTER, DrawingOrder, Grid
 from ..index import Hits
 from ..settings import RetrievalOptions, Unknown
 from .copying import CopyRule
-from .mixture import Proposal, hit_shares, proposal_distribution
+from .mixture import Found, Proposal, hit_shares, proposal_distribution
 from .query import Asked, QueryMaker
 from .source import PatchSource
 from .steering import Steering
@@ -145,20 +145,31 @@ class Retriever:
         another one where it leaves sources out."""
         queries = np.concatenate([self.query.queries(*one) for one in asked])
         places = [(one, int(position)) for one in asked for position in one.positions]
-        hits = self._near(queries)
+        hits = self._near(queries).queries()
         if self.copies is not None:
             self._leave_out_copies(self.copies, queries, places, hits)
         around = [own for one in asked for own in self._stand_on(one)]
         factors = [f for one in asked for f in [self.moment(one.known)] * len(one.positions)]
         return [Proposal(*own) for own in zip(around, hits, factors, strict=True)]
 
-    def _near(
-        self, queries: np.ndarray, without: Sequence[Sequence[int]] | None = None
-    ) -> list[Hits]:
-        """The hits [1, K] of each query that are near enough."""
+    def find(self, asked: Sequence[Asked]) -> Found:
+        """`propose`, of many positions as one: an object for each would take longer than the
+        look-up."""
+        if self.copies is not None:
+            each = self.propose(asked)
+            hits = Hits.concat([one.hits for one in each])
+            factors = np.array([one.factor for one in each])
+            return Found([one.surroundings for one in each], hits, factors)
+        queries = np.concatenate([self.query.queries(*one) for one in asked])
+        around = np.concatenate([self.query.around(one) for one in asked])
+        moments = [self.moment(one.known) for one in asked]
+        factors = np.repeat(moments, [len(one.positions) for one in asked])
+        return Found(around, self._near(queries), factors)
+
+    def _near(self, queries: np.ndarray, without: Sequence[Sequence[int]] | None = None) -> Hits:
+        """The hits [P, K] of queries [P, dim] that are near enough."""
         hits = self._found(queries, self.neighbours, without)
-        near = hits.within(self.max_distance) if self.max_distance else hits
-        return near.queries()
+        return hits.within(self.max_distance) if self.max_distance else hits
 
     def _leave_out_copies(
         self,
@@ -181,7 +192,7 @@ class Retriever:
                     again.append(i)
             if again:
                 found = self._near(queries[again], [without[i] for i in again])
-                for i, one in zip(again, found, strict=True):
+                for i, one in zip(again, found.queries(), strict=True):
                     hits[i] = one
             unsure = again
 

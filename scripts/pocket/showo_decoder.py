@@ -29,7 +29,7 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from arrag_engine.grid import Grid
 from arrag_engine.models.showo.model import SPECIAL, ShowO, ShowOConfig
-from arrag_engine.models.showo.phi import PhiConfig, attend_among
+from arrag_engine.models.showo.phi import PhiConfig
 from arrag_engine.models.showo.prompt import PromptEncoder
 from arrag_engine.models.showo.vq import code_vectors
 from arrag_engine.models.tokenizing import UNKNOWN
@@ -126,30 +126,10 @@ class Scenes:
         return torch.where(dropped, self.blank, texts)
 
 
-class SeenBy:
-    """The attention of text and picture in one pass, as the model was given them one after the
-    other: text sees the text before it, the picture everything but pads."""
-
-    def __init__(self, texts: Tensor, picture: int) -> None:
-        width, device = texts.shape[1], texts.device
-        real = F.pad(texts != CONFIG.vocabulary.special("pad"), (0, picture), value=True)
-        place = torch.arange(width + picture, device=device)
-        before = (place[None, :] <= place[:, None]) | (place[:, None] >= width)
-        # A pad sees itself: a row that sees nothing has no softmax.
-        itself = torch.eye(width + picture, dtype=torch.bool, device=device)
-        self.mask = ((before & real[:, None, :]) | itself)[:, None]
-
-    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return attend_among(q, k, v, self.mask)
-
-
 def masked_loss(model: ShowO, texts: Tensor, codes: Tensor, known: Tensor) -> Tensor:
     """Mean cross-entropy in nats of codes [B, N] that are not known [B, N], after texts [B, T]."""
-    picture = model.picture_ids(codes, known)
-    x = model.embed(torch.cat((texts, picture), dim=1))
-    places = torch.arange(x.shape[1], device=x.device) - texts.shape[1]
-    hidden = model.phi(x, places, SeenBy(texts, picture.shape[1]))
-    logits = model.head(hidden[:, texts.shape[1] + 1 : -1])
+    hidden = model.whole_states(texts, codes, known)
+    logits = model.predict(hidden[:, texts.shape[1] + 1 : -1])
     return F.cross_entropy(logits[~known].float(), codes[~known])
 
 

@@ -75,7 +75,7 @@ SETTINGS = TrainSettings(
     blend_dropout=0.5,
     every=100,
 )
-MASKED = replace(SETTINGS, steps=400, rank=32, alpha=64.0, hops=(1,), blender_from=2)
+MASKED = replace(SETTINGS, steps=300, rank=32, alpha=64.0, hops=(1,), blender_from=2)
 """For the smaller model that draws in any order: less than 2 MB."""
 AROUND = KeySpec("ring-8", "zero", "codebook")
 """Keys of what it looks up."""
@@ -190,8 +190,8 @@ def prepare(checkpoint: Checkpoint, args: argparse.Namespace, candidates: int) -
     """What both runs learn from, once: pictures, and the index that they look up in."""
     run, path = RunFolder(args.work / DATA), args.work / DATA / LIBRARY_FILE
     pictures, library = (
-        {part: training.scaled(count, args.scale) for part, count in counts.items()}
-        for counts in (PICTURES, LIBRARY)
+        {part: training.scaled(count, args.scale * share) for part, count in counts.items()}
+        for counts, share in ((PICTURES, args.pictures), (LIBRARY, 1.0))
     )
     facts = {"model": checkpoint.fingerprint, "seed": args.data_seed, "candidates": candidates}
     run.begin(facts | {"pictures": pictures, "library": library})
@@ -327,6 +327,7 @@ def main() -> None:
     for name in ("model", "index", "usage", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--data-seed", type=int, default=0, help="of the scenes to learn from")
+    parser.add_argument("--pictures", type=float, default=1.0, help="share of those to train on")
     parser.add_argument("--bench", type=Path, default=BENCH, help="scenes to test on")
     parser.add_argument("--device", default="cpu", help="cpu, or cuda with one worker")
     for name in FLAGS:

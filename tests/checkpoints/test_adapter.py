@@ -166,6 +166,8 @@ def change_header(path, out, **changes):
         ({"config": {"candidates": "4"}}, "header of .* is damaged"),
         ({"config": {"hops": [1, 3]}}, "header of .* is damaged"),
         ({"config": {"blender_layers": [7]}}, "header of .* is damaged"),
+        ({"config": {"order": "sideways"}}, "header of .* is damaged"),
+        ({"config": {"order": ["raster"]}}, "header of .* is damaged"),
         ({"config": {"blender_layers": [0, 1]}}, "lacks 14 tensors"),
         ({"config": {"blender_layers": []}}, "14 tensors that no FAiD adapter"),
         ({"config": {"rank": 5}}, r"has shape \[4, 32\], expected \[5, 32\]"),

@@ -30,7 +30,7 @@ nodes.__path__ = [{str(ROOT / "nodes")!r}]
 sys.modules["pack.nodes"] = nodes
 from pack.nodes.layers import plain_layers
 from pack.nodes.memory import ManagedModel, manage
-from pack.nodes.preview import rows_between
+from pack.nodes.preview import every_of
 from pack.arrag_engine.decode import GraphRecorder, KeptPasses
 
 def kept_passes():
@@ -143,12 +143,75 @@ managed.to_decode()
 assert asked == [("vq", picture)] and len(managed.passes) == 0
 """
 
+SHOWO = """
+from pack.arrag_engine.checkpoints import Checkpoint
+from pack.arrag_engine.grid import Grid
+from pack.arrag_engine.models import ops
+from pack.arrag_engine.models.showo.model import ShowO, ShowOConfig
+from pack.arrag_engine.models.showo.phi import PhiConfig
+from pack.arrag_engine.models.showo.vq import VQConfig
+from pack.nodes.layers import CastingOps
+
+vq = VQConfig(32, (32, 64), (1, 1), (32, 64), (1, 1), 6)
+config = ShowOConfig(PhiConfig(99, 32, 48, 2, 4, 4, 8, 4, max_positions=256), vq, Grid(4, 4), 9)
+ids, codes = torch.tensor([[29, 1, 2, 1]]), torch.randint(0, 64, (1, 16))
+known = torch.arange(16)[None] < 5
+torch.manual_seed(0)
+for storage in (None, torch.int8):
+    own, theirs = (ShowO(config, kind, storage).eval() for kind in (ops, CastingOps))
+    for parameter in own.parameters():
+        random = parameter.data
+        random.normal_(0, 0.3) if random.is_floating_point() else random.random_(-3, 4)
+    theirs.load_state_dict(own.state_dict())
+    managed = ManagedModel(Checkpoint(theirs, None, {}, "", ""))
+    assert managed.patcher.model_size() > 0 and managed.vq_patcher.model_size() > 0
+    weights = [*theirs.parameters(), *theirs.buffers()]
+    whole = sum(w.nbytes for w in weights)
+    assert managed.patcher.model_size() + managed.vq_patcher.model_size() == whole
+    with torch.inference_mode():
+        managed.to_draw(1000, False, True)
+        wanted, found = (m.masked_logits(m.open(ids), codes, known) for m in (own, theirs))
+        assert torch.allclose(wanted, found, 1e-4, 1e-4), storage
+        wanted, found = (m.vq.decode(codes.view(1, 4, 4)) for m in (own, theirs))
+        assert torch.allclose(wanted, found, atol=1e-5)
+"""
+
+STEPS = """
+import numpy as np
+from types import SimpleNamespace
+from pack.nodes import preview
+
+shown = []
+
+class Bar:
+    def __init__(self, total):
+        self.total = total
+
+    def update_absolute(self, value, preview):
+        shown.append((value, preview is not None))
+
+comfy.utils.ProgressBar = Bar
+grid = SimpleNamespace(width=3, height=4, size=12)
+decode = lambda codes: codes[:, None].repeat(1, 3, 2, 2).float()
+model = SimpleNamespace(
+    config=SimpleNamespace(grid=grid, image_size=(8, 6)), vq=SimpleNamespace(decode=decode)
+)
+cases = {0: [0, 0, 0, 0, 0], 1: [1, 1, 1, 1, 1], 2: [0, 1, 0, 1, 1], 3: [0, 0, 1, 0, 1]}
+for every, wanted in cases.items():
+    shown.clear()
+    one = preview.StepPreview(model, torch.device("cpu"), every)
+    for decided in (1, 3, 5, 8, 12):
+        one(decided, np.zeros((2, 12), int))
+    assert [int(seen) for _, seen in shown] == wanted
+    assert [value for value, _ in shown] == [1, 3, 5, 8, 12]
+"""
+
 QUIET = """
-assert rows_between(2) == 2
+assert every_of(2) == 2
 sys.argv.append("--preview-method")
-assert rows_between(2) == 0
+assert every_of(2) == 0
 args.preview_method = LatentPreviewMethod.TAESD
-assert rows_between(2) == 2
+assert every_of(2) == 2
 """
 
 SHOWN = """
@@ -184,7 +247,7 @@ def rows_of(picture):
 
 def show(every, steps):
     shown.clear(), decoded.clear()
-    one = preview.Preview(model, torch.device("cpu"), every)
+    one = preview.RowPreview(model, torch.device("cpu"), every)
     for decided, filled in steps:
         tokens = np.full((len(filled), 12), -1)
         for row, count in zip(tokens, filled):
@@ -211,7 +274,9 @@ SCRIPTS = {
     "moving weights frees what is kept": FREED,
     "dynamic memory is never recorded": DYNAMIC,
     "the device holds what a phase needs": PHASES,
+    "Show-o consists of ComfyUI's layers too": SHOWO,
     "each picture grows and finished ones stay": SHOWN,
+    "a preview after so many steps": STEPS,
     "previews are switched off by ComfyUI's flag alone": QUIET,
 }
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from arrag_engine.decode import GraphRecorder, KeptPasses, Recipe, draw_pictures
+from arrag_engine.decode.fixed import FixedPass
 from arrag_engine.decode.graphs import Recording
 from arrag_engine.faid import Faid
 from arrag_engine.grid import Grid
@@ -159,7 +160,7 @@ def test_where_weights_lie_elsewhere_nothing_is_recorded(small):
 def test_without_a_recorder_every_pass_runs_as_it_is(small):
     kept = KeptPasses()
     draw_pictures(small, recipe_of(), [7], kept=kept)
-    assert not kept.find(small, recipe_of(), _shape(small)).captured
+    assert not kept.find(FixedPass, small, recipe_of(), _shape(small)).captured
 
 
 def _shape(model):

@@ -75,8 +75,9 @@ def test_many_positions_at_once_are_each_position_alone(small, layers):
     used, size, rng = Layers(tuple(layers(small))), small.grid.size, np.random.default_rng(4)
     tokens, known = rng.integers(0, small.vocab, size), rng.random(size) < 0.5
     positions = np.flatnonzero(used.informed(known))
-    found = used.propose([Asked(tokens, positions, known)])
-    totals, proposed = used.proposed(found, positions, small.vocab, CPU)
+    asked = [Asked(tokens, positions, known)]
+    found = used.propose(asked)
+    totals, proposed = used.proposed(used.find(asked), positions, small.vocab, CPU)
     for i, position in enumerate(positions):
         total, alone = used.mixture(found[i], position, small.vocab)
         assert totals[i] == total

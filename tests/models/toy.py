@@ -44,6 +44,8 @@ class ToyMasked(nn.Module):
     """One layer of attention over the prompt and the whole picture."""
 
     order = ANY_ORDER
+    repeats = False
+    picture_length = GRID.size
     grid = GRID
     vocab = CODES
     code_dim = DIM

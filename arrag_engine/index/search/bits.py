@@ -19,6 +19,10 @@ CHUNK = 1 << 20
 """Patches compared at once."""
 WORD = 8
 """Bytes of what is compared at once."""
+STEP = 17
+"""Of every so many distances one is looked at first; no divisor of what a picture usually has."""
+NEVER = 1 << 15
+"""A distance above every other: of what may not be found."""
 HALVES = np.array([number.bit_count() for number in range(1 << 16)], np.uint8)
 """Set bits of every number of 16 bits."""
 
@@ -51,16 +55,17 @@ def pack(bits: np.ndarray) -> np.ndarray:
 
 
 def nearest_places(distances: np.ndarray, k: int) -> np.ndarray:
-    """Places [at most k] of the k smallest distances [n], ties by the lower place; in no order.
+    """Places [at most k] of the k smallest distances [n] uint16, smallest first, ties by the lower
+    place.
 
-    Distances are small whole numbers: how many there are of each tells where the k-th lies.
+    The k-th smallest of some of them bounds what has to be sorted.
     """
-    if len(distances) <= k:
-        return np.arange(len(distances))
-    limit = int(np.searchsorted(np.bincount(distances).cumsum(), k))
-    below = np.flatnonzero(distances < limit)
-    level = np.flatnonzero(distances == limit)
-    return np.concatenate((below, level[: k - len(below)]))
+    step = min(STEP, len(distances) // k)
+    if step < 1:
+        return np.argsort(distances, kind="stable")
+    bound = np.partition(distances[::step], k - 1)[k - 1]
+    near = np.flatnonzero(distances <= bound)
+    return near[np.argsort(distances[near], kind="stable")[:k]]
 
 
 class BitSearch:
@@ -111,51 +116,55 @@ class BitSearch:
         k = min(k, self.size)
         distances = np.full((len(queries), k), np.inf, np.float32)
         ids = np.full((len(queries), k), -1, np.int64)
-        slots = np.arange(len(self.keys.active))
-        for row, query in enumerate(queries if k else ()):
-            best = self._nearest(query, k, self._having(query) if complete else slots)
+        if not k or not len(queries):
+            return distances, ids
+        wanted = self._present[:, None]  # [W, 1, A]
+        signed = pack(np.abs(queries) > 0)[:, :, None]  # [W, Q, 1]
+        both, lacking = wanted & signed, signed & ~wanted
+        zero = pack(queries == 0)[:, :, None] & wanted
+        one_sided = popcount(lacking | zero).sum(0, dtype=np.uint16)  # [Q, A]
+        if complete:
+            one_sided[lacking.any(axis=0)] = NEVER
+        asked = pack(queries > 0)  # [W, Q]
+        for row in range(len(queries)):
+            best = self._nearest(asked[:, row], both[:, row], one_sided[row], k)
             for whole, found in zip((distances, ids), best, strict=True):
                 whole[row, : len(found)] = found
         return distances, ids
 
     def _nearest(
-        self, query: np.ndarray, k: int, slots: np.ndarray
+        self, asked: np.ndarray, both: np.ndarray, one_sided: np.ndarray, k: int
     ) -> tuple[np.ndarray, np.ndarray]:
         """(squared distances, patches) [at most k] of a query, nearest first, ties by lower number.
 
         Args:
-            slots: Those of the A patches of each picture that may be found, ascending.
+            asked: Words [W] of its positive signs.
+            both: Words [W, A] of the signs that are compared with each patch of a picture.
+            one_sided: What signs without a counterpart add [A] uint16; `NEVER` = not to be found.
         """
         best = np.empty(0, np.int64)
         per_image = len(self.keys.active)
         span = len(self.keys.tokens) * per_image  # above every number
-        chunks = zip(self._in_chunks(), self._distances(query), strict=True)
-        for images, distances in chunks:
-            if len(slots) < per_image:
-                distances = distances[:, slots]
-            near = nearest_places(distances.ravel(), k)
-            picture, place = np.divmod(near, max(1, len(slots)))
-            numbers = images[picture] * per_image + slots[place]
-            ranks = distances.ravel()[near].astype(np.int64) * span + numbers
+        for images, words in zip(self._in_chunks(), self._words, strict=True):
+            distances = self._distances(words, asked, both, one_sided).ravel()
+            near = nearest_places(distances, k)
+            near = near[distances[near] < NEVER]
+            picture, place = np.divmod(near, per_image)
+            numbers = images[picture] * per_image + place
+            ranks = distances[near].astype(np.int64) * span + numbers
             best = np.sort(np.concatenate((best, ranks)))[:k]
         return (best // span).astype(np.float32), best % span
 
-    def _having(self, query: np.ndarray) -> np.ndarray:
-        """Those of the A patches of each picture that have every neighbour the query knows."""
-        lacking = pack(np.abs(query) > 0)[:, None] & ~self._present  # [W, A]
-        return np.flatnonzero(~lacking.any(axis=0))
-
-    def _distances(self, query: np.ndarray) -> Iterator[np.ndarray]:
-        """Squared distances [n, A] uint16 of each chunk of pictures."""
-        asked, wanted = pack(query > 0), self._present
-        signed, zero = pack(np.abs(query) > 0)[:, None], pack(query == 0)[:, None]
-        both = wanted & signed  # [W, A]
-        one_sided = popcount((signed & ~wanted) | (zero & wanted)).sum(0, dtype=np.uint16)  # [A]
-        for words in self._words:
-            differing = np.zeros(words.shape[1:], np.uint16)
-            for stored, word, counted in zip(words, asked, both, strict=True):
-                differing += popcount((stored ^ word) & counted)
-            yield 4 * differing + one_sided
+    def _distances(
+        self, words: np.ndarray, asked: np.ndarray, both: np.ndarray, one_sided: np.ndarray
+    ) -> np.ndarray:
+        """Squared distances [n, A] uint16 of a query to a chunk of keys [W, n, A]."""
+        differing = np.zeros(words.shape[1:], np.uint16)
+        for stored, word, counted in zip(words, asked, both, strict=True):
+            differing += popcount((stored ^ word) & counted)
+        differing *= 4
+        differing += one_sided
+        return differing
 
     def restrict(self, images: np.ndarray) -> Searcher:
         return BitSearch(self.keys, np.intersect1d(self.images, images))

@@ -9,11 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from ...grid import ANY_ORDER, Grid
+from ...images import Frame
 from .. import ops as default_ops
 from ..hooks import DrawingHook
 from ..packed import PackedLinear, packed_ops
 from ..picture_model import LOGIT_COPIES, PictureModel
 from .phi import Phi, PhiConfig, attend_among
+from .pixels import BICUBIC
 from .vq import VQConfig, VQModel
 
 SPECIAL = ("pad", "soi", "eoi", "sov", "eov", "t2i", "mmu", "t2v", "v2v", "lvg")
@@ -22,6 +24,9 @@ MAX_TEXT = 128
 """Words of a prompt; one more id fits the text part."""
 BORDERS = 2
 """Ids around a picture: one that begins it and one that ends it."""
+
+HIDDEN = torch.finfo(torch.float16).min
+"""Added to the score of what nobody sees: its share is 0 in every dtype."""
 
 Text = list[tuple[Tensor, Tensor]]
 """Keys and values [1, kv_heads, T, head_dim] of a prompt in each layer."""
@@ -151,6 +156,41 @@ def sequence_mask(pads: Tensor, length: int, text: int) -> Tensor:
     return (before & there | (place == place[:, None]))[:, None]
 
 
+class TextBuffers:
+    """What `PictureAttention` does, in one call of fixed shape: the text of every picture lies
+    behind its own keys, filled up to one length, and a mask hides what it does not fill."""
+
+    def __init__(self, config: ShowOConfig, rows: int, text: int, own: int, like: Tensor) -> None:
+        """
+        Args:
+            text: Ids that fit.
+            own: Ids of a picture.
+            like: Has the dtype and the device.
+        """
+        c = config.phi
+        shape = (2, c.num_layers, rows, c.num_kv_heads, text, c.head_dim)
+        self.keys, self.values = like.new_zeros(shape)
+        self.mask = like.new_zeros(rows, 1, own, own + text)
+        """Added to the scores."""
+
+    def write(self, opened: list[Text], first: int, copies: int) -> None:
+        """See `MaskedBackbone.new_opened`."""
+        own = self.mask.shape[2]
+        for prompt in opened:
+            rows, length = slice(first, first + copies), prompt[0][0].shape[2]
+            for layer, (keys, values) in enumerate(prompt):
+                self.keys[layer, rows, :, :length] = keys
+                self.values[layer, rows, :, :length] = values
+            self.mask[rows, :, :, : own + length] = 0
+            self.mask[rows, :, :, own + length :] = HIDDEN
+            first += copies
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        keys = torch.cat((k, self.keys[layer]), dim=2)
+        values = torch.cat((v, self.values[layer]), dim=2)
+        return attend_among(q, keys, values, self.mask)
+
+
 class ShowO(PictureModel):
     """The part of Show-o that draws. It keeps no state of a picture being drawn.
 
@@ -163,6 +203,7 @@ class ShowO(PictureModel):
     order = ANY_ORDER
     picture_start = 1
     """Behind the id that begins a picture."""
+    repeats = True
 
     def __init__(
         self, config: ShowOConfig, ops: Any = default_ops, storage: torch.dtype | None = None
@@ -183,6 +224,11 @@ class ShowO(PictureModel):
         self.vq = VQModel(config.vq, ops)
 
     @property
+    def frame(self) -> Frame:
+        """As the official programs prepare pictures."""
+        return Frame(*self.config.image_size, BICUBIC, whole=True)
+
+    @property
     def hidden_size(self) -> int:
         """Width of the decoder."""
         return self.config.phi.hidden_size
@@ -191,6 +237,11 @@ class ShowO(PictureModel):
     def max_positions(self) -> int:
         """Tokens of prompt and picture that fit together."""
         return self.config.phi.max_positions
+
+    @property
+    def picture_length(self) -> int:
+        """Ids of a picture and of those around it."""
+        return self.grid.size + BORDERS
 
     @property
     def dtype(self) -> torch.dtype:
@@ -238,9 +289,14 @@ class ShowO(PictureModel):
         self.phi(self.embed(ids)[None], places, attend, hook)
         return attend.kept
 
+    def new_opened(self, rows: int, capacity: int, device: torch.device) -> TextBuffers:
+        """See `MaskedBackbone`."""
+        own, like = self.picture_length, torch.empty(0, dtype=self.dtype, device=device)
+        return TextBuffers(self.config, rows, capacity - own, own, like)
+
     def masked_logits(
         self,
-        opened: list[Text],
+        opened: list[Text] | TextBuffers,
         tokens: Tensor,
         known: Tensor,
         hook: DrawingHook | None = None,
@@ -256,7 +312,7 @@ class ShowO(PictureModel):
 
     def picture_states(
         self,
-        opened: list[Text],
+        opened: list[Text] | TextBuffers,
         tokens: Tensor,
         known: Tensor,
         hook: DrawingHook | None = None,
@@ -264,7 +320,8 @@ class ShowO(PictureModel):
         """Hidden states [rows, N + 2, hidden] of pictures and the ids around them."""
         x = self.embed(self.picture_ids(tokens, known))
         positions = torch.arange(x.shape[1], device=x.device)
-        return self.phi(x, positions, PictureAttention(opened), hook)
+        attend = opened if isinstance(opened, TextBuffers) else PictureAttention(opened)
+        return self.phi(x, positions, attend, hook)
 
     def whole_states(
         self,
@@ -285,24 +342,27 @@ class ShowO(PictureModel):
     def picture_ids(self, tokens: Tensor, known: Tensor) -> Tensor:
         """Ids [rows, N + 2] of pictures, with those that begin and end them."""
         vocabulary = self.config.vocabulary
-        ids = (tokens + vocabulary.first_code).where(known, vocabulary.mask)
+        ids = (tokens + vocabulary.first_code).masked_fill(~known, vocabulary.mask)
         begin, end = (ids.new_full((len(ids), 1), vocabulary.special(n)) for n in ("soi", "eoi"))
         return torch.cat((begin, ids, end), dim=1)
 
     def drawing_bytes(self, rows: int, capacity: int, window: int) -> int:
         """About the memory that drawing `rows` sequences takes besides the weights.
 
-        What a pass makes of its float32 logits, a layer's inner states, keys and values of the
-        prompts, and the largest copy of packed weights. Pixels are not in it: see `picture_bytes`.
+        What a pass makes of its float32 logits and leaves of them, a layer's inner states, keys and
+        values of the prompts, their mask, and the largest copy of packed weights. Pixels are not in
+        it: see `picture_bytes`.
 
         Args:
             capacity: Ids of prompt and picture.
             window: Of no account: every pass computes the whole picture.
         """
         c, size = self.config.phi, self.config.grid.size + BORDERS
-        logits = rows * LOGIT_COPIES * size * self.config.vq.codebook_size
+        capacity += 64  # buffers of fixed length are filled up
+        logits = rows * (LOGIT_COPIES + 1) * size * self.config.vq.codebook_size
         inner = rows * size * (2 * c.intermediate_size + 8 * c.hidden_size)
         text = 2 * c.num_layers * rows * c.num_kv_heads * (capacity - size) * c.head_dim
         packed = (layer for layer in self.modules() if isinstance(layer, PackedLinear))
         copied = max((layer.copied for layer in packed), default=0)
-        return (inner + text + copied) * self.dtype.itemsize + 4 * logits
+        mask = rows * size * capacity
+        return (inner + text + mask + copied) * self.dtype.itemsize + 4 * logits

@@ -8,16 +8,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from ...images import square
+
 BICUBIC = Image.Resampling.BICUBIC
-
-
-def square(image: Image.Image, side: int, resample: Image.Resampling = BICUBIC) -> Image.Image:
-    """The middle of a picture, its shorter side resized to `side` pixels."""
-    short = min(image.size)
-    width, height = (int(side * n / short) for n in image.size)
-    resized = image.resize((width, height), resample)
-    left, top = (round((n - side) / 2) for n in (width, height))
-    return resized.crop((left, top, left + side, top + side))
 
 
 def to_unit(image: Image.Image) -> Tensor:
@@ -40,5 +33,8 @@ def mask_shares(mask: Tensor, width: int) -> Tensor:
 
 
 def masked_cells(mask: Image.Image, side: int, width: int) -> Tensor:
-    """Mask [width, width] of the cells to draw anew, where a painted mask (white) is mostly so."""
-    return mask_shares(to_unit(square(mask.convert("L"), side)), width) >= 0.5
+    """Mask [width, width] of the cells that the official programs draw anew, where a painted mask
+    (white) is mostly so. Small spots between the middles of cells are lost, so drawings here take
+    `editing.masked_positions` for all families.
+    """
+    return mask_shares(to_unit(square(mask.convert("L"), side, BICUBIC)), width) >= 0.5

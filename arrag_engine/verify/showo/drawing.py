@@ -20,10 +20,10 @@ from ...decode.masked import (
     masked_count,
     masked_share,
     mixed,
-    predict,
     stays,
     temperature_of,
 )
+from ...decode.masked_passes import predict
 from ...decode.step_noise import StepNoise, draw_by_sum
 from ...models.showo.model import ShowO
 from ...retrieval import Layers
@@ -118,8 +118,7 @@ class GoldenDrawing:
             logits = guide(model.logits, self.recipe.sampling.cfg)[0]
             recorded.add(logits_cond=model.logits[0], logits_cfg=logits)
             recorded.add(logits_uncond=model.logits[-1])
-            asked = look_up(layers, [self.canvas], self.known)
-            p = mixed(p_model, layers, [self.canvas], asked)[0]
+            p = mixed(p_model, layers, look_up(layers, [self.canvas], self.known))[0]
             if layers:
                 self.record_found(layers, recorded)
             self.step(step, p, recorded)
@@ -127,6 +126,7 @@ class GoldenDrawing:
 
     def record_found(self, layers: Layers, recorded: Recorded) -> None:
         """What the only layer found where it was asked: each code once, with its nearest hit."""
+        self.canvas.recall()
         [layer], known = layers.each, self.known[0]
         active = layers.informed(known) & ~known
         codes = np.full((known.size, layer.neighbours), -1)

@@ -7,9 +7,10 @@ import torch.nn.functional as F
 from PIL import Image
 
 from ...checkpoints.weights import open_weights
+from ...images import square
 from ...models.showo.model import MaskedAttention
 from ...models.showo.phi import rotary_angles
-from ...models.showo.pixels import mask_shares, masked_cells, square, to_pixels, to_unit
+from ...models.showo.pixels import BICUBIC, mask_shares, masked_cells, to_pixels, to_unit
 from ...sampling import guide
 from ..golden import EXACT, LOGITS, PIXELS, Golden, Values
 from .fixture import CFG_LOGITS, PROBS, ShowOFixture, level_values
@@ -21,11 +22,11 @@ def check_preprocess(fixture: ShowOFixture, golden: Golden) -> Values:
     side, width = fixture.settings["image_size"], fixture.grid.width
     sources = [Image.fromarray(golden[f"source{i}_u8"].numpy()) for i in range(2)]
     for i, source in enumerate(sources):
-        yield f"pixels{i}", PIXELS_IN, to_pixels(square(source, side))
+        yield f"pixels{i}", PIXELS_IN, to_pixels(square(source, side, BICUBIC))
     bilinear = square(sources[1], side, Image.Resampling.BILINEAR)
     yield "arrag_pixels1", PIXELS_IN, to_pixels(bilinear)
     painted = Image.fromarray(golden["mask_source_u8"].numpy())
-    pixels = to_unit(square(painted, side))
+    pixels = to_unit(square(painted, side, BICUBIC))
     yield "mask_pixels", PIXELS_IN, pixels
     yield "mask_interp", PROBS, mask_shares(pixels, width)
     yield "mask_grid", EXACT, masked_cells(painted, side, width)

@@ -15,8 +15,9 @@ import torch
 from arrag_engine.checkpoints import Checkpoint
 from arrag_engine.decode import Recipe
 from arrag_engine.decode.canvas import begin
-from arrag_engine.decode.masked import look_up, of_tokens, open_prompts, predict
+from arrag_engine.decode.masked import look_up, of_tokens
 from arrag_engine.decode.masked import mixed as masked_mixture
+from arrag_engine.decode.masked_passes import open_prompts, predict
 from arrag_engine.evaluate.benchmark import Part, Progress
 from arrag_engine.likelihood import bits, mixed, model_probabilities, retrieve_truth
 from arrag_engine.retrieval import Layers, layers_of
@@ -95,8 +96,7 @@ def in_any_order(
         layers = Layers(layers_of(library.retriever(use, method, "", bool(prompt.unknown))))
         found = []
         for mask, alone in zip(masks, p_model, strict=True):
-            asked = look_up(layers, [canvas], mask[None])
-            p = masked_mixture(alone, layers, [canvas], asked)[0]
+            p = masked_mixture(alone, layers, look_up(layers, [canvas], mask[None]))[0]
             found.append(of_tokens(p, canvas.tokens)[~mask])
         yield method, np.concatenate(found), positions
 
