@@ -219,5 +219,6 @@ def _schedule(checkpoint: Loaded, choice: ScheduleChoice, advised: Recommended) 
 def _schedule_note(schedule: Schedule) -> str:
     curve = f"pow {schedule.power:g}" if schedule.curve == "pow" else schedule.curve
     sure = "" if schedule.confidence == "mixture" else ", confidence of the model"
-    values = f"{schedule.steps} steps, temperature {schedule.temperature:g}, {curve}{sure}"
+    grows = ", growing" if schedule.grow else ""
+    values = f"{schedule.steps} steps, temperature {schedule.temperature:g}, {curve}{sure}{grows}"
     return f"Schedule: {values}."

@@ -107,6 +107,7 @@ def test_the_engine_stands_without_scripts_and_ships_no_benchmark():
     shipped = {path.relative_to(ROOT / "shipped").as_posix() for path in DATA if path.is_file()}
     assert shipped == {
         *(f"{folder}/pocket.safetensors" for folder in ("models", "indexes", "adapters")),
+        *(f"{folder}/pocket-o.safetensors" for folder in ("models", "indexes")),
         "indexes/pocket-small.safetensors",
     }
 
