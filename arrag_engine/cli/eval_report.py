@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ..bounds import shown
 from ..errors import InputError
 from ..evaluate.quoted import (
     DPG,
@@ -23,7 +24,7 @@ from ..evaluate.quoted import (
 )
 from ..evaluate.results import Results, Score, read_dpg_results, read_geneval_results
 from ..files import atomic_write
-from ..paths import check_output, check_readable, given_name, given_path
+from ..paths import check_output, check_readable, given_name, given_path, is_folder, look_at
 from .progress import Bars
 
 NAMES = {
@@ -71,14 +72,32 @@ def add_report_parser(suites: Any) -> None:
 
 
 def named_file(value: str, name: str) -> tuple[str, Path]:
-    """NAME=FILE, or FILE, which is called by its name.
+    """NAME=FILE, or FILE, which is called by its name; a path that is there may itself have a `=`,
+    as the folders of a sweep do.
 
     Raises:
         InputError: There is no such file.
     """
     label, mark, path = value.partition("=")
-    file = given_path(path if mark else value, name)
-    return label if mark else file.stem, check_readable(file)
+    if mark and look_at(whole := given_path(value, name)) is None:
+        return label, check_readable(given_path(path, name))
+    file = check_readable(whole if mark else given_path(value, name))
+    return file.name if is_folder(file) else file.stem, file
+
+
+def check_names(named: Sequence[tuple[str, Path]], option: str) -> None:
+    """Refuse two paths of one name, of which a table would show only the last.
+
+    Raises:
+        InputError: That is so.
+    """
+    names = [name for name, _ in named]
+    twin = next((name for name in names if names.count(name) > 1), None)
+    if twin is not None:
+        raise InputError(
+            f"{option} has {names.count(twin)} paths with the name {shown(twin)}; pass each as "
+            "NAME=FILE with a name of its own"
+        )
 
 
 def report(a: argparse.Namespace) -> int:
@@ -89,6 +108,8 @@ def report(a: argparse.Namespace) -> int:
         )
     if a.json is not None:
         check_output(a.json, ".json")
+    for kind in ("geneval", "dpg"):
+        check_names(getattr(a, kind), f"--{kind}")
     found: dict[str, Any] = {}
     tables = []
     for kind, read, table in (
@@ -192,6 +213,8 @@ def measured_distances(a: argparse.Namespace) -> dict[str, dict[str, float]]:
     sets = {
         kind: [named_file(path, f"--{kind}") for path in paths] for kind, paths in asked.items()
     }
+    for kind, named in sets.items():
+        check_names(named[1:], f"--{kind}")
     for name, path in sets.get("fwd", ()):
         if not path.is_dir():
             raise InputError(f"--fwd {name} is a file; FWD needs folders of pictures")
@@ -221,7 +244,7 @@ def _distances(
     current = ""
 
     def tick(done: int, total: int) -> None:
-        bars(f"picture of {current}", done, total)
+        bars(f"{kind.upper()}: picture of {current}", done, total)
 
     extract: Any = None
     if any(path.is_dir() for _, path in paths):
@@ -235,7 +258,8 @@ def _distances(
         "fwd": lambda path: d.packet_moments(path, tick),
     }[kind]
     measure: Callable[[Any, Any], float] = {"fid": d.fid, "cmmd": d.cmmd, "fwd": d.fwd}[kind]
-    current, path = paths[0]
+    name, path = paths[0]
+    current = f"the reference {name}"  # which may have the name of another set
     reference, found = read(path), {}
     for current, path in paths[1:]:
         found[current] = measure(read(path), reference)
