@@ -72,6 +72,29 @@ def test_the_pocket_suite_is_swept(run, tmp_path):
     assert float(row(out, "0.9")[3]) > float(row(out, "0")[3])
 
 
+def test_layers_of_a_file_are_not_varied(run, prompts, tmp_path, files):
+    (tmp_path / "l.json").write_text(json.dumps([{"index": f"{files}/index.safetensors"}]))
+    line = f"eval sweep {prompts} --model {{model}} --layers {{tmp}}/l.json --out {{tmp}}/out"
+    code, out, err = run(f"{line} --vary top-k=3 --vary weight=0,1")
+    assert (code, out) == (2, "")
+    assert "--vary weight steers the index of --index, not the layers of --layers" in err
+
+
+def test_a_point_has_only_drawings_of_this_command(run, prompts, tmp_path):
+    line = f"eval sweep {prompts} --vary weight=0.5 {FLAGS}"
+    assert run(line)[0] == 0
+    journal = tmp_path / "out" / "weight=0.5" / "done.jsonl"
+    key, result = json.loads(journal.read_text().splitlines()[0])
+    other = [["control", key[1]], result | {"copied": 9.0, "seconds": 1e6}]
+    journal.write_text(f"{journal.read_text()}{json.dumps(other)}\n")
+    assert run(line)[0] == 0
+    [facts] = json.loads((tmp_path / "out" / "sweep.json").read_text())
+    assert facts["method"] == "daid"
+    assert facts["copied"] <= 1
+    assert facts["s a picture"] < 1e5
+    assert "eval sweep prompts: daid" in (tmp_path / "out" / "sweep.svg").read_text()
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

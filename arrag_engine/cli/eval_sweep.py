@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..bounds import NEIGHBOURS, RETRIEVAL_TEMPERATURE, TOP_K, WEIGHT, Bound, check_choice
 from ..errors import InputError
-from ..evaluate.benchmark import Progress
+from ..evaluate.benchmark import Progress, evenly
 from ..evaluate.results import read_dpg_results, read_geneval_results
 from ..files import atomic_write
 from ..grid import NEIGHBORHOODS
@@ -32,6 +32,7 @@ from .progress import Bars
 
 if TYPE_CHECKING:
     from ..evaluate.pictures import Pictures
+    from ..evaluate.prompt_lists import PromptList
 
 VARIED: dict[str, Bound | tuple[str, ...]] = {
     "weight": WEIGHT,
@@ -137,15 +138,39 @@ def sweep_list(a: argparse.Namespace) -> int:
     methods = checked_methods(a)
     if len(methods) > 1 or methods == ["plain"]:
         raise InputError(f"--methods is {a.methods}; a sweep draws one method that retrieves")
+    check_steered(a, points[0])
     prompts = read_list(a.suite, a)
     drawer, found = load_drawer(a, methods), []
     with Bars() as bars:
         for values in points:
             one = at_point(a, values, out)
             done = draw_run(one, methods, prompts, drawer, counted_at(values, bars))
-            results = [result for result in done.values() if isinstance(result, dict)]
+            results = [done[key] for key in keys_of(a, methods[0], prompts) if key in done]
             found.append(Point(values, listed_facts(results) | scored(one.out, a.suite)))
-    return told(found, out, a.suite)
+    return told(found, out, a.suite, methods[0])
+
+
+def check_steered(a: argparse.Namespace, values: Mapping[str, Any]) -> None:
+    """Refuse to vary what steers an index where the layers of a file have values of their own.
+
+    Raises:
+        InputError: That is so.
+    """
+    idle = [name for name in values if name != "top-k"] if a.index is None else []
+    if idle:
+        raise InputError(
+            f"--vary {idle[0]} steers the index of --index, not the layers of --layers; pass "
+            "--index, or vary top-k"
+        )
+
+
+def keys_of(a: argparse.Namespace, method: str, prompts: PromptList) -> list[str]:
+    """What the journal of a point calls the drawings of this command; former ones may be of
+    another method or of other prompts."""
+    from ..evaluate.journal import name_of
+    from ..evaluate.listed import key_of
+
+    return [name_of(key_of(entry, method)) for entry in evenly(prompts.entries, a.limit)]
 
 
 def at_point(a: argparse.Namespace, values: Mapping[str, Any], out: Path) -> argparse.Namespace:
@@ -204,7 +229,7 @@ def sweep_suite(a: argparse.Namespace) -> int:
             with open_journal(folder, settings | {"varied": values}, facts) as journal:
                 drawn = draw_parts(checkpoint, changed, methods, suite_seeds(a), counted, journal)
                 found.append(Point(values, suite_facts([part for _, part in drawn])))
-    return told(found, a.out, a.suite)
+    return told(found, a.out, a.suite, methods[0])
 
 
 def suite_facts(parts: Sequence[Pictures]) -> dict[str, float | None]:
@@ -225,7 +250,7 @@ def suite_facts(parts: Sequence[Pictures]) -> dict[str, float | None]:
     return facts
 
 
-def told(points: Sequence[Point], out: Path, suite: str) -> int:
+def told(points: Sequence[Point], out: Path, suite: str, method: str) -> int:
     """Write and print the table, and write the plot."""
     from ..evaluate.plot import line_chart
 
@@ -249,8 +274,8 @@ def told(points: Sequence[Point], out: Path, suite: str) -> int:
             "each point, and repeat the command."
         )
     lines = {name: [point.facts.get(name) for point in points] for name in SCORED if name in names}
-    chart = line_chart([point.label for point in points], lines, f"eval sweep {suite}")
-    facts = [{**point.values, **point.facts} for point in points]
+    chart = line_chart([point.label for point in points], lines, f"eval sweep {suite}: {method}")
+    facts = [{"method": method, **point.values, **point.facts} for point in points]
     for name, text in (
         ("sweep.txt", table + "\n"),
         ("sweep.json", json.dumps(facts, indent=1)),

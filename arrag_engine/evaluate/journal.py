@@ -54,11 +54,11 @@ class Journal:
 
     def get(self, key: Key) -> Any:
         """What was kept of a piece of work; None if it is not done."""
-        return self.done.get(_name(key))
+        return self.done.get(name_of(key))
 
     def put(self, key: Key, result: Any) -> None:
         """Keep the result of a piece of work, which JSON can hold."""
-        self.done[_name(key)] = result
+        self.done[name_of(key)] = result
         if self.file is not None:
             line = json.dumps([list(key), result], ensure_ascii=False)
             self.file.write(f"{line}\n".encode())
@@ -72,7 +72,8 @@ class Journal:
         return kept
 
 
-def _name(key: Key) -> str:
+def name_of(key: Key) -> str:
+    """What `Journal.done` calls a piece of work."""
     return json.dumps(list(key))
 
 
@@ -138,7 +139,9 @@ def read_manifests(folder: Path) -> dict[Path, dict[str, Any]]:
     for path in sorted(folder.glob("manifest*.json")):
         try:
             facts = json.loads(path.read_text(encoding="utf-8"))
-            manifests[path] = {SETTINGS: dict(facts[SETTINGS])} | facts
+            if not isinstance(facts[SETTINGS], dict):
+                raise TypeError(f"{SETTINGS} is no object")
+            manifests[path] = facts
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise InputError(
                 f"{path} is damaged ({str(error)[:80]}); choose another --out folder"
@@ -176,7 +179,7 @@ def _read_done(folder: Path) -> dict[str, Any]:
         for number, line in enumerate(lines, start=1):
             try:
                 key, result = json.loads(line)
-                done[_name(key)] = result
+                done[name_of(key)] = result
             except (ValueError, TypeError, RecursionError) as error:
                 raise InputError(
                     f"line {number} of {path} is damaged ({str(error)[:80]}); delete that line, so "

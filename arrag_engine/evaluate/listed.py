@@ -146,17 +146,18 @@ def draw_entries(
         images = [Image.fromarray(one) for one in decode_tokens(way.checkpoint, tokens)]
         files = layout(folder / method, entry, images)
         facts = {"seconds": round(time.perf_counter() - begun, 3)} | way.facts(tokens)
-        journal.put(_key(entry, method), _result(folder, entry, files, seeds, facts))
+        journal.put(key_of(entry, method), _result(folder, entry, files, seeds, facts))
         done += 1
         progress("prompt", done, len(wanted), method)
 
 
-def _key(entry: Entry, method: str) -> tuple[str, str | int]:
+def key_of(entry: Entry, method: str) -> tuple[str, str | int]:
+    """What the journal calls the drawings of a prompt."""
     return method, entry.name or entry.number
 
 
 def _done(journal: Journal, folder: Path, entry: Entry, method: str) -> bool:
-    kept = journal.get(_key(entry, method))
+    kept = journal.get(key_of(entry, method))
     return kept is not None and unchanged(folder, kept["files"])
 
 

@@ -63,6 +63,12 @@ def test_other_settings_are_refused_by_name(tmp_path):
         read_manifests(tmp_path)
 
 
+def test_a_manifest_of_another_shape_is_damaged(tmp_path):
+    (tmp_path / "manifest.json").write_text('{"settings": []}')
+    with pytest.raises(InputError, match=r"manifest.json is damaged .settings is no object"):
+        read_manifests(tmp_path)
+
+
 def test_shards_share_a_folder_and_see_each_other(tmp_path):
     assert [Shard(i, 3).of(range(7)) for i in (1, 2, 3)] == [[0, 3, 6], [1, 4], [2, 5]]
     put(tmp_path, (1,), {"files": {"plain/1.png": "aa"}}, Shard(1, 2))
