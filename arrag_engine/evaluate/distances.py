@@ -7,10 +7,12 @@ which has no network, the formulas stand here.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -136,6 +138,11 @@ def read_moments(path: Path, extract: Callable[[Path], np.ndarray]) -> Moments:
                     f"{shown_path(path)} has mu {mean.shape} and sigma "
                     f"{covariance.shape}, which do not belong together"
                 )
+            if not (_finite(mean) and _finite(covariance)):
+                raise InputError(
+                    f"{shown_path(path)} has a mu or sigma that is not of finite numbers; choose "
+                    "another file"
+                )
             return mean.astype(np.float64), covariance.astype(np.float64)
     return moments(read_features(path, extract).astype(np.float64))
 
@@ -161,6 +168,10 @@ def read_features(path: Path, extract: Callable[[Path], np.ndarray]) -> np.ndarr
     return found[0]
 
 
+def _finite(array: np.ndarray) -> bool:
+    return array.dtype.kind in "fiu" and bool(np.isfinite(array).all())
+
+
 def _arrays(path: Path) -> dict[str, np.ndarray]:
     """The arrays of a file; nothing in it is executed."""
     try:
@@ -173,7 +184,7 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
         if isinstance(loaded, np.ndarray):
             return {"features": loaded}
         return {name: loaded[name] for name in loaded.files}
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error) as error:
         raise InputError(f"{shown_path(path)} is damaged ({str(error)[:80]})") from error
 
 

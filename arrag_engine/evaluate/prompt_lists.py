@@ -237,4 +237,4 @@ def at(where: str, call: Callable[[], Any]) -> Any:
 def _natural(path: Path) -> list[tuple[int, int, str]]:
     """Sorts 9 before 10."""
     parts = re.findall(r"[0-9]+|[^0-9]+", path.stem)
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts]
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts]

@@ -25,7 +25,7 @@ DPG_PROMPTS = 1065
 SAMPLE = re.compile(r"([0-9]+)\.png$")
 Verdict = tuple[str, int, bool]
 """A prompt, the number of its picture, whether that is correct."""
-NUMBER = r"(-?[0-9.]+(?:e-?[0-9]+)?)"
+NUMBER = r"(-?[0-9]+(?:\.[0-9]*)?(?:e[-+]?[0-9]+)?)"
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def read_dpg_results(path: Path) -> Results:
     pictures = [_picture_scores(line) for line in text.split("\n")]
     each = [scores for scores in pictures if scores]
     first, second = _section(text, "L1"), _section(text, "L2")
-    stated = re.search(rf"^DPG-Bench score: {NUMBER}", text, re.MULTILINE)
+    stated = re.search(rf"^DPG-Bench score: {NUMBER}\s*$", text, re.MULTILINE)
     if not each and stated is None:
         raise InputError(
             f"{shown_path(path)} holds no results; give the --res-path of DPG-Bench's "

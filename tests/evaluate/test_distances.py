@@ -156,6 +156,21 @@ def test_other_files_are_refused(tmp_path, name, arrays, message):
         read_features(tmp_path / name, fail)
 
 
+@pytest.mark.parametrize("name", ["a.npy", "a.npz"])
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04broken"])
+def test_damaged_files_are_one_sentence(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=f"{name} is damaged"):
+        read_features(tmp_path / name, fail)
+
+
+@pytest.mark.parametrize("value", [np.nan, "text"])
+def test_moments_that_are_no_numbers_are_refused(tmp_path, value):
+    np.savez(tmp_path / "d.npz", mu=np.zeros(2), sigma=np.full((2, 2), value))
+    with pytest.raises(InputError, match="mu or sigma that is not of finite numbers"):
+        read_moments(tmp_path / "d.npz", fail)
+
+
 def test_what_does_not_belong_together_is_refused(tmp_path):
     a, b = clouds()
     with pytest.raises(InputError, match="features have 6 and 5 numbers a picture"):

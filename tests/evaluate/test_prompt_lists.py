@@ -145,3 +145,9 @@ def test_the_official_lists_are_read():
     assert len(found) == 553
     assert found[0].text == "a photo of a bench"
     assert len(read_dpg(BENCHMARKS / "dpg/dpg_bench/prompts").entries) == 1065
+
+
+def test_names_with_superscripts_are_sorted(tmp_path):
+    for name in ("²", "10", "9"):
+        (tmp_path / f"{name}.txt").write_text("a car")
+    assert [entry.name for entry in read_dpg(tmp_path).entries] == ["9", "10", "²"]

@@ -5,8 +5,12 @@ import re
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from arrag_engine.cli import eval_report
+from arrag_engine.cli.eval_report import named_file
 from arrag_engine.errors import InputError
+from arrag_engine.evaluate import distances
 from arrag_engine.evaluate.quoted import DPG, GENEVAL, QUOTED
 from arrag_engine.evaluate.results import (
     GENEVAL_PROMPTS,
@@ -146,6 +150,11 @@ def test_quoted_figures_are_those_of_their_source():
         assert len(one.dpg) in (0, len(DPG))
 
 
+def test_what_looks_like_a_number_is_not_read_as_one(tmp_path):
+    (tmp_path / "r").write_text("a.png, 1.2.3, 0.5\nb.png, ., 0.5\nc.png, 1e-3, 1.e+2, 0.5\n")
+    assert read_dpg_results(tmp_path / "r").overall.mean == pytest.approx(100 * 50.0005)
+
+
 def report_row(out, name):
     [line] = [line for line in out.splitlines() if line.startswith(name)]
     return re.split(r"  +", line.strip())
@@ -181,6 +190,41 @@ def test_the_report_measures_distances(run, tmp_path, files):
     assert report_row(out, "distance") == ["distance (lower is nearer)", "FID", "CMMD"]
     assert report_row(out, "P ")[2] == "-"
     assert "quoted [2] FAiD: FID Midjourney-30K 9.31" in out
+
+
+def test_paths_of_one_name_are_refused_and_may_have_an_equals_sign(run, tmp_path):
+    folder = tmp_path / "weight=0.05,neighbours=64"
+    for place in (folder, tmp_path):
+        place.mkdir(exist_ok=True)
+        (place / "results.jsonl").write_text(geneval_lines([("colors", 0, 0, True)]))
+    line = f"eval report --geneval {{tmp}}/results.jsonl {folder}/results.jsonl"
+    code, out, err = run(line)
+    assert (code, out) == (2, "")
+    assert "--geneval has 2 paths with the name 'results'; pass each as NAME=FILE" in err
+    for name in ("a", "b", "c"):
+        (folder / name / "daid").mkdir(parents=True)
+    code, _, err = run(f"eval report --fwd {folder}/a/daid {folder}/b/daid {folder}/c/daid")
+    assert (code, "--fwd has 2 paths with the name 'daid'" in err) == (2, True)
+    assert named_file(str(folder), "--fid") == (folder.name, folder)
+    assert named_file(f"mine={folder}", "--fid") == ("mine", folder)
+
+
+def test_each_distance_has_a_bar_of_its_own(run, tmp_path, monkeypatch):
+    units = set()
+
+    class Watched(eval_report.Bars):
+        def __call__(self, unit, done, total, note=""):
+            units.add(unit)
+
+    monkeypatch.setattr(eval_report, "Bars", Watched)
+    monkeypatch.setattr(distances, "fwd", lambda *_: 0.0)  # it takes seconds
+    for name in ("real", "daid"):
+        (tmp_path / name).mkdir()
+        for number in range(2):
+            pixels = np.full((8, 8, 3), 60 * number, np.uint8)
+            Image.fromarray(pixels).save(tmp_path / name / f"{number}.png")
+    assert run("eval report --fwd {tmp}/real {tmp}/daid")[0] == 0
+    assert units == {"FWD: picture of the reference real", "FWD: picture of daid"}
 
 
 @pytest.mark.parametrize(
