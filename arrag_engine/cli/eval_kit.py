@@ -38,10 +38,12 @@ def kit(a: argparse.Namespace) -> int:
     a.index = a.adapter = None
     check_inputs(a)
     from ..api import choose_device, searched_on
+    from ..build.listing import listing_state
     from ..checkpoints.fingerprint import read_fingerprint
     from ..checkpoints.opening import open_checkpoint
     from ..evaluate.journal import open_journal
     from ..evaluate.kit.effort import EFFORTS
+    from ..evaluate.kit.material import list_pictures
     from ..evaluate.kit.run import JSON, PAGE, SHEET, run_kit
 
     device = choose_device(a.device, "--device")
@@ -51,6 +53,7 @@ def kit(a: argparse.Namespace) -> int:
         "benchmark": "kit",
         "weights": read_fingerprint(opened),
         "images": str(a.images),
+        "pictures": listing_state(list_pictures(a.images, a.out)),
         "dtypes": list(dtypes),
         "quick": a.quick,
         "device": str(device),

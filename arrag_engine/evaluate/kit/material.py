@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -60,7 +61,7 @@ def make_material(
     path = out / INDEX
 
     def work() -> dict:
-        kept, held = split(list_folder(images, ReadSettings())[0], effort)
+        kept, held = split(list_pictures(images, out), effort)
         seen: dict[str, str] = {}
         total = len(kept) + len(held)
         count = partial(_count, progress, total)
@@ -87,6 +88,32 @@ def make_material(
     held = tuple(HeldOut(np.array(row, np.int64), text) for row, text in facts["held_out"])
     unreadable = tuple((name, why) for name, why in facts["unreadable"])
     return Material(load_index(path), held, unreadable, facts["captioned"])
+
+
+def list_pictures(images: Path, out: Path) -> list[Picture]:
+    """The pictures of a folder, without what the kit writes into `out`.
+
+    Raises:
+        InputError: There are fewer than two.
+    """
+    own = os.path.join(os.path.abspath(out), "")
+    listed = list_folder(images, ReadSettings())[0]
+    pictures = [one for one in listed if not os.path.abspath(one.path).startswith(own)]
+    if len(pictures) < 2:
+        raise InputError(
+            f"{images} has {len(pictures)} readable pictures; the kit needs 20 or more, better "
+            "some hundred"
+        )
+    return pictures
+
+
+def usable_caption(checkpoint: Checkpoint, caption: str) -> str:
+    """The caption; empty if it is no prompt of the model, such as one that is too long."""
+    text = caption.strip()
+    try:
+        return text if text and checkpoint.prompt_encoder.encode(text) else ""
+    except InputError:
+        return ""
 
 
 def split(pictures: Sequence[Picture], effort: Effort) -> tuple[list[Picture], list[Picture]]:

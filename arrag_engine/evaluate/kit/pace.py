@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -22,6 +23,9 @@ Load = Callable[[str], Checkpoint]
 """Loads the model in a dtype."""
 WIDE = 16
 """Tokens a pass, where accepted ones are counted."""
+NO_WINDOWS = "the model draws in any order, which has no windows"
+PATH = re.compile(r"\S*[/\\]|\S+\.[A-Za-z]\w+")
+"""Where a path or the name of a file begins."""
 
 
 def measure_pace(
@@ -44,13 +48,15 @@ def measure_pace(
     for done, (dtype, batch, window) in enumerate(wanted):
         progress("speed", done, len(wanted), dtype)
         key = ("pace", dtype, batch, window)
-        if journal.get(key) is None:
+        if (row := journal.get(key)) is None:
             if loaded != dtype:
                 checkpoint = None
                 release()
                 checkpoint, loaded = _loaded(load, dtype), dtype
-            journal.put(key, _row(checkpoint, prompt, batch, window, effort.rounds))
-        rows.append({"dtype": dtype, "batch": batch, "window": window, **journal.get(key)})
+            row = _row(checkpoint, prompt, batch, window, effort.rounds)
+            if row.get("failed", NO_WINDOWS) == NO_WINDOWS:  # others may run the next time
+                journal.put(key, row)
+        rows.append({"dtype": dtype, "batch": batch, "window": window, **row})
     progress("speed", len(wanted), len(wanted), "")
     return rows
 
@@ -70,7 +76,10 @@ def _loaded(load: Load, dtype: str) -> Checkpoint | str:
 
 
 def _reason(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:160]
+    """The first line up to the first path, as `kit.json` has no names of files."""
+    line = (str(error).splitlines() or [""])[0]
+    told, *path = PATH.split(line, maxsplit=1)
+    return (told.strip()[:160] or type(error).__name__) + (" …" if path else "")
 
 
 def _row(
@@ -79,7 +88,7 @@ def _row(
     if not isinstance(checkpoint, Checkpoint):
         return {"failed": checkpoint}
     if window > 1 and not checkpoint.model.order.raster:
-        return {"failed": "the model draws in any order, which has no windows"}
+        return {"failed": NO_WINDOWS}
     device = checkpoint.model.device
     try:
         planned = Way(checkpoint).plan(prompt, "plain")

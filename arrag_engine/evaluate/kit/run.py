@@ -20,7 +20,7 @@ from ..listed import Way
 from ..pictures import decode_tokens
 from .checks import check_checkpoint, thumbnail
 from .effort import PROMPTS, Effort
-from .material import Material, make_material
+from .material import Material, make_material, usable_caption
 from .pace import Load, accepted_tokens, measure_pace, release
 from .page import make_page
 from .recommend import entry, recommend, to_facts
@@ -62,7 +62,7 @@ def run_kit(
     release()
     checkpoint = load(dtypes[0])
     material = make_material(checkpoint, images, out, effort, journal, progress)
-    prompts = prompts_of(material, effort)
+    prompts = prompts_of(checkpoint, material, effort)
     bits = measure_bits(checkpoint, material, effort, journal, progress)
     index, best = material.index, best_of(bits)
     way = Way(checkpoint, [layer_of(checkpoint, index, best)], place=searched_on(checkpoint))
@@ -106,9 +106,9 @@ def model_facts(checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
-def prompts_of(material: Material, effort: Effort) -> list[str]:
-    """Captions of held-out pictures, as far as there are any, then prompts of the kit."""
-    captions = [picture.caption.strip() for picture in material.held_out]
+def prompts_of(checkpoint: Checkpoint, material: Material, effort: Effort) -> list[str]:
+    """Captions of held-out pictures, as far as there are usable ones, then prompts of the kit."""
+    captions = [usable_caption(checkpoint, picture.caption) for picture in material.held_out]
     every = [caption for caption in captions if caption] + list(PROMPTS)
     return list(dict.fromkeys(every))[: effort.prompts]
 

@@ -28,7 +28,7 @@ from ..listed import Way
 from ..measures import bootstrap_interval, copied_share
 from ..run import draw_tokens
 from .effort import Effort
-from .material import HeldOut, Material
+from .material import HeldOut, Material, usable_caption
 
 SHARES = (0.25, 0.5, 0.75)
 """Of the tokens that are known where the order is any."""
@@ -175,9 +175,9 @@ class Bits:
         return of_all(alone), proposed
 
     def _prompt(self, picture: HeldOut) -> Any:
-        """Of its caption; of a word that says little where there is none."""
-        encoder = self.checkpoint.prompt_encoder
-        return encoder.encode(picture.caption.strip() or "a picture")
+        """Of its caption; of a word that says little where there is no usable one."""
+        caption = usable_caption(self.checkpoint, picture.caption)
+        return self.checkpoint.prompt_encoder.encode(caption or "a picture")
 
 
 def _bits(p: np.ndarray) -> float:

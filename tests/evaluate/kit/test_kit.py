@@ -17,12 +17,14 @@ from arrag_engine.decode.canvas import begin
 from arrag_engine.decode.masked import look_up, of_tokens
 from arrag_engine.decode.masked import mixed as masked_mixture
 from arrag_engine.decode.masked_passes import open_prompts, predict
+from arrag_engine.errors import InputError
 from arrag_engine.evaluate.benchmark import no_progress
 from arrag_engine.evaluate.journal import Journal
 from arrag_engine.evaluate.kit import effort, pace
+from arrag_engine.evaluate.kit import run as run_module
 from arrag_engine.evaluate.kit.checks import JANUS_IDS, SPOKEN, look, text_ids
 from arrag_engine.evaluate.kit.effort import QUICK
-from arrag_engine.evaluate.kit.material import HeldOut
+from arrag_engine.evaluate.kit.material import HeldOut, usable_caption
 from arrag_engine.evaluate.kit.recommend import entry, from_facts, recommend, to_facts
 from arrag_engine.evaluate.kit.settings import SHARES, Bits, Setting, variants
 from arrag_engine.index import KeySpec, load_index
@@ -284,6 +286,39 @@ def test_what_does_not_run_says_why():
 
     rows = pace.measure_pace(load, ["fp8"], "a", LEAST, Journal(), no_progress)
     assert rows == [{"dtype": "fp8", "batch": 1, "window": 1, "failed": "CUDA out of memory."}]
+
+
+def test_failures_are_measured_again_and_name_no_path():
+    def load(dtype):
+        raise InputError("cannot read /home/me/my secret model.safetensors: no such file")
+
+    journal = Journal()
+    [row] = pace.measure_pace(load, ["fp8"], "a", LEAST, journal, no_progress)
+    assert row["failed"] == "cannot read …"
+    assert journal.done == {}
+
+
+def test_captions_that_are_too_long_are_no_prompts(model_file):
+    checkpoint = load_checkpoint(model_file, torch.float32)
+    assert usable_caption(checkpoint, " a red car\n") == "a red car"
+    assert usable_caption(checkpoint, "car " * 100_000) == ""
+
+
+def test_changed_pictures_and_empty_folders_are_refused_before_the_work(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(run_module, "run_kit", lambda *_: {"checks": []})
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    line = f"eval kit --model {{model}} --dtype fp32 --images {folder} --out {folder}/kit"
+    code, _, err = run(line)
+    assert (code, "has 0 readable pictures" in err) == (2, True)
+    for name in "ab":
+        Image.new("RGB", (8, 8)).save(folder / f"{name}.png")
+    assert run(line)[0] == 0
+    Image.new("RGB", (8, 8)).save(folder / "kit" / "sheet.png")
+    assert run(line)[0] == 0
+    Image.new("RGB", (9, 9)).save(folder / "a.png")
+    code, _, err = run(line)
+    assert (code, "was begun with pictures" in err) == (2, True)
 
 
 @pytest.mark.parametrize(
