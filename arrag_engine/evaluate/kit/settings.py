@@ -166,11 +166,19 @@ class Bits:
             parts = [of_tokens(p[0], canvas.tokens)[~m] for p, m in zip(ps, masks, strict=True)]
             return np.concatenate(parts).astype(np.float64)
 
+        widest = {
+            name: self._retriever(name, 1.0, max(self.effort.neighbours)) for name in self.rekeyed
+        }
+        hits = {
+            name: [look_up(Layers((one,)), [canvas], mask[None]) for mask in masks]
+            for name, one in widest.items()
+        }
+
         def proposed(name: str, tau: float, k: int) -> np.ndarray:
-            layers = Layers((self._retriever(name, tau, k),))
-            pairs = zip(alone, masks, strict=True)
-            found = ((p, look_up(layers, [canvas], mask[None])) for p, mask in pairs)
-            return of_all([mixed(p, layers, looked_up) for p, looked_up in found])
+            options = replace(widest[name].options, temperature=tau, neighbours=k)
+            layers = Layers((widest[name].using(options),))  # takes the k nearest of the hits
+            pairs = zip(alone, hits[name], strict=True)
+            return of_all([mixed(p, layers, looked_up) for p, looked_up in pairs])
 
         return of_all(alone), proposed
 

@@ -22,6 +22,7 @@ from arrag_engine.evaluate.benchmark import no_progress
 from arrag_engine.evaluate.journal import Journal
 from arrag_engine.evaluate.kit import effort, pace
 from arrag_engine.evaluate.kit import run as run_module
+from arrag_engine.evaluate.kit import settings as kit_settings
 from arrag_engine.evaluate.kit.checks import JANUS_IDS, SPOKEN, look, text_ids
 from arrag_engine.evaluate.kit.effort import QUICK
 from arrag_engine.evaluate.kit.material import HeldOut, usable_caption
@@ -198,13 +199,20 @@ def test_bits_are_those_of_the_engine(model_file, index_file):
         assert value == pytest.approx(bits(mixed(own, truth, one.weight)), abs=1e-3)
 
 
-def test_bits_in_any_order_are_those_of_a_mixture(tmp_path):
+def test_bits_in_any_order_are_those_of_a_mixture(tmp_path, monkeypatch):
     """Mixed by hand with λ 1 and weighed afterwards, against the drawing loop's mixture with λ."""
     checkpoint = load_checkpoint(showo_folder(tmp_path / "showo", tiny_showo()), torch.float32)
-    model, effort_ = checkpoint.model, replace(LEAST, neighbours=(16,), taus=(1.0,))
+    model, effort_ = checkpoint.model, replace(LEAST, neighbours=(2, 16), taus=(0.1, 1.0))
     picture = HeldOut(np.random.default_rng(1).integers(0, 64, model.grid.size), "a red car")
-    measured = Bits(checkpoint, sign_index(), effort_)
+    measured, looked_up = Bits(checkpoint, sign_index(), effort_), []
+
+    def counted(*args):
+        looked_up.append(args)
+        return look_up(*args)
+
+    monkeypatch.setattr(kit_settings, "look_up", counted)
     found = measured.of(picture)
+    assert len(looked_up) == len(SHARES) * len(measured.rekeyed)  # not for each τ and K
     prompt = checkpoint.prompt_encoder.encode("a red car")
     recipe = Recipe(prompt.ids, prompt.unconditional, Sampling(1.0))
     opened, canvas = open_prompts(model, recipe, model.device), begin(0, model.grid.size)
