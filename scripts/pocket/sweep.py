@@ -249,8 +249,6 @@ def any_order_variants(use: Use) -> dict[str, Use]:
         options(f"distances {name}", distances=name)
     for steps in (8, 16, 32):
         schedule(f"steps {steps}", steps=steps)
-    for grow in (False, True):
-        schedule("growing" if grow else "not growing", grow=grow)
     for name in CONFIDENCES:
         schedule(f"confidence {name}", confidence=name)
     for grow in (False, True):
@@ -329,10 +327,8 @@ def schedule_of(label: str, base: Schedule) -> Schedule:
     "16/1/cosine/model/grow"; the last ones may be left out, and are those of `base` then."""
     steps, *rest = label.split("/")
     numbers = replace(base, steps=int(steps))
-    for name, kind, value in zip(
-        SCHEDULE_PARTS, (float, str, str, "grow".__eq__), rest, strict=False
-    ):
-        numbers = replace(numbers, **{name: kind(value)})
+    for (name, read), value in zip(SCHEDULE_PARTS.items(), rest, strict=False):
+        numbers = replace(numbers, **{name: read(value)})
     return numbers
 
 

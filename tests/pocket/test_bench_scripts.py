@@ -188,7 +188,7 @@ def test_sweeps_change_one_thing_at_a_time():
     masked = use_of(CONCEPT, ANY_ORDER)
     for use, order in ((GENERAL, RASTER), (CONCEPTS, RASTER), (masked, ANY_ORDER)):
         variants = draw_variants(use, order)
-        assert ("border keys in" in variants) == (order is ANY_ORDER)
+        assert ("border keys out" in variants) == (order is ANY_ORDER)
         assert variants["as set"] == use
         values = list(variants.values())
         assert all(values.count(variant) == 1 for variant in values)
@@ -207,7 +207,8 @@ def test_a_schedule_is_what_its_name_says():
     base = Schedule(confidence="model")
     assert schedule_of("8", base) == replace(base, steps=8)
     assert schedule_of("32/0.5/linear", base) == Schedule(32, 0.5, "linear", confidence="model")
-    assert schedule_of("4/0/cosine/mixture", base) == Schedule(4, 0.0)
+    assert schedule_of("4/0/cosine/mixture/grow", base) == Schedule(4, 0.0, grow=True)
+    assert not schedule_of("4/0/cosine/mixture/no", Schedule(grow=True)).grow
     use = use_of(CONCEPT, ANY_ORDER)
     told = with_settings(use, "2/1", "8/0.5", None)
     assert (told.sampling.cfg, told.schedule.steps, told.options) == (2, 8, use.options)
