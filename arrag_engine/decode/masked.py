@@ -208,7 +208,7 @@ def fill(
 def beside(known: np.ndarray, grid: Grid) -> np.ndarray:
     """Mask [N] of the positions of which one of the eight neighbours is known, for a mask [N]."""
     around = neighbor_table(grid, "ring-8")
-    return (known[around] & (around >= 0)).any(axis=1)
+    return np.asarray((known[around] & (around >= 0)).any(axis=1))
 
 
 def draw_unknown(

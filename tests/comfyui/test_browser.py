@@ -56,6 +56,7 @@ def show(page, workflow, nodes_2):
     page.evaluate(setting, nodes_2)
     page.evaluate("(workflow) => app.loadGraphData(workflow)", workflow)
     page.wait_for_function(f"() => app.graph.nodes.length === {len(workflow['nodes'])}")
+    page.keyboard.press("Escape")  # the templates' dialog, which opens for a new user
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "workflows").glob("*.json")))

@@ -39,7 +39,7 @@ def test_a_redrawn_region_changes_no_pixel_outside_the_mask(client, workflow, na
 
 def test_outpaint_keeps_the_picture_and_adds_to_its_right(client, workflow):
     before, after = saved(client, workflow("outpaint"), "Before", "After")
-    assert after.shape == (96, 192, 3)
+    assert after.shape == (96, 144, 3)
     kept = after[:, :80]  # what is added shows in the last decoded patches
     assert np.abs(before[:, :80].astype(int) - kept).mean() < 5
     assert after[:, 96:].std() > 5
@@ -71,7 +71,13 @@ def test_a_copy_limit_copies_less(client, workflow):
 
 
 @pytest.mark.parametrize(
-    ("name", "things"), [("two_subjects", {"flamingo", "guitar"}), ("style", {"dinosaur"})]
+    ("name", "things"),
+    [
+        ("two_subjects", {"flamingo", "guitar"}),
+        ("style", {"dinosaur"}),
+        ("masked", {"lion"}),
+        ("masked_daid", {"flamingo"}),
+    ],
 )
 def test_the_detector_finds_what_a_template_promises(client, workflow, tmp_path, name, things):
     body = workflow(name)

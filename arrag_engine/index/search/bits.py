@@ -196,6 +196,7 @@ class Bits(BitSearch):
 
     kind = "bits"
     recall = 1.0
+    choice = ""
 
     @property
     def settings(self) -> dict[str, str]:
