@@ -289,6 +289,7 @@ def test_inspect_tells_what_an_adapter_holds(run, files):
         ("pocket", {"models/pocket": "model", "indexes/pocket": "patch index"}),
         ("indexes/pocket", {"indexes/pocket": "patch index"}),
         ("adapters/pocket", {"adapters/pocket": "FAiD adapter"}),
+        ("adapters/pocket-o", {"adapters/pocket-o": "FAiD adapter"}),
     ],
 )
 def test_inspect_shows_everything_shipped_under_a_name(run, name, shown):
@@ -377,7 +378,7 @@ def test_the_shipped_model_and_index_draw(run, tmp_path):
 
 @pytest.mark.skipif(not shipped_names(MODELS), reason="no model is shipped")
 def test_what_is_shipped_stays_small():
-    assert sum(p.stat().st_size for p in MODELS.parent.rglob("*") if p.is_file()) < 40e6
+    assert sum(p.stat().st_size for p in MODELS.parent.rglob("*") if p.is_file()) < 45e6
 
 
 @pytest.mark.parametrize(("chosen", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
