@@ -23,8 +23,7 @@ from .editing import keep_outside
 from .errors import InputError
 from .faid import Faid, FaidAdapter
 from .images import greys, to_tensor
-from .index import KeySpec, PatchIndex
-from .index import load_index as read_index
+from .index import AnyIndex, KeySpec, PatchIndex, open_lookup
 from .layers import Layer
 from .models.ops import pack_linears
 from .outpainting import Outpainting, outpaint
@@ -86,13 +85,13 @@ def load_model(
     return checkpoint
 
 
-def load_index(name: str) -> PatchIndex:
-    """An index: a shipped name (pocket), or a file.
+def load_index(name: str) -> AnyIndex:
+    """An index: a shipped name (pocket), a file, or the manifest of one in shards.
 
     Raises:
         InputError: It is none, or damaged.
     """
-    return read_index(shipped.resolve(name, shipped.INDEXES))
+    return open_lookup(shipped.resolve(name, shipped.INDEXES))
 
 
 def load_adapter(name: str, model: Checkpoint, progress: Parts | None = None) -> FaidAdapter:
@@ -183,7 +182,7 @@ def check_one_edit(kept: Kept | None, redraw: float, outpainting: Outpainting | 
         )
 
 
-def searched_on(model: Checkpoint) -> Callable[[PatchIndex], PatchIndex] | None:
+def searched_on(model: Checkpoint) -> Callable[[AnyIndex], AnyIndex] | None:
     """Where indexes are searched: on the model's GPU, if it is one and they fit beside it."""
     device = model.model.device
     if device.type != "cuda":

@@ -96,6 +96,8 @@ def check_choice(name: str, value: Value, choices: tuple[Value, ...]) -> Value:
 MAX_SEED = 2**64 - 1
 SEED = Bound("seed", -(10**20), 10**20, whole=True)
 """Of a picture; it wraps at 2^64, so -1 is the same as `MAX_SEED`."""
+SHARD_PICTURES = Bound("shard pictures", 0, 10**9, whole=True)
+"""Of a shard of an index; 0 = one file."""
 MAX_BATCH = 64
 BATCH = Bound("batch", 1, MAX_BATCH, whole=True)
 """Memory grows with it: the key/value cache of a model of 1 B parameters has 0.2 GB a picture."""

@@ -7,7 +7,7 @@ that the prompt is about.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ from .bounds import POSITION_WEIGHT, check_choice, shown
 from .errors import InputError
 from .faid import Faid
 from .grid import BORDERS, NEIGHBORHOODS
-from .index import EXACT, KEY_SPACES, KeySpec, PatchIndex
+from .index import EXACT, KEY_SPACES, AnyIndex, KeySpec, PatchIndex, ShardedLookup
 from .models.base import Loaded, Prompt
 from .recommended import Recommended
 from .retrieval import Retriever, Steering, calibrated_options, make_retriever
@@ -29,7 +29,7 @@ ROUNDING = 1e-9
 """By which weights may exceed 1 together."""
 
 
-Searched = dict[tuple[int, bytes | None, KeySpec], PatchIndex]
+Searched = dict[tuple[int, Hashable], AnyIndex]
 """What the layers of a drawing search, by index, pictures and keys: layers that search the same
 share it, for its search structure is made at the first look-up."""
 
@@ -74,7 +74,7 @@ AS_BUILT_KEYS = KeyChoice(AS_BUILT, AS_BUILT, AS_BUILT)
 class Layer:
     """An index at work in a drawing. What is None takes the recommended value."""
 
-    index: PatchIndex
+    index: AnyIndex
     only: str = PROMPT
     """Which pictures: a pattern of captions, names and sources, with `{prompt}` for the words of
     the prompt; empty for all."""
@@ -96,7 +96,7 @@ class Layer:
 
     def __post_init__(self) -> None:
         for name, kind, advice in (
-            ("index", PatchIndex, "give what load_index returns"),
+            ("index", (PatchIndex, ShardedLookup), "give what load_index returns"),
             ("keys", KeyChoice, "give a KeyChoice"),
             ("steering", Steering, "give a Steering"),
         ):
@@ -255,8 +255,7 @@ def _retriever(
     keys = AS_BUILT_KEYS if auto and layer.keys == KeyChoice() else layer.keys
     index, more = _keyed(index, keys, advised.keys)
     index = index if order.raster else index.by_bits()
-    images = None if index.images is None else index.images.tobytes()
-    index = searched.setdefault((id(layer.index), images, index.spec), index)
+    index = searched.setdefault((id(layer.index), index.view), index)
     base = calibrated_options(index) if auto else advised.retrieval
     if faid is not None and not auto:
         base = replace(base, weight=advised.faid_weight)
@@ -294,7 +293,7 @@ def _check_order(checkpoint: Loaded, layer: Layer) -> None:
         )
 
 
-def _filtered(index: PatchIndex, layer: Layer) -> tuple[PatchIndex, list[str]]:
+def _filtered(index: AnyIndex, layer: Layer) -> tuple[AnyIndex, list[str]]:
     """(the index with the included and without the excluded sources, what to say of it).
 
     Raises:
@@ -303,29 +302,26 @@ def _filtered(index: PatchIndex, layer: Layer) -> tuple[PatchIndex, list[str]]:
     included, excluded = _lines(layer.include), _lines(layer.exclude)
     if not included and not excluded:
         return index, []
-    idle = [one for one in (*included, *excluded) if len(index.sources.any_of([one])) == 0]
-    images = np.arange(len(index.tokens)) if index.images is None else index.images
-    kept = images
-    if included:
-        kept = np.intersect1d(kept, index.sources.any_of(included))
-    if excluded:
-        kept = np.setdiff1d(kept, index.sources.any_of(excluded))
-    if len(kept) == 0:
+    patterns = [*included, *excluded]
+    idle = [one for one, n in zip(patterns, index.matches(patterns), strict=True) if n == 0]
+    try:
+        view = index.filtered(included, excluded)
+    except InputError as error:
         raise InputError(
-            f"include and exclude leave none of the {len(images)} pictures of the index; change "
-            f"the patterns ({_listed([*included, *excluded])})"
-        )
-    notes = [f"Sources: {len(kept)} of {len(images)} pictures, by include and exclude."]
+            f"include and exclude leave none of the {index.pictures} pictures of the index; change "
+            f"the patterns ({_listed(patterns)})"
+        ) from error
+    notes = [f"Sources: {view.pictures} of {index.pictures} pictures, by include and exclude."]
     if idle:
         notes.append(f"No picture of the index matches {_listed(idle)} of include or exclude.")
-    return index.restricted(kept), notes
+    return view, notes
 
 
 def _lines(patterns: str) -> list[str]:
     return [line.strip() for line in patterns.splitlines() if line.strip()]
 
 
-def select(layer: Layer, prompt: Prompt, has_unknown: bool) -> tuple[PatchIndex | None, list[str]]:
+def select(layer: Layer, prompt: Prompt, has_unknown: bool) -> tuple[AnyIndex | None, list[str]]:
     """(the part of the index to retrieve from, what to say of it); None where there is nothing.
 
     A model that has unknown words needs retrieval for these alone: what it knows it draws better
@@ -342,20 +338,19 @@ def select(layer: Layer, prompt: Prompt, has_unknown: bool) -> tuple[PatchIndex 
         return index, []
     if PROMPT not in pattern:
         found = index.matching(pattern)
-        count = len(index.tokens if found.images is None else found.images)
-        return found, [f"Subject: {count} pictures match {pattern!r}."]
+        return found, [f"Subject: {found.pictures} pictures match {pattern!r}."]
     if not index.sources.captioned:
         return index, ["The index has no captions: retrieval uses all of its pictures."]
     beside = pattern.replace(PROMPT, " ").split()
     words = [*(prompt.unknown if has_unknown else [prompt.text]), *beside]
     if not words:
         return None, ["The model knows every word of the prompt: nothing is retrieved."]
-    subject = index.sources.about(words)
-    if len(subject.images) == 0:
+    rarest, found = index.about(words)
+    if found is None:
         return None, [f"No caption of the index has {_listed(words)}: nothing is retrieved."]
-    count = len(subject.images)
-    note = f"Subject: {_listed(subject.words)}; {count} picture{'s' * (count > 1)} of the index."
-    return index.restricted(subject.images), [note]
+    count = found.pictures
+    note = f"Subject: {_listed(rarest)}; {count} picture{'s' * (count > 1)} of the index."
+    return found, [note]
 
 
 def _listed(words: Sequence[str]) -> str:
@@ -363,12 +358,12 @@ def _listed(words: Sequence[str]) -> str:
     return ", ".join(repr(word) for word in words[:LISTED]) + more
 
 
-def _keyed(index: PatchIndex, keys: KeyChoice, advised: KeySpec) -> tuple[PatchIndex, list[str]]:
+def _keyed(index: AnyIndex, keys: KeyChoice, advised: KeySpec) -> tuple[AnyIndex, list[str]]:
     """The index with the chosen keys; recommended ones only where the index can have them."""
     if keys == KeyChoice():
-        if index.searcher.kind not in EXACT:
+        if index.structure not in EXACT:
             return index, ["Keys: as built; those of an index with a search structure are fixed."]
-        if index.vectors is None:
+        if not index.exact_vectors:
             advised = replace(advised, space="codebook")
     return index.rekeyed(keys.spec(index.spec, advised)), []
 
@@ -392,10 +387,10 @@ def _weight_hint(
     weight = options.weight
     if weight == "auto" or weight >= advised.visible_weight or not prompt.unknown:
         return []
-    subject = layer.index.sources.about(prompt.unknown)
-    if len(subject.images) == 0:
+    rarest, found = layer.index.about(prompt.unknown)
+    if found is None:
         return []
     return [
-        f"The index has {len(subject.images)} pictures of {_listed(subject.words)}, but a weight "
+        f"The index has {found.pictures} pictures of {_listed(rarest)}, but a weight "
         f"of {weight:g} is too low to show it; {advised.retrieval.weight:g} is recommended."
     ]

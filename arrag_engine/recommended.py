@@ -1,9 +1,10 @@
 """Recommended values for each model: the one table that untouched settings come from.
 
-`pocket` has values that were measured by drawing (docs/pocket.md). Other models of the Janus-Pro
-family have the values of their own configuration, the paper's neighbours and temperature, and a
-small weight: they were not measured. Models of the Show-o family have the sampling and steps of
-its official examples, by the size of their pictures; their retrieval was not measured either.
+`pocket` and `pocket-o` have values that were measured by drawing (docs/pocket.md). Other models of
+the Janus-Pro family have the values of their own configuration, the paper's neighbours and
+temperature, and a small weight: they were not measured. Other models of the Show-o family have the
+sampling and steps of its official examples, by the size of their pictures; their retrieval was not
+measured either.
 """
 
 from __future__ import annotations
@@ -44,6 +45,15 @@ POCKET = Recommended(
     faid_weight=1.0,
     visible_weight=0.8,
 )
+POCKET_O = Recommended(
+    "measured with pocket-o",
+    Sampling(cfg=2.0),
+    KeySpec("ring-8", "zero", "codebook", 24.0),
+    RetrievalOptions(1.0, 0.3, 16, border_keys="in", distances="mean"),
+    faid_weight=1.0,
+    visible_weight=0.8,
+    schedule=Schedule(steps=16, grow=True),
+)
 JANUS_PRO = Recommended(
     "the paper's K and τ with a small λ, not measured with this model",
     Sampling(),
@@ -64,7 +74,7 @@ SHOW_O = Recommended(
 """Of 256 pixels. A neighbour on any side may be known."""
 SHOW_O_LARGE = replace(SHOW_O, sampling=SHOW_O_LARGE_SAMPLING, schedule=Schedule(steps=50))
 """Of 512 pixels."""
-MEASURED = {"64a77eb5ff6868c4": POCKET}
+MEASURED = {"64a77eb5ff6868c4": POCKET, "b27babcc67c325b8": POCKET_O}
 """By the fingerprint of the weights, which is the same in every precision and layout."""
 
 

@@ -25,7 +25,7 @@ from .decode import (
 from .editing import BLANK, keep_probable, share_of
 from .errors import InputError
 from .faid import Faid
-from .index import PatchIndex
+from .index import AnyIndex
 from .layers import Layer, make_retrievers
 from .models.base import Backbone, Loaded, Prompt
 from .recommended import Recommended, recommended
@@ -56,7 +56,7 @@ def plan(
     layers: Sequence[Layer] = (),
     faid: Faid | None = None,
     codebook: np.ndarray | None = None,
-    place: Callable[[PatchIndex], PatchIndex] | None = None,
+    place: Callable[[AnyIndex], AnyIndex] | None = None,
     negative: str = "",
     kept: Kept | None = None,
     redraw: float = 1.0,
@@ -219,5 +219,6 @@ def _schedule(checkpoint: Loaded, choice: ScheduleChoice, advised: Recommended) 
 def _schedule_note(schedule: Schedule) -> str:
     curve = f"pow {schedule.power:g}" if schedule.curve == "pow" else schedule.curve
     sure = "" if schedule.confidence == "mixture" else ", confidence of the model"
-    values = f"{schedule.steps} steps, temperature {schedule.temperature:g}, {curve}{sure}"
+    grows = ", growing" if schedule.grow else ""
+    values = f"{schedule.steps} steps, temperature {schedule.temperature:g}, {curve}{sure}{grows}"
     return f"Schedule: {values}."

@@ -179,6 +179,9 @@ class Schedule:
     confidence: Confidence = "mixture"
     """Whose probability of a drawn token says how sure it is: the distribution's that it was drawn
     from, with what is retrieved, or the model's alone."""
+    grow: bool = False
+    """Whether only tokens beside known ones stay, as soon as any token is known: the picture grows
+    around what stands, so that what is retrieved has neighbours to fit."""
 
     def __post_init__(self) -> None:
         STEPS.check(self.steps)
@@ -202,6 +205,7 @@ class ScheduleChoice:
     power: float | None = None
     sigmoid: tuple[float, float, float] | None = None
     confidence: Confidence | None = None
+    grow: bool | None = None
 
     def __post_init__(self) -> None:
         self.over(Schedule())

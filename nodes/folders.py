@@ -21,6 +21,7 @@ from comfy.cli_args import args
 from ..arrag_engine import shipped
 from ..arrag_engine.checkpoints.opening import PICTURE_TOKENIZER
 from ..arrag_engine.errors import InputError
+from ..arrag_engine.index.file import MANIFEST
 
 MODELS = "arrag_models"
 INDEXES = "arrag_indexes"
@@ -90,13 +91,14 @@ def choices(key: str) -> dict[str, Path]:
         name: SHIPPED[key] / f"{name}.safetensors" for name in shipped.shipped_names(SHIPPED[key])
     }
     for root in map(Path, folder_paths.get_folder_paths(key)):
-        for path in _walk(root, folders_too=key == MODELS):
+        for path in _walk(root, key):
             found.setdefault(path.relative_to(root).as_posix(), path)
     return found
 
 
-def _walk(root: Path, folders_too: bool) -> list[Path]:
-    found = []
+def _walk(root: Path, key: str) -> list[Path]:
+    found, folders_too = [], key == MODELS
+    offered = (*OFFERED, MANIFEST) if key == INDEXES else OFFERED
     for folder, names, files in os.walk(root, followlinks=True):
         here = Path(folder)
         if len(here.relative_to(root).parts) >= MAX_DEPTH:
@@ -105,7 +107,7 @@ def _walk(root: Path, folders_too: bool) -> list[Path]:
             names.clear()
             found.append(here)
             continue
-        found += [here / file for file in files if file.endswith(OFFERED)]
+        found += [here / file for file in files if file.endswith(offered)]
     return sorted(found)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from typing import Any
 
@@ -10,7 +11,7 @@ from comfy_api.latest import io
 
 from ..arrag_engine.bounds import POSITION_WEIGHT
 from ..arrag_engine.grid import BORDERS, NEIGHBORHOODS
-from ..arrag_engine.index import KEY_SPACES, PatchIndex, load_index
+from ..arrag_engine.index import KEY_SPACES, AnyIndex, file_bytes, open_lookup
 from ..arrag_engine.layers import AS_BUILT_KEYS, KeyChoice
 from ..arrag_engine.settings import AS_BUILT, DTYPE_CHOICES, PROMPT, RECOMMENDED
 from . import folders
@@ -19,6 +20,9 @@ from .memory import load_managed
 from .newer import ADVANCED, found_by
 from .types import CATEGORY, RECOMMENDED_NUMBER, Index, IndexChoice, Model
 
+CLUSTER = "ARRAG_CLUSTER"
+"""Environment variable: address of the Ray cluster that searches indexes in shards. No workflow can
+name one: Ray passes pickles."""
 LICENCES = 5
 """How many of an index's licences are named."""
 
@@ -160,7 +164,7 @@ class LoadPatchIndex(io.ComfyNode):
         only: str = "",
     ) -> io.NodeOutput:
         path = folders.resolve(folders.INDEXES, index)
-        loaded = load_index(path)
+        loaded = open_lookup(path, os.environ.get(CLUSTER, ""))
         keys = KeyChoice(neighborhood, borders, key_space, chosen(POSITION_WEIGHT, position_weight))
         shown = loaded
         if keys == AS_BUILT_KEYS or RECOMMENDED not in (neighborhood, borders, key_space):
@@ -170,25 +174,25 @@ class LoadPatchIndex(io.ComfyNode):
             loaded = shown = loaded.matching(only.strip())
             only = ""
         choice = IndexChoice(loaded, keys, only)
-        return io.NodeOutput(choice, describe(index, shown, path.stat().st_size))
+        return io.NodeOutput(choice, describe(index, shown, file_bytes(path)))
 
 
-def describe(name: str, index: PatchIndex, size: int) -> str:
+def describe(name: str, index: AnyIndex, size: int) -> str:
     """A few lines for a person.
 
     Args:
         size: Bytes of the file.
     """
-    spec, counts = index.spec, index.sources.licence_counts()
+    total, spec, counts = len(index.tokens), index.spec, index.sources.licence_counts()
     listed = [f"{licence or 'unknown'}: {n}" for licence, n in list(counts.items())[:LICENCES]]
     more = f" and {len(counts) - LICENCES} more" if len(counts) > LICENCES else ""
     lines = [
-        f"{name}: {len(index.tokens)} pictures, {size / 1e6:.1f} MB",
+        f"{name}: {total} pictures, {size / 1e6:.1f} MB",
         f"{index.size} patches to look up"
-        + ("" if index.images is None else f", of {len(index.images)} matching pictures"),
+        + ("" if index.pictures == total else f", of {index.pictures} matching pictures"),
         f"licences: {', '.join(listed)}{more}",
         f"grid {index.grid}, neighbours {spec.neighborhood}, borders {spec.borders}, "
         f"keys {spec.space}, position weight {spec.position_weight:g}",
-        f"{index.searcher.kind} search, recall {index.recall:.3f} when built",
+        f"{index.structure} search, recall {index.recall:.3f} when built",
     ]
     return "\n".join(lines)

@@ -46,6 +46,7 @@ from .types import CATEGORY, RECOMMENDED_NUMBER, Retrieval, Trace
 
 SCALE = " Show-o's own programs call the same guidance one less: their 5 is 6 here."
 RECOMMENDED_STEPS = 0
+GROWS = {"yes": True, "no": False}
 OWN = Schedule()
 
 
@@ -74,6 +75,7 @@ class MaskedSampler(io.ComfyNode):
                 *adapter_inputs(),
                 *later_inputs(),
                 *outpaint_inputs(),
+                grow_input(),
             ],
             outputs=[
                 *drawing_outputs(),
@@ -98,6 +100,7 @@ class MaskedSampler(io.ComfyNode):
         sigmoid_temperature: float = OWN.sigmoid[2],
         choice_temperature: float = RECOMMENDED_NUMBER,
         confidence: str = RECOMMENDED,
+        grow: str = RECOMMENDED,
         retrieval: tuple[Layer, ...] = (),
         strength: float = 1.0,
         candidates: int = 0,
@@ -105,7 +108,9 @@ class MaskedSampler(io.ComfyNode):
     ) -> io.NodeOutput:
         check_order(model, raster=False)
         sigmoid = (sigmoid_start, sigmoid_end, sigmoid_temperature)
-        told = chosen_schedule(steps, schedule, power, sigmoid, choice_temperature, confidence)
+        told = chosen_schedule(
+            *(steps, schedule, power, sigmoid, choice_temperature, confidence, grow)
+        )
         adapter = model.checkpoint.faid
         faid = None if adapter is None else Faid(adapter, strength, candidates)
         drawn = draw(
@@ -122,6 +127,7 @@ def chosen_schedule(
     sigmoid: tuple[float, float, float],
     temperature: float,
     confidence: str,
+    grow: str,
 ) -> ScheduleChoice:
     """The schedule that the widgets mean. Numbers that belong to another curve play no part.
 
@@ -130,6 +136,7 @@ def chosen_schedule(
     """
     check_choice("schedule", curve, (*MASK_CURVES, RECOMMENDED))
     check_choice("confidence", confidence, (*CONFIDENCES, RECOMMENDED))
+    check_choice("grow", grow, (*GROWS, RECOMMENDED))
     return ScheduleChoice(
         None if steps == RECOMMENDED_STEPS else steps,
         chosen(TEMPERATURE, temperature),
@@ -137,6 +144,7 @@ def chosen_schedule(
         power if curve == "pow" else None,
         sigmoid if curve == "sigmoid" else None,
         None if confidence == RECOMMENDED else confidence,  # type: ignore[arg-type]
+        GROWS.get(grow),
     )
 
 
@@ -190,6 +198,20 @@ def schedule_inputs() -> list[io.Input]:
             **ADVANCED,
         ),
     ]
+
+
+def grow_input() -> io.Input:
+    """Whether the picture grows around what is known."""
+    return io.Combo.Input(
+        "grow",
+        options=[RECOMMENDED, *GROWS],
+        default=RECOMMENDED,
+        optional=True,
+        tooltip="yes: each step keeps only tokens beside known ones, so that the picture grows "
+        "around what stands and retrieved patches have neighbours to fit. no: it keeps tokens "
+        "anywhere.",
+        **ADVANCED,
+    )
 
 
 def sigmoid_inputs() -> list[io.Input]:

@@ -8,7 +8,7 @@ import numpy as np
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..arrag_engine.index import PatchIndex
+from ..arrag_engine.index import AnyIndex
 from ..arrag_engine.layers import KeyChoice
 
 CATEGORY = "AR-RAG"
@@ -29,7 +29,7 @@ RECOMMENDED_NUMBER = -1.0
 class IndexChoice:
     """An index, with the choice of its pictures and keys; the sampler applies prompt and model."""
 
-    index: PatchIndex
+    index: AnyIndex
     keys: KeyChoice
     only: str
 

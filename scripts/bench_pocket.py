@@ -1,32 +1,99 @@
-"""Time and passes of drawing with the pocket model, without and with retrieval, by window.
+"""Time and passes of drawing with the shipped models, without and with retrieval: `pocket` by
+window, `pocket-o` by steps.
 
-    python scripts/bench_pocket.py [--seeds 7] [--threads 2]
+    python scripts/bench_pocket.py [--seeds 7] [--threads 2] [--out FILE]
 
 Every seed is drawn with each setting in turn, so a machine that speeds up or slows down does so for
-all of them. Prints medians, and the median of each setting's ratio to plain sequential drawing.
+all of them. Prints medians, and their ratio to that of `pocket` drawing token by token.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import sys
 import time
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from arrag_engine import shipped
-from arrag_engine.checkpoints import load_checkpoint
+from arrag_engine.checkpoints import Checkpoint, load_checkpoint
 from arrag_engine.decode import Recipe, draw_pictures
 from arrag_engine.index import load_index
-from arrag_engine.retrieval import layers_of, make_retriever
-from arrag_engine.settings import RetrievalOptions, Sampling
+from arrag_engine.models.base import Prompt
+from arrag_engine.models.ops import pack_linears
+from arrag_engine.recommended import recommended
+from arrag_engine.retrieval import Retriever, layers_of, make_retriever
+from arrag_engine.settings import Sampling, Schedule
 
 WEIGHTS = (None, 0.1, 0.3)
 WINDOWS = (1, 4, 16)
+MASKED_WEIGHTS = (None, 0.9)
+STEPS = (8, 16, 32)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is drawn: a shipped model, λ (None: the model alone), and window or steps."""
+
+    model: str
+    weight: float | None
+    window: int = 1
+    steps: int = 1
+
+    def recipe(self, subject: Subject) -> Recipe:
+        prompt, retriever = subject.prompt, subject.retriever
+        if self.weight is None:
+            layers = layers_of(None)
+        else:
+            layers = layers_of(retriever.using(replace(retriever.options, weight=self.weight)))
+        schedule = Schedule(self.steps)
+        streams = (prompt.ids, prompt.unconditional)
+        return Recipe(*streams, subject.sampling, layers, schedule=schedule)
+
+
+SETTINGS = [Setting("pocket", weight, window) for weight in WEIGHTS for window in WINDOWS]
+SETTINGS += [Setting("pocket-o", weight, 1, steps) for weight in MASKED_WEIGHTS for steps in STEPS]
+BASE = SETTINGS[0]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A shipped model with its index, at its recommended values."""
+
+    checkpoint: Checkpoint
+    prompt: Prompt
+    retriever: Retriever
+    sampling: Sampling
+
+
+def open_subject(name: str, text: str) -> Subject:
+    checkpoint = load_checkpoint(shipped.resolve(name, shipped.MODELS), torch.float32)
+    advised, model = recommended(checkpoint), checkpoint.model
+    pack_linears(model)
+    index = load_index(shipped.resolve(name, shipped.INDEXES))
+    codebook, options = model.vq.codebook(model.device), advised.retrieval
+    index = index.rekeyed(advised.keys)
+    index = index if model.order.raster else index.by_bits()
+    retriever = make_retriever(index, model.grid, codebook, options, order=model.order)
+    prompt = checkpoint.prompt_encoder.encode(text)
+    return Subject(checkpoint, prompt, retriever, advised.sampling)
+
+
+def timed(subject: Subject, setting: Setting, seed: int) -> tuple[float, int]:
+    """Seconds from the prompt to the pixels, and passes."""
+    model, recipe = subject.checkpoint.model, setting.recipe(subject)
+    started = time.perf_counter()
+    drawing = draw_pictures(model, recipe, [seed], setting.window)
+    with torch.inference_mode():
+        model.vq.decode(drawing.tokens)
+    return time.perf_counter() - started, drawing.passes
 
 
 def main() -> None:
@@ -34,39 +101,41 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--prompt", default="a red car")
+    parser.add_argument("--out", type=Path, help="JSON to write")
     a = parser.parse_args()
     torch.set_num_threads(a.threads)
-    checkpoint = load_checkpoint(shipped.resolve("pocket", shipped.MODELS), torch.float32)
-    model = checkpoint.model
-    prompt = checkpoint.prompt_encoder.encode(a.prompt)
-    index = load_index(shipped.resolve("pocket", shipped.INDEXES))
-    retriever = make_retriever(index, model.config.grid, model.vq.codebook(model.device))
-    settings = [(weight, window) for weight in WEIGHTS for window in WINDOWS]
-    times: dict[tuple, list[float]] = {s: [] for s in settings}
-    passes: dict[tuple, list[int]] = {s: [] for s in settings}
+    subjects = {name: open_subject(name, a.prompt) for name in ("pocket", "pocket-o")}
+    taken: dict[Setting, list[tuple[float, int]]] = {setting: [] for setting in SETTINGS}
     for seed in range(-1, a.seeds):  # the first one warms up
-        for weight, window in settings:
-            used = None if weight is None else retriever.using(RetrievalOptions(weight))
-            recipe = Recipe(prompt.ids, prompt.unconditional, Sampling(), layers_of(used))
-            started = time.perf_counter()
-            drawing = draw_pictures(model, recipe, [seed], window)
-            model.vq.decode(drawing.tokens)
+        for setting in SETTINGS:
+            one = timed(subjects[setting.model], setting, max(seed, 0))
             if seed >= 0:
-                times[weight, window].append(time.perf_counter() - started)
-                passes[weight, window].append(drawing.passes)
-    report(times, passes, a.threads)
+                taken[setting].append(one)
+    rows = [row_of(setting, each, taken[BASE]) for setting, each in taken.items()]
+    report(rows, a.threads, a.seeds)
+    if a.out:
+        a.out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 
-def report(times: dict[tuple, list[float]], passes: dict[tuple, list[int]], threads: int) -> None:
-    plain = times[None, 1]
-    print(f"{threads} threads, {len(plain)} seeds; seconds a picture, ratio to plain, passes")
-    print("| retrieval | window | seconds (min-max) | ratio | passes |\n|---|---|---|---|---|")
-    for (weight, window), seconds in times.items():
-        ratio = statistics.median(s / p for s, p in zip(seconds, plain, strict=True))
+def row_of(
+    setting: Setting, each: list[tuple[float, int]], base: list[tuple[float, int]]
+) -> dict[str, Any]:
+    """Seconds, their median's ratio to that of `BASE`, and passes."""
+    seconds = [one[0] for one in each]
+    ratio = statistics.median(seconds) / statistics.median(one[0] for one in base)
+    passes = statistics.median(one[1] for one in each)
+    return asdict(setting) | {"seconds": seconds, "ratio": ratio, "passes": passes}
+
+
+def report(rows: list[dict[str, Any]], threads: int, seeds: int) -> None:
+    print(f"{threads} threads, {seeds} seeds; medians (min-max), ratio of medians to the first row")
+    print("| model | retrieval | window | seconds | ratio | passes |\n|---|---|---|---|---|---|")
+    for row in rows:
+        seconds, weight = row["seconds"], row["weight"]
         name = "none" if weight is None else f"λ = {weight}"
         spread = f"{statistics.median(seconds):.2f} ({min(seconds):.2f}-{max(seconds):.2f})"
-        count = statistics.median(passes[weight, window])
-        print(f"| {name} | {window} | {spread} | {ratio:.2f} | {count:.0f} |")
+        told = f"| {row['model']} | {name} | {row['window']} | {spread} "
+        print(told + f"| {row['ratio']:.2f} | {row['passes']:.0f} |")
 
 
 if __name__ == "__main__":

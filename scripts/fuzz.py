@@ -35,7 +35,7 @@ from scripts.fuzz_mutate import mutated
 
 NAMES = (
     *("index", "checkpoint", "folder", "bin", "adapter", "header", "layout", "tokenizer", "json"),
-    *("trace", "showo"),
+    *("trace", "showo", "manifest"),
 )
 HANG = 5.0
 """Seconds."""

@@ -37,9 +37,13 @@ from arrag_engine.index import (
     check_index,
     is_index,
     load_index,
+    open_lookup,
     read_header,
+    read_manifest,
     save_index,
+    save_shards,
 )
+from arrag_engine.index.manifest import MOST_SHARDS
 from arrag_engine.models.janus.layouts import (
     blender_config,
     blender_names,
@@ -110,6 +114,31 @@ def _index_seeds(folder: Path) -> Iterator[bytes]:
         spec = KeySpec("causal-4", "zero", space, float(space == "codebook"))  # type: ignore[arg-type]
         save_index(tiny_index(model, 3, 0, spec, structure), folder / "a.safetensors")
         yield (folder / "a.safetensors").read_bytes()
+
+
+def _manifest(data: bytes, folder: Path) -> None:
+    path = _written(folder / "a.json", data)
+    manifest = read_manifest(path)
+    assert len(manifest.shards) <= MOST_SHARDS
+    assert all(manifest.place(shard).parent == folder for shard in manifest.shards)
+    assert manifest.pictures == manifest.shards[-1].first + manifest.shards[-1].pictures
+    _save_shards(path)
+    path.write_bytes(data)
+    hits = open_lookup(path).lookup(np.zeros((2, 32), np.float32), 10)
+    assert hits.sources.max() < manifest.pictures
+    _print_facts(_facts(path))
+
+
+def _manifest_seeds(folder: Path) -> Iterator[bytes]:
+    _save_shards(folder / "a.json")
+    yield (folder / "a.json").read_bytes()
+
+
+def _save_shards(path: Path) -> None:
+    """Two shards of two pictures each, always the same."""
+    model = tiny_model(0, _small())
+    spec = KeySpec("causal-4", "zero")
+    save_shards(path, (tiny_index(model, 2, seed, spec) for seed in (1, 2)))
 
 
 def _checkpoint(data: bytes, folder: Path) -> None:
@@ -492,6 +521,7 @@ def check(target: Target, data: bytes, folder: Path) -> BaseException | None:
 
 TARGETS = {
     "index": Target(_index, _index_seeds),
+    "manifest": Target(_manifest, _manifest_seeds),
     "checkpoint": Target(_checkpoint, _checkpoint_seeds),
     "folder": Target(_folder, _folder_seeds),
     "showo": Target(_showo, _showo_seeds),

@@ -41,6 +41,33 @@ def test_the_first_seed_says_which_pictures_are_drawn(run, tmp_path):
     assert right("last", "--seeds 2 --first-seed 1") == both[1:]
 
 
+def test_a_run_of_the_suite_goes_on(run, tmp_path, monkeypatch):
+    """Every piece is kept; a second command with more methods draws these alone."""
+    from arrag_engine.evaluate import run as driver
+    from scripts.pocket.bench import bits
+
+    line = "eval pocket --kinds concept --limit 1 --seeds 2 --out {tmp}/out --methods"
+    assert run(f"{line} plain")[0] == 0
+    drawn, measured = [], []
+    draw_tokens, with_method = driver.draw_tokens, bits.with_method
+    monkeypatch.setattr(driver, "draw_tokens", lambda *a: drawn.append(a) or draw_tokens(*a))
+    monkeypatch.setattr(bits, "with_method", lambda *a: measured.append(a[1]) or with_method(*a))
+    code, out, err = run(f"{line} plain,daid")
+    assert code == 0, err
+    assert len(drawn) == 1
+    assert measured == ["daid"] * 3
+    assert "Drawn without a caption: concept (by plain, daid)." in out
+    assert "95% interval over prompts and seeds" in out
+    scores = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert [score["caption_given"] for score in scores] == [False, False]
+    assert all(
+        score["right_interval"][0] <= score["right"][0] <= score["right_interval"][1]
+        for score in scores
+    )
+    code, _, err = run(f"{line} plain --seeds 3")
+    assert (code, "was begun with seeds '2', this command has '3'" in err) == (2, True)
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -77,8 +104,11 @@ def test_every_phase_reports_its_progress(run, monkeypatch):
     line = "eval pocket --methods plain,daid --kinds single_object,colors --seeds 1 --limit 1"
     assert run(line)[0] == 0
     phases = list(dict.fromkeys(unit for unit, _, _ in seen))
-    assert phases == ["scene decoded", "likelihood of a scene", "prompt", "Fréchet distance"]
-    for phase, work in zip(phases, (3, 3 * 2, 2 * 2, 2), strict=True):
+    assert phases == [
+        *("scene decoded", "real scene judged", "reconstructed scene judged"),
+        *("likelihood of a scene", "prompt", "Fréchet distance"),
+    ]
+    for phase, work in zip(phases, (3, 3, 3, 3 * 2, 2 * 2, 2), strict=True):
         done = [d for unit, d, _ in seen if unit == phase]
         assert done == sorted(done)
         assert done[-1] == work

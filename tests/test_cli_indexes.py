@@ -11,7 +11,15 @@ from PIL import Image
 
 from arrag_engine import shipped
 from arrag_engine.cli import indexes
-from arrag_engine.index import Source, SourceTable, create_index, load_index, save_index
+from arrag_engine.index import (
+    Source,
+    SourceTable,
+    create_index,
+    load_index,
+    merge_indexes,
+    save_index,
+    save_shards,
+)
 from tests.tiny import tiny_index, tiny_source
 
 
@@ -300,3 +308,53 @@ def test_what_cannot_be_done_is_one_sentence_and_changes_nothing(
     assert err.count("\n") == 1
     assert list(tmp_path.iterdir()) == [own]
     assert own.read_bytes() == before
+
+
+@pytest.fixture
+def shards(tmp_path, model):
+    """The manifest of an index in two shards."""
+    save_shards(tmp_path / "shards.json", (tiny_index(model, 3, seed) for seed in (1, 2)))
+    return tmp_path / "shards.json"
+
+
+def test_an_index_in_shards_draws_like_one_file(run, shards, tmp_path, model):
+    whole = merge_indexes([tiny_index(model, 3, seed) for seed in (1, 2)], ["a", "b"])
+    save_index(whole, tmp_path / "whole.safetensors")
+    reports = []
+    for name in ("whole.safetensors", "shards.json"):
+        line = "generate --model {model} --prompt picture --seed 3 --out {tmp}/a.png"
+        line += " --only * --weight 0.5 --json {tmp}/a.json --index {tmp}/" + name
+        code, _, err = run(line)
+        assert code == 0, err
+        reports.append(json.loads((tmp_path / "a.json").read_text()))
+    assert reports[0]["images"][0]["tokens"] == reports[1]["images"][0]["tokens"]
+    assert reports[0]["images"][0]["positions"] == reports[1]["images"][0]["positions"]
+    assert reports[0]["notes"] == reports[1]["notes"]
+
+
+def test_shards_are_inspected_and_checked(run, shards):
+    code, out, _ = run("inspect {tmp}/shards.json")
+    facts = dict(line.split(None, 1) for line in out.splitlines() if "  " in line)
+    assert code == 0
+    assert (facts["kind"], facts["shards"], facts["images"]) == ("patch index in shards", "2", "6")
+    assert facts["licences"] == "CC0 (6)"
+    code, out, _ = run("check {tmp}/shards.json")
+    assert code == 0
+    assert out.count("ok     fingerprint") == 2
+    assert "shards-00001.safetensors" in out
+    file = shards.with_name("shards-00001.safetensors")
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    code, _, err = run("check {tmp}/shards.json")
+    assert code != 0
+    assert "is damaged (hash of " in err
+
+
+@pytest.mark.parametrize(
+    "line", ["add {s} --images {files}/pictures --model {model}", "remove {s} --source a"]
+)
+def test_shards_are_not_edited(run, shards, line):
+    code, _, err = run(f"{line} --out {{tmp}}/o.safetensors", s=shards)
+    assert code != 0
+    assert "is the manifest of an index in shards, which is for drawing only" in err

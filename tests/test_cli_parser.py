@@ -208,7 +208,7 @@ def test_long_work_prints_a_line_at_every_tenth(capsys):
             bar.update()
     told = lines_of(capsys)
     assert len(told) == 1 / SHARE
-    assert told[0] == "token 10 of 100 (10%), 10 s"
+    assert told[0] == "token 10 of 100 (10%), 10 s, about 90 s left"
     assert told[-1] == "token 100 of 100 (100%), 100 s"
 
 
@@ -221,8 +221,8 @@ def test_slow_work_prints_a_line_after_a_silence(capsys):
         clock.now += SILENCE / 4
         bar.update()
     assert lines_of(capsys) == [
-        "step 4 of 1000 (0%), 30 s, 3.2 bits a token",
-        "step 8 of 1000 (1%), 60 s, 3.2 bits a token",
+        "step 4 of 1000 (0%), 30 s, about 2.1 h left, 3.2 bits a token",
+        "step 8 of 1000 (1%), 60 s, about 2.1 h left, 3.2 bits a token",
     ]
 
 

@@ -164,6 +164,15 @@ def test_each_flag_of_retrieval_changes_the_picture(run, showo, tmp_path, flag):
     assert tokens_of(again) == tokens_of(changed)
 
 
+def test_growing_changes_the_picture(run, showo, tmp_path):
+    line = "--steps 12 --schedule-temperature 4"
+    plain, err = generated(run, showo, tmp_path, line)
+    growing, told = generated(run, showo, tmp_path, f"{line} --grow")
+    assert tokens_of(growing) != tokens_of(plain)
+    assert (", growing." in err, ", growing." in told) == (False, True)
+    assert tokens_of(generated(run, showo, tmp_path, f"{line} --no-grow")[0]) == tokens_of(plain)
+
+
 @pytest.mark.parametrize("flag", ["border-keys out", "distances mean"])
 def test_raster_models_have_no_such_settings(run, flag):
     line = "generate --model {model} --prompt red --out {tmp}/a.png --only="

@@ -46,8 +46,8 @@ ALLOWED = {
     "tokenizers",
     "tqdm",
 }
-OPTIONAL = {"c2pa", "cryptography"}
-"""Only `attribution/` names them, and imports them when they are used: `test_light_imports.py`."""
+OPTIONAL = {"attribution": {"c2pa", "cryptography"}, "index": {"ray"}}
+"""Only these name them, and import them when they are used: `test_light_imports.py`."""
 MODULES = sorted(ROOT.rglob("*.py"))
 DATA = sorted((ROOT / "shipped").rglob("*"))
 
@@ -97,7 +97,7 @@ def test_the_engine_needs_nothing_but_its_requirements(path):
     import sys
 
     outside = {name.split(".")[0] for name, level in imports_of(path) if level == 0}
-    optional = OPTIONAL if unit_of(path) == "attribution" else set()
+    optional = OPTIONAL.get(unit_of(path), set())
     assert outside - ALLOWED - optional - set(sys.stdlib_module_names) == set()
 
 

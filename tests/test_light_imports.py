@@ -24,12 +24,20 @@ def imported(code, *arguments):
     code += "\nimport json, sys; print(json.dumps(sorted(sys.modules)))"
     command = [sys.executable, "-c", code, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return {"torch", "faiss", "PIL"} & set(json.loads(done.stdout))
+    return {"torch", "faiss", "PIL", "ray"} & set(json.loads(done.stdout))
 
 
 def test_a_search_needs_faiss_alone(tmp_path):
     save_index(tiny_index(tiny_model()), tmp_path / "index.safetensors")
     assert imported(SEARCH, tmp_path / "index.safetensors") == {"faiss"}
+
+
+def test_a_machine_of_a_cluster_searches_without_torch(tmp_path):
+    """Each actor would take 200 MB for it."""
+    code = SEARCH.replace("import arrag_engine.index\n", "import arrag_engine.index.cluster\n")
+    assert code != SEARCH
+    save_index(tiny_index(tiny_model()), tmp_path / "index.safetensors")
+    assert imported(code, tmp_path / "index.safetensors") == {"faiss"}
 
 
 def test_the_package_is_imported_without_any_of_them():

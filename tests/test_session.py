@@ -13,7 +13,7 @@ from arrag_engine.errors import InputError
 from arrag_engine.faid import Faid
 from arrag_engine.index import Calibration, KeySpec, SourceTable
 from arrag_engine.layers import KeyChoice, Layer, select
-from arrag_engine.recommended import JANUS_PRO, MEASURED, POCKET, recommended
+from arrag_engine.recommended import JANUS_PRO, MEASURED, POCKET, POCKET_O, recommended
 from arrag_engine.session import draw, plan
 from arrag_engine.settings import (
     AS_BUILT,
@@ -56,10 +56,11 @@ def images_of(planned):
     return planned.recipe.layers[0].source.images.tolist()
 
 
-def test_the_shipped_model_has_measured_values():
-    shipped = load_checkpoint(MODELS / "pocket.safetensors", torch.float32)
-    assert recommended(shipped) is POCKET
-    half = load_checkpoint(MODELS / "pocket.safetensors", torch.bfloat16)
+@pytest.mark.parametrize(("name", "values"), [("pocket", POCKET), ("pocket-o", POCKET_O)])
+def test_the_shipped_models_have_measured_values(name, values):
+    shipped = load_checkpoint(MODELS / f"{name}.safetensors", torch.float32)
+    assert recommended(shipped) is values
+    half = load_checkpoint(MODELS / f"{name}.safetensors", torch.bfloat16)
     assert half.fingerprint in MEASURED
 
 

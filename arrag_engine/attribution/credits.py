@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, replace
 
 from ..errors import printable
-from ..index import Source, SourceTable
+from ..index import Source
 
 CHUNK = "arrag_credits"
 """Keyword of the PNG text chunk."""
@@ -73,7 +73,7 @@ class Credits:
 class Owed:
     """Of one layer: what a picture owes to the rows of a table of sources."""
 
-    sources: SourceTable
+    sources: Sequence[Source]
     shares: Mapping[int, float]
     """By source number, of the picture."""
     unlisted: float = 0.0

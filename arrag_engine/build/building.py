@@ -3,23 +3,37 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 
 from ..errors import InputError
-from ..index import KeySpec, PatchIndex, create_index, load_index, save_index
+from ..index import KeySpec, PatchIndex, create_index, load_index, save_index, write_manifest
+from ..index.manifest import shard_name
 from ..index.search import check_search
 from ..locks import locked
 from ..models.families import ImageModel
 from .encoding import Encoded, Report, encode_all, join
 from .listing import Picture, ReadSettings, list_folder, listing_state
+from .parts import (
+    PICTURES,
+    Run,
+    ShardOrder,
+    encode_part,
+    is_done,
+    make_shard,
+    read_parts,
+    run_here,
+    split,
+)
 from .reading import BATCH, prepare_file, prepare_image, read_ahead
-from .staging import open_staging
+from .staging import Staging, open_staging
 
 MAX_CODES = 2**16
 Progress = Callable[[str, int, int], None]
@@ -91,13 +105,161 @@ def build_index(
         batches = read_ahead(folder, pictures, prepare, done)
         for part in encode_all(model, batches, staging.seen, keep, device, tick, done):
             staging.append(part)
-        _check_found(folder, staging.report)
-        staging.report.notes += notes
-        index = _make(model, device, staging.all(), options, progress)
-        with staging.output(out) as path:
-            save_index(index, path)
-        report = staging.report
+        report = _finish(staging, model, device, folder, out, options, notes, progress)
     return Built(load_index(out), report)
+
+
+def _finish(
+    staging: Staging,
+    model: ImageModel,
+    device: torch.device,
+    folder: Path,
+    out: Path,
+    options: BuildOptions,
+    notes: list[str],
+    progress: Progress,
+) -> Report:
+    """Make the index of everything that is staged."""
+    _check_found(folder, staging.report)
+    staging.report.notes += notes
+    index = _make(model, device, staging.all(), options, progress)
+    with staging.output(out) as path:
+        save_index(index, path)
+    return staging.report
+
+
+def build_in_parts(
+    model: ImageModel,
+    checkpoint: Path,
+    folder: Path,
+    out: Path,
+    options: BuildOptions | None = None,
+    shard_pictures: int = 0,
+    run: Run = run_here,
+    fresh: bool = False,
+    progress: Progress | None = None,
+    say: Callable[[str], object] | None = None,
+) -> Report:
+    """Encode the pictures under `folder` in parts, and make one index file of them, the same byte
+    for byte as `build_index` does on a CPU, or an index in shards.
+
+    Parts are in the folder `.NAME.parts` beside the output until that is complete; the same call
+    after an interruption makes only those that are missing.
+
+    Args:
+        checkpoint: Where the model is, for whoever encodes.
+        out: An index file, or with `shard_pictures` a manifest (.json), with the shards beside it.
+        shard_pictures: Pictures of a shard, rounded up to whole parts; 0 = one file.
+        run: Encodes parts and makes shards; on a cluster, all paths must be the same on every
+            machine.
+
+    Raises:
+        InputError: As `build_index`.
+    """
+    options, progress = options or BuildOptions(), progress or _ignore
+    folder, out = Path(folder).absolute(), Path(out).absolute()
+    _check_codes(model)
+    options.spec.check_grid(model.config.grid)
+    pictures, notes = list_folder(folder, options.read)
+    identity = _identity(model, pictures, options)
+    keep = options.spec.space == "encoder"
+    place = out.parent / f".{out.name}.parts"
+    with locked(place):
+        _begin(place, fresh)
+        parts = split(
+            *(checkpoint.absolute(), folder, pictures, options.read.crops, keep, place, identity)
+        )
+        if done := sum(len(part.pictures) for part in parts if is_done(part)):
+            (say or _ignore)(f"going on after {done} pictures that an earlier build has done")
+        tick, count = _counting(progress, len(pictures)), 0
+        for own in run(encode_part, [(part,) for part in parts], True):
+            count += own
+            tick(count)
+        paths = [part.path for part in parts]
+        if shard_pictures:
+            report = _make_shards(model, paths, folder, out, options, shard_pictures, run, progress)
+            report.notes += notes
+        else:
+            report = _join_parts(model, paths, folder, out, options, identity, notes, progress)
+        shutil.rmtree(place)
+    return report
+
+
+def _begin(place: Path, fresh: bool) -> None:
+    """The folder for parts, empty if an earlier build is to be ignored.
+
+    Raises:
+        InputError: It cannot be made.
+    """
+    try:
+        if fresh:
+            shutil.rmtree(place, ignore_errors=True)
+        place.mkdir(exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"cannot write to {place}: {error.strerror}; choose another folder"
+        ) from error
+
+
+def _join_parts(
+    model: ImageModel,
+    paths: Sequence[Path],
+    folder: Path,
+    out: Path,
+    options: BuildOptions,
+    identity: dict[str, str],
+    notes: list[str],
+    progress: Progress,
+) -> Report:
+    """One index file of parts."""
+    dim = model.config.vq.codebook_dim if options.spec.space == "encoder" else None
+    with open_staging(out, model.config.grid.size, dim, identity, True, _ignore) as staging:
+        for _, encoded in read_parts(paths, dict(staging.seen)):
+            staging.append(encoded)
+        return _finish(staging, model, model.device, folder, out, options, notes, progress)
+
+
+def _make_shards(
+    model: ImageModel,
+    paths: Sequence[Path],
+    folder: Path,
+    out: Path,
+    options: BuildOptions,
+    shard_pictures: int,
+    run: Run,
+    progress: Progress,
+) -> Report:
+    """The shards of parts, all with the search structure that the first one gets, and their
+    manifest."""
+    report = Report()
+    kept: list[tuple[Path, np.ndarray]] = []
+    seen: dict[str, str] = {}
+    for path, (rows, encoded) in zip(paths, read_parts(paths, seen), strict=True):
+        report.add(encoded.report)
+        kept.append((path, rows))
+    _check_found(folder, report)
+    step = -(-shard_pictures // PICTURES)
+    spans = [tuple(kept[i : i + step]) for i in range(0, len(kept), step)]
+    spans = [span for span in spans if any(len(rows) for _, rows in span)]
+    orders = [
+        ShardOrder(
+            span,
+            model.vq.codebook(model.device),
+            model.config.grid,
+            options.spec,
+            options.structure,
+            options.recall_target,
+            out.parent / shard_name(out, number),
+        )
+        for number, span in enumerate(spans)
+    ]
+    [structure] = run(make_shard, [(orders[0],)], False)
+    progress("shard", 1, len(orders))
+    others = [(replace(order, structure=structure),) for order in orders[1:]]
+    for number, _ in enumerate(run(make_shard, others, False), start=2):
+        progress("shard", number, len(orders))
+    write_manifest(out, [order.path.name for order in orders])
+    return report
 
 
 def encode_folder(

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import argparse
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..index import KeySpec, PatchIndex
+from .. import shipped
+from ..bounds import SHARD_PICTURES
+from ..index import AnyIndex, KeySpec, PatchIndex, file_bytes, open_lookup, read_manifest
 from ..paths import check_output
 from ..settings import CROPS
+from .parser import number
 from .progress import Bars, say
 from .shared import (
     Command,
@@ -22,7 +26,8 @@ from .shared import (
 )
 
 if TYPE_CHECKING:
-    from ..build import ReadSettings, Report
+    from ..build import BuildOptions, ReadSettings, Report
+    from ..checkpoints import Checkpoint
 
 
 def add_commands(command: Command) -> None:
@@ -34,6 +39,20 @@ def add_commands(command: Command) -> None:
     add_reading_flags(sub)
     add_key_flags(sub, KeySpec())
     add_search_flags(sub)
+    add(
+        "--shard-pictures",
+        **number(SHARD_PICTURES),
+        default=0,
+        help="build an index in shards of so many pictures (rounded up to whole parts of 1024) and "
+        "their manifest, --out FILE.json; 0 = one file",
+    )
+    add(
+        "--cluster",
+        default="",
+        metavar="ADDRESS",
+        help="Ray cluster whose machines encode, each from the same paths; local = all cores and "
+        "GPUs of this machine (default: this process)",
+    )
     add("--fresh", action="store_true", help="ignore the finished part of an interrupted build")
     sub.set_defaults(resumes=True)
 
@@ -58,7 +77,7 @@ def read_settings(a: argparse.Namespace) -> ReadSettings:
 
 def build(a: argparse.Namespace) -> int:
     """Build an index from a folder of pictures; a stopped build resumes where it was."""
-    out = check_output(a.out, ".safetensors")
+    out = check_output(a.out, ".json" if a.shard_pictures else ".safetensors")
     spec = key_spec(a, KeySpec())
     from ..build import BuildOptions, build_index
 
@@ -66,12 +85,41 @@ def build(a: argparse.Namespace) -> int:
     check_inputs(a)
     checkpoint = load_model(a)
     warnings.filterwarnings("ignore", module=r"PIL\.")  # remarks about readable pictures
+    if a.cluster or a.shard_pictures:
+        return _build_in_parts(a, checkpoint, out, options)
     with Bars() as bars:
         built = build_index(
             checkpoint.model, a.images, out, options, fresh=a.fresh, progress=bars, say=say
         )
     print_report(built.report)
     print(summary(out, built.index, built.report))
+    return 0
+
+
+def _build_in_parts(
+    a: argparse.Namespace, checkpoint: Checkpoint, out: Path, options: BuildOptions
+) -> int:
+    from ..build import build_in_parts
+    from ..build.parts import run_here
+
+    run = run_here
+    if a.cluster:
+        from ..index.cluster import connect, on_cluster
+
+        connect(a.cluster)
+        run = partial(on_cluster, a.cluster)
+    path = shipped.resolve(a.model, shipped.MODELS)
+    with Bars() as bars:
+        report = build_in_parts(
+            *(checkpoint.model, path, a.images, out, options, a.shard_pictures, run, a.fresh),
+            progress=bars,
+            say=say,
+        )
+    print_report(report)
+    index = open_lookup(out)
+    found = f"{index.structure} search, recall {index.recall:.4f}"
+    shards = f"{len(read_manifest(out).shards)} shards, " if a.shard_pictures else ""
+    print(f"{out}: {counts(index, report)}; {shards}{file_bytes(out)} bytes, {found}")
     return 0
 
 
@@ -87,11 +135,15 @@ def print_report(report: Report) -> None:
 
 def summary(out: Path, index: PatchIndex, report: Report) -> str:
     """The summary of a build, one line."""
-    counts = [(report.pictures, "pictures"), (report.captioned, "with captions")]
-    if len(index.tokens) != report.pictures:
-        counts.append((len(index.tokens), "crops"))
-    counts += [(index.size, "patches")]
-    counts += [(len(report.duplicates), "duplicates"), (len(report.unreadable), "unreadable")]
-    summary = ", ".join(f"{count} {what}" for count, what in counts)
     search = f"{index.searcher.kind} search, recall {index.searcher.settings['recall']}"
-    return f"{out}: {summary}; {out.stat().st_size} bytes, {search}"
+    return f"{out}: {counts(index, report)}; {out.stat().st_size} bytes, {search}"
+
+
+def counts(index: AnyIndex, report: Report) -> str:
+    """What a build added and left out."""
+    parts = [(report.pictures, "pictures"), (report.captioned, "with captions")]
+    if len(index.tokens) != report.pictures:
+        parts.append((len(index.tokens), "crops"))
+    parts += [(index.size, "patches")]
+    parts += [(len(report.duplicates), "duplicates"), (len(report.unreadable), "unreadable")]
+    return ", ".join(f"{count} {what}" for count, what in parts)

@@ -18,7 +18,7 @@ from ..bounds import (
 )
 from ..errors import InputError
 from ..evaluate.benchmark import evenly
-from ..index import load_index, save_index
+from ..index import SourceTable, load_index, save_index
 from ..locks import locked
 from ..paths import check_folder, check_output, given_name
 from ..settings import DUPLICATES, HARM, RetrievalOptions
@@ -157,7 +157,9 @@ def _observed(
 
     model = checkpoint.janus
     with progress_bar("picture") as bar:
-        known = retriever.source.sources.names_by_hash()
+        sources = retriever.source.sources
+        assert isinstance(sources, SourceTable)  # load_index reads no other
+        known = sources.names_by_hash()
         encoded = encode_folder(model, folder, None, known, False, progress=follow(bar))
     print_report(replace(encoded.report, duplicates=[]))  # it is right that the index has some
     pictures = [(t, s.caption) for t, s in zip(encoded.tokens, encoded.sources, strict=True)]

@@ -1,4 +1,4 @@
-"""`eval`: score a model with and without retrieval.
+"""`eval`: benchmarks, with and without retrieval.
 
 A suite is a module with two functions: `add_flags(parser)` adds its own flags and loads no PyTorch;
 `read(arguments)` reads everything but the model and returns `begin(checkpoint, index, faid,
@@ -12,21 +12,37 @@ import sys
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import shipped
 from ..bounds import FIRST_SEED, PICTURES_EACH
 from ..errors import InputError
-from ..evaluate.benchmark import ADAPTED, METHODS
+from ..evaluate.benchmark import METHODS, Benchmark
 from ..index import load_index
 from ..paths import check_work_folder, given_name
-from .generate import load_adapter_flag
+from .eval_kit import add_kit_parser
+from .eval_lists import (
+    adapter_digest,
+    add_list_parsers,
+    index_facts,
+    load_drawer,
+    model_facts,
+    run_facts,
+)
+from .eval_report import add_report_parser
+from .eval_sweep import add_sweep_parser
 from .parser import Parser, number, some_of
 from .progress import Bars
-from .shared import Command, add_model_flags, check_adapter, check_inputs, load_model
+from .shared import Command, add_model_flags, check_adapter, check_inputs
+
+if TYPE_CHECKING:
+    from ..checkpoints import Checkpoint
+    from ..index import PatchIndex
 
 SUITES = {"pocket": "scripts.pocket.bench"}
 """Module of each suite, imported when it is used."""
+SUITE_SETTINGS = ("suite", "seeds", "first_seed", "limit", "scorer")
+"""Flags of a suite that decide its results."""
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -79,11 +95,23 @@ def add_commands(command: Command) -> None:
         help="which benchmark",
         parser_class=SuiteParser,
     )
+    add_suites(suites)
+    add_list_parsers(suites)
+    add_report_parser(suites)
+    add_sweep_parser(suites, SuiteParser, add_suites)
+    add_kit_parser(suites)
+
+
+def add_suites(suites: Any) -> list[SuiteParser]:
+    """The parsers of the suites that lie in the repository."""
+    parsers = []
     for name in SUITES:
         told = f"the suite {name}"
         parser = suites.add_parser(name, help=told, description=f"Score with {told}.")
         parser.suite = name
         add_shared_flags(parser)
+        parsers.append(parser)
+    return parsers
 
 
 def add_shared_flags(parser: argparse.ArgumentParser) -> None:
@@ -112,28 +140,48 @@ def add_shared_flags(parser: argparse.ArgumentParser) -> None:
     add(
         "--out",
         type=Path,
-        help="folder for pictures, scores.json and table.txt (default: none is written)",
+        help="folder for pictures, scores.json and table.txt, and to go on in (default: none is "
+        "written)",
     )
 
 
 def eval_(a: argparse.Namespace) -> int:
     """Draw a benchmark's prompts with several methods and score the pictures."""
-    check_inputs(a)
     if a.out is not None:
         check_work_folder(a.out)
+    a.resumes = a.out is not None
+    methods = a.methods.split(",")
+    with Bars() as bars:
+        opened = open_suite(a, bars)
+        from ..evaluate.journal import open_journal
+        from ..evaluate.run import evaluate
+
+        checkpoint, benchmark, settings = opened
+        with open_journal(a.out, settings, run_facts(a, checkpoint.model.device)) as journal:
+            tables = evaluate(checkpoint, benchmark, methods, suite_seeds(a), bars, a.out, journal)
+    print(tables)
+    return 0
+
+
+def open_suite(a: argparse.Namespace, bars: Bars) -> tuple[Checkpoint, Benchmark, dict[str, Any]]:
+    """(model, benchmark, settings) of the flags of a suite."""
+    check_inputs(a)
     index = load_index(shipped.resolve(a.index, shipped.INDEXES))
     check_adapter(a.adapter)
     begin = load_suite(a.suite).read(a)
-    methods = a.methods.split(",")
-    checkpoint = load_model(a)
-    from ..evaluate.run import evaluate
-    from ..faid import Faid
+    checkpoint, faid = load_drawer(a, a.methods.split(","))
+    settings = suite_settings(a, checkpoint, index)
+    return checkpoint, begin(checkpoint, index, faid, bars), settings
 
-    adapted = any(method in ADAPTED for method in methods)
-    faid = Faid(load_adapter_flag(checkpoint, a.adapter)) if adapted else None
-    seeds = range(a.first_seed, a.first_seed + a.seeds)
-    with Bars() as bars:
-        benchmark = begin(checkpoint, index, faid, bars)
-        tables = evaluate(checkpoint, benchmark, methods, seeds, bars, a.out)
-    print(tables)
-    return 0
+
+def suite_seeds(a: argparse.Namespace) -> range:
+    return range(a.first_seed, a.first_seed + a.seeds)
+
+
+def suite_settings(
+    a: argparse.Namespace, checkpoint: Checkpoint, index: PatchIndex
+) -> dict[str, Any]:
+    """All that decides what a piece of work results in; its methods and kinds are in its key."""
+    own = {name: str(getattr(a, name, None)) for name in SUITE_SETTINGS}
+    adapter = {"adapter": adapter_digest(a.adapter)}
+    return {**model_facts(checkpoint), **own, **index_facts(index), **adapter}

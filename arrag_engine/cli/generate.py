@@ -13,16 +13,10 @@ from typing import TYPE_CHECKING, Any
 from ..bounds import (
     BATCH,
     CANDIDATES,
-    CFG,
-    POWER,
     REDRAW,
     SEED,
-    STEPS,
     STRENGTH,
-    TEMPERATURE,
     TIMES,
-    TOP_K,
-    TOP_P,
     WINDOW,
     picture_seeds,
 )
@@ -30,14 +24,7 @@ from ..errors import InputError
 from ..files import atomic_write
 from ..models.tokenizing import check_prompt
 from ..paths import check_output, given_name
-from ..settings import (
-    CONFIDENCES,
-    MASK_CURVES,
-    SEMANTICS,
-    SIDES,
-    SamplingChoice,
-    ScheduleChoice,
-)
+from ..settings import SEMANTICS, SIDES, SamplingChoice
 from .layers import (
     KEYS,
     OPTIONS,
@@ -48,6 +35,7 @@ from .layers import (
 )
 from .parser import number
 from .progress import follow, progress_bar
+from .sampling import add_sampling_flags, add_schedule_flags, chosen_sampling, chosen_schedule
 from .shared import (
     Command,
     add_model_flags,
@@ -87,14 +75,7 @@ def add_commands(command: Command) -> None:
     )
     add("--seed", **number(SEED), default=0, help="picture i of a batch has seed + i")
     add("--batch", **number(BATCH), default=1, help="pictures to draw")
-    add("--cfg", **number(CFG), help="guidance (default: the model's own)")
-    add(
-        "--temperature",
-        **number(TEMPERATURE),
-        help="0 = most probable token (default: the model's own)",
-    )
-    add("--top-k", **number(TOP_K), default=0, help="most probable tokens to keep; 0 = all")
-    add("--top-p", **number(TOP_P), help="1 = all tokens (default: the model's own)")
+    add_sampling_flags(parser)
     add(
         "--adapter",
         check=given_name,
@@ -162,29 +143,7 @@ def add_commands(command: Command) -> None:
         help="trace to write, .safetensors: what drew each token and what was retrieved; a batch "
         "adds -0, -1, … (default: none)",
     )
-    add(
-        "--steps",
-        **number(STEPS),
-        help="passes of a model that draws in any order (default: recommended for the model)",
-    )
-    add(
-        "--schedule",
-        choices=MASK_CURVES,
-        help="how its unknown tokens become fewer (default: recommended for the model)",
-    )
-    add("--schedule-power", **number(POWER), help="K of the schedule pow: 1 - t^K (default: 2)")
-    add(
-        "--schedule-temperature",
-        **number(TEMPERATURE),
-        help="of its choice of positions; 0 = always those that it is surest of (default: "
-        "recommended for the model)",
-    )
-    add(
-        "--confidence",
-        choices=CONFIDENCES,
-        help="whose probability of a drawn token says how sure it is: the mixture's with what is "
-        "retrieved, or the model's (default: recommended for the model)",
-    )
+    add_schedule_flags(parser)
     add(
         "--outpaint",
         choices=SIDES,
@@ -221,7 +180,7 @@ def generate(a: argparse.Namespace) -> int:
         negative=a.negative,
         kept=kept,
         redraw=a.redraw,
-        schedule=_schedule(a),
+        schedule=chosen_schedule(a),
     )
     for note in planned.notes:
         print(note, file=sys.stderr)
@@ -259,12 +218,6 @@ def generate(a: argparse.Namespace) -> int:
         }
         _write_report(a.json, settings, timings, files, drawing, planned)
     return 0
-
-
-def _schedule(a: argparse.Namespace) -> ScheduleChoice:
-    return ScheduleChoice(
-        *(a.steps, a.schedule_temperature, a.schedule, a.schedule_power), confidence=a.confidence
-    )
 
 
 def _settings(
@@ -332,7 +285,7 @@ def _checked_settings(a: argparse.Namespace) -> tuple[SamplingChoice, str]:
     if a.negative.strip():
         check_prompt(a.negative, "negative prompt")
     check_inputs(a)
-    return SamplingChoice(a.cfg, a.temperature, a.top_k, a.top_p), decoding
+    return chosen_sampling(a), decoding
 
 
 def _check_outpaint(a: argparse.Namespace) -> None:

@@ -21,8 +21,11 @@ from ..index import (
     SourceTable,
     add_patches,
     check_index,
+    is_manifest,
     load_index,
     merge_indexes,
+    open_lookup,
+    read_manifest,
     remove_pictures,
     save_index,
 )
@@ -188,12 +191,19 @@ def export_sources(a: argparse.Namespace) -> int:
 def check(a: argparse.Namespace) -> int:
     """Check every byte and value of an index, more than loading it does."""
     path = shipped.resolve(a.index, shipped.INDEXES)
-    failed = []
+    files, failed = [path], []
+    if is_manifest(path):
+        manifest = read_manifest(path)
+        files = [manifest.place(shard) for shard in manifest.shards]
+        open_lookup(path)
     with Bars() as bars:
-        for finding in check_index(path, lambda step: partial(bars, step)):
-            print(finding)
-            if finding.problem:
-                failed.append(finding.name)
+        for file in files:
+            if len(files) > 1:
+                print(file)
+            for finding in check_index(file, lambda step: partial(bars, step)):
+                print(finding)
+                if finding.problem:
+                    failed.append(finding.name)
     if failed:
         raise InputError(f"{path} is damaged ({', '.join(failed[:5])}); copy or build it again")
     return 0

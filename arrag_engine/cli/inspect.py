@@ -11,7 +11,16 @@ from typing import Any
 from .. import shipped
 from ..errors import InputError
 from ..files import atomic_write
-from ..index import contact_sheet, is_index, load_index, read_header
+from ..index import (
+    contact_sheet,
+    file_bytes,
+    is_index,
+    is_manifest,
+    load_index,
+    open_lookup,
+    read_header,
+    read_manifest,
+)
 from ..paths import check_output, check_readable, given_name
 from .shared import Command
 
@@ -51,6 +60,8 @@ def inspect(a: argparse.Namespace) -> int:
 
 def _facts(path: Path) -> dict[str, Any]:
     is_file = path.is_file()
+    if is_file and is_manifest(path):
+        return _shards_facts(path)
     facts = _index_facts(path) if is_file and is_index(path) else _other_facts(path)
     files = [path] if is_file else [f for f in path.iterdir() if f.is_file()]
     return facts | {"bytes": sum(f.stat().st_size for f in files)}
@@ -79,9 +90,7 @@ def _printable(text: str) -> str:
 
 def _index_facts(path: Path) -> dict[str, Any]:
     index, header = load_index(path), read_header(path)
-    spec, settings, sources = index.spec, index.searcher.settings, index.sources
-    details = ", ".join(f"{name} {value}" for name, value in settings.items() if name != "recall")
-    licences = sources.licence_counts()
+    spec, searcher, sources = index.spec, index.searcher, index.sources
     return {
         "kind": "patch index",
         "version": header["version"],
@@ -94,12 +103,39 @@ def _index_facts(path: Path) -> dict[str, Any]:
         "borders": spec.borders,
         "key_space": spec.space,
         "position_weight": f"{spec.position_weight:g}",
-        "structure": index.searcher.kind + (f" ({details})" if details else ""),
+        "structure": searcher.kind + (f" ({searcher.choice})" if searcher.choice else ""),
         "recall": f"{index.recall:.3f}",
-        "licences": ", ".join(f"{name or 'unknown'} ({n})" for name, n in licences.items()),
+        "licences": _licences(sources.licence_counts()),
         "captions": int((sources.captions.lengths > 0).sum()),
         "first sources": ", ".join(s.name for s in sources[:FIRST]),
     }
+
+
+def _shards_facts(path: Path) -> dict[str, Any]:
+    """Of the manifest of an index in shards."""
+    manifest, index = read_manifest(path), open_lookup(path)
+    spec = manifest.keys
+    return {
+        "kind": "patch index in shards",
+        "shards": len(manifest.shards),
+        "grid": str(index.grid),
+        "images": len(index.tokens),
+        "patches": index.size,
+        "codes": len(index.codebook),
+        "neighborhood": spec.neighborhood,
+        "borders": spec.borders,
+        "key_space": spec.space,
+        "position_weight": f"{spec.position_weight:g}",
+        "structure": index.structure,
+        "recall": f"{index.recall:.3f} (of the worst shard)",
+        "licences": _licences(index.sources.licence_counts()),
+        "first sources": ", ".join(s.name for s in index.sources[:FIRST]),
+        "bytes": file_bytes(path),
+    }
+
+
+def _licences(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name or 'unknown'} ({n})" for name, n in counts.items())
 
 
 def _adapter_facts(path: Path) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from ..bounds import (
     shown,
 )
 from ..errors import InputError
-from ..index import load_index
+from ..index import is_manifest, open_lookup
 from ..paths import check_file, given_name
 from ..settings import (
     AS_BUILT,
@@ -80,6 +80,12 @@ def add_retrieval_flags(parser: argparse.ArgumentParser) -> None:
         action="append",
         metavar="PATTERN",
         help="leave out pictures that match, in the same way (default: none)",
+    )
+    add(
+        "--cluster",
+        default="",
+        metavar="ADDRESS",
+        help="Ray cluster whose machines search an index in shards (default: this machine)",
     )
     add_key_flags(parser)
     add(
@@ -195,11 +201,15 @@ def check_layer_flags(a: argparse.Namespace) -> None:
             check_file(path)
     if a.layers is not None:
         read_layers(a.layers)
+    if a.cluster and not any(is_manifest(Path(facts["index"])) for facts, _ in told_layers(a)):
+        raise InputError(
+            "--cluster is for an index in shards; pass the manifest of one (.json) with --index"
+        )
 
 
 def chosen_layers(a: argparse.Namespace) -> list[Layer]:
     """The layer of the flags, and those of the file."""
-    return [make_layer(*told) for told in told_layers(a)]
+    return [make_layer(*told, a.cluster) for told in told_layers(a)]
 
 
 def told_layers(a: argparse.Namespace) -> list[tuple[dict[str, Any], Path]]:
@@ -250,11 +260,12 @@ def _check_layer(layer: Any, name: str) -> None:
     shipped.resolve(layer["index"], shipped.INDEXES)
 
 
-def make_layer(facts: Mapping[str, Any], folder: Path) -> Layer:
+def make_layer(facts: Mapping[str, Any], folder: Path, cluster: str = "") -> Layer:
     """The layer of facts by `NAMES`.
 
     Args:
         folder: What a relative path of a region starts from.
+        cluster: Address of the Ray cluster that searches an index in shards.
 
     Raises:
         InputError: A value cannot be used.
@@ -263,7 +274,7 @@ def make_layer(facts: Mapping[str, Any], folder: Path) -> Layer:
     from ..layers import KeyChoice, Layer
     from ..retrieval import Steering, row_weights
 
-    index = load_index(shipped.resolve(facts["index"], shipped.INDEXES))
+    index = open_lookup(shipped.resolve(facts["index"], shipped.INDEXES), cluster)
     # Recommended keys belong to the recommended weight. With a weight, 0.1 used the keys as built.
     base = RECOMMENDED if facts.get("weight") is None else AS_BUILT
     neighborhood, borders, space = (facts.get(name, base) for name in KEYS[:3])

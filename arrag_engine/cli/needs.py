@@ -33,7 +33,7 @@ def _uses_adapter(a: argparse.Namespace) -> bool:
 
 
 def _scores_adapter(a: argparse.Namespace) -> bool:
-    return any(method in ADAPTED for method in a.methods.split(","))
+    return any(method in ADAPTED for method in (a.methods or "").split(","))
 
 
 def _edits(a: argparse.Namespace) -> bool:
@@ -44,6 +44,16 @@ def _outpaints(a: argparse.Namespace) -> bool:
     return a.outpaint is not None
 
 
+RETRIEVES = Need(
+    (
+        *("--only", "--neighborhood", "--borders", "--key-space", "--position-weight"),
+        *("--weight", "--retrieval-temperature", "--neighbours", "--duplicates"),
+        "--retrieval-top-p",
+    ),
+    "--index",
+    "pass an index, such as 'pocket'",
+    _has_index,
+)
 NEEDS = {
     "generate": (
         Need(("--mask", "--redraw", "--outpaint"), "--edit", "pass the picture to edit", _edits),
@@ -54,16 +64,7 @@ NEEDS = {
             "pass --adapter, or --decoding faid for a model with blenders of its own",
             _uses_adapter,
         ),
-        Need(
-            (
-                *("--only", "--neighborhood", "--borders", "--key-space", "--position-weight"),
-                *("--weight", "--retrieval-temperature", "--neighbours", "--duplicates"),
-                "--retrieval-top-p",
-            ),
-            "--index",
-            "pass an index, such as 'pocket'",
-            _has_index,
-        ),
+        RETRIEVES,
         Need(
             ("--candidates", "--semantics"),
             "--index",
@@ -71,7 +72,10 @@ NEEDS = {
             _retrieves,
         ),
     ),
-    "eval": (Need(("--adapter",), "the method faid", "add faid to --methods", _scores_adapter),),
+    "eval": (
+        Need(("--adapter",), "the method faid", "add faid to --methods", _scores_adapter),
+        RETRIEVES,
+    ),
 }
 """By command. Both DAiD and FAiD use an index."""
 

@@ -17,6 +17,13 @@ SHARE = 0.1
 """Of the whole: a line is printed after each."""
 
 
+def short_time(seconds: float) -> str:
+    """Such as 40 s, 12 min or 3.5 h."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
 class Lines:
     """The part of `tqdm` that is used here, in lines."""
 
@@ -52,10 +59,20 @@ class Lines:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _left(self) -> list[str]:
+        """How long the rest takes at the pace so far, if there is a rest."""
+        done = self.n - self.initial
+        if self.total is None or done <= 0 or self.n >= self.total:
+            return []
+        seconds = (self.clock() - self.begun) / done * (self.total - self.n)
+        return [f"about {short_time(seconds)} left"]
+
     def _print(self) -> None:
         of = "" if self.total is None else f" of {self.total} ({self.n / self.total:.0%})"
         seconds = f"{self.clock() - self.begun:.0f} s"
-        line = ", ".join([f"{self.unit} {self.n}{of}", seconds, *self.notes.values()])
+        line = ", ".join(
+            [f"{self.unit} {self.n}{of}", seconds, *self._left(), *self.notes.values()]
+        )
         print(line, file=sys.stderr, flush=True)
         self.printed_at, self.printed_n = self.clock(), self.n
 

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..faid import FaidHook, MaskedBlending
+from ..grid import Grid, neighbor_table
 from ..models.base import MaskedBackbone
 from ..retrieval import Asked, FoundByLayers, Layers
 from ..settings import Schedule
@@ -72,7 +73,8 @@ def draw_masked(
             p_model = passes.predict(canvases, known, hook)
             p = mixed(p_model, searched, found)
             for i, canvas in enumerate(canvases):
-                known[i] = canvas.kept | fill(canvas, p_model[i], p[i], known[i], recipe, step)
+                stands = fill(canvas, p_model[i], p[i], known[i], recipe, step, grid)
+                known[i] = canvas.kept | stands
             if progress is not None:
                 done = int(known.sum(1).min()) if step + 1 < steps else grid.size
                 progress(done, np.stack([canvas.tokens for canvas in canvases]))
@@ -176,7 +178,13 @@ def mix_in(p: Tensor, layers: Layers, found: FoundByLayers, positions: np.ndarra
 
 
 def fill(
-    canvas: Canvas, p_model: Tensor, p: Tensor, known: np.ndarray, recipe: Recipe, step: int
+    canvas: Canvas,
+    p_model: Tensor,
+    p: Tensor,
+    known: np.ndarray,
+    recipe: Recipe,
+    step: int,
+    grid: Grid,
 ) -> np.ndarray:
     """Draw a picture's unknown tokens from p [N, vocab]; the mask [N] of those that stand now.
 
@@ -192,7 +200,15 @@ def fill(
     modelled = of_tokens(p_model, canvas.tokens)
     canvas.p_model[unknown] = modelled[unknown]
     sure = modelled if recipe.schedule.confidence == "model" else drawn
+    if recipe.schedule.grow and known.any():
+        sure = np.where(beside(known, grid), sure, np.float32(LEAST))
     return stays(sure, known, recipe.schedule, step, noise)
+
+
+def beside(known: np.ndarray, grid: Grid) -> np.ndarray:
+    """Mask [N] of the positions of which one of the eight neighbours is known, for a mask [N]."""
+    around = neighbor_table(grid, "ring-8")
+    return np.asarray((known[around] & (around >= 0)).any(axis=1))
 
 
 def draw_unknown(

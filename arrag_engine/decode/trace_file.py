@@ -7,7 +7,6 @@ does not say.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -26,7 +25,6 @@ from ..index.container import (
     TensorFile,
     check_array,
     fingerprint,
-    pieces,
     write_tensors,
 )
 from ..retrieval import PatchSource
@@ -54,18 +52,6 @@ ROUNDING = 1e-5
 weights and probabilities make."""
 
 
-def identity(source: PatchSource) -> str:
-    """What stays the same of an index whatever its keys and search: SHA-256 of the pictures' names
-    and tokens. A view of some of its pictures has the identity of the whole."""
-    digest = hashlib.sha256(f"{source.grid} {len(source.tokens)}".encode())
-    for data in (source.tokens, source.sources.names.ends):
-        for piece in pieces(data):
-            digest.update(np.ascontiguousarray(piece).view(np.uint8).data)
-    for piece in source.sources.names.stream().chunks:
-        digest.update(np.ascontiguousarray(piece).data)
-    return digest.hexdigest()
-
-
 def save_trace(trace: Trace, path: Path) -> None:
     """Write a trace to a `.safetensors` file, of at most `LARGEST` bytes for each layer: where
     64 candidates of each position do not fit, in half precision, and else fewer of them.
@@ -90,7 +76,7 @@ def save_trace(trace: Trace, path: Path) -> None:
 
 
 def _layer_header(layer: TraceLayer) -> dict[str, Any]:
-    facts = (identity(layer.source), len(layer.source.tokens), layer.number, asdict(layer.options))
+    facts = (layer.source.identity(), len(layer.source.tokens), layer.number, asdict(layer.options))
     return dict(zip(LAYER, facts, strict=True))
 
 
@@ -286,7 +272,7 @@ def _index_of(
         InputError: It is not among those given.
     """
     for index in indexes:
-        if index.grid == grid and identity(index) == facts["identity"]:
+        if index.grid == grid and index.identity() == facts["identity"]:
             return index
     raise InputError(
         f"the trace {file.path} was made with an index of {str(facts['images'])[:20]} pictures "

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 import numpy as np
 
 if TYPE_CHECKING:
-    from ..decode import Recipe
+    from ..session import Plan
+    from .journal import Journal
     from .pictures import Pictures
 
 METHODS = ("plain", "daid", "control", "auto", "faid", "faid+daid")
@@ -54,7 +55,7 @@ class Benchmark(Protocol[Wanted]):
         """What there is to draw of a kind."""
         ...
 
-    def recipe(self, task: Task[Wanted], method: str) -> Recipe:
+    def plan(self, task: Task[Wanted], method: str) -> Plan:
         """How a method draws a task."""
         ...
 
@@ -69,11 +70,11 @@ class Benchmark(Protocol[Wanted]):
         """
         ...
 
-    def measure(self, methods: Sequence[str], progress: Progress) -> list[str]:
-        """Tables of what is measured without drawing."""
+    def measure(self, methods: Sequence[str], progress: Progress, journal: Journal) -> list[str]:
+        """Tables of what is measured without drawing; each piece of it is kept in the journal."""
         ...
 
-    def summary(self, pictures: Pictures) -> dict[str, Any]:
+    def summary(self, part: Part, pictures: Pictures) -> dict[str, Any]:
         """What `scores.json` says of a part."""
         ...
 

@@ -51,6 +51,11 @@ class Pictures:
         seeds, values = np.array(self.seeds), np.array([scores[name] for scores in self.scores])
         return tuple(float(values[seeds == seed].mean()) for seed in np.unique(seeds))
 
+    def by_task(self, name: str) -> np.ndarray:
+        """A score [tasks, seeds]; every task has the pictures of all seeds, one after the other."""
+        values = np.array([scores[name] for scores in self.scores])
+        return values.reshape(-1, len(set(self.seeds)))
+
     def mean(self, name: str) -> float | None:
         """Mean of a score; None where the pictures do not have it."""
         values = [scores[name] for scores in self.scores if name in scores]

@@ -11,24 +11,21 @@ import numpy as np
 
 from ..bounds import MAX_BATCH
 from ..checkpoints import Checkpoint
-from ..decode import draw_pictures
 from ..files import atomic_write
+from ..session import Plan, draw
 from .benchmark import Benchmark, Part, Progress, Task, Wanted, no_progress
+from .journal import Journal
 from .pictures import Pictures, decode_tokens
 
 
 def draw_tokens(
-    checkpoint: Checkpoint,
-    benchmark: Benchmark[Wanted],
-    task: Task[Wanted],
-    method: str,
-    seeds: Sequence[int],
+    checkpoint: Checkpoint, planned: Plan, seeds: Sequence[int], batch: int = MAX_BATCH
 ) -> np.ndarray:
-    """Tokens [seeds, N] of a task drawn once for each seed, in batches."""
-    recipe = benchmark.recipe(task, method)
+    """Tokens [seeds, N] of a picture for each seed, drawn in batches."""
     drawn = []
-    for first in range(0, len(seeds), MAX_BATCH):
-        drawing = draw_pictures(checkpoint.model, recipe, seeds[first : first + MAX_BATCH])
+    for first in range(0, len(seeds), batch):
+        some = seeds[first : first + batch]
+        drawing = draw(checkpoint, planned, some, kept=checkpoint.passes)
         drawn.append(drawing.tokens.flatten(1).numpy())
     return np.concatenate(drawn)
 
@@ -39,14 +36,29 @@ def draw_tasks(
     tasks: Sequence[Task[Wanted]],
     method: str,
     seeds: Sequence[int],
+    journal: Journal | None = None,
+    kind: str = "",
 ) -> Iterator[Pictures]:
-    """The scored pictures of one task after the other."""
-    for task in tasks:
-        tokens = draw_tokens(checkpoint, benchmark, task, method, seeds)
+    """The scored pictures of one task after the other.
+
+    Args:
+        journal: Keeps tokens and scores; what is in it is not drawn again.
+        kind: Of the tasks, for the journal.
+    """
+    journal = journal or Journal()
+
+    def drawn(task: Task[Wanted]) -> dict:
+        tokens = draw_tokens(checkpoint, benchmark.plan(task, method), seeds)
+        scores = benchmark.score(task, method, tokens, decode_tokens(checkpoint, tokens))
+        return {"tokens": tokens.tolist(), "scores": scores}
+
+    for number, task in enumerate(tasks):
+        key = ("drawn", kind, method, number)
+        kept = journal.once(key, lambda task=task: drawn(task))
+        tokens = np.array(kept["tokens"], np.int64)
         pixels = decode_tokens(checkpoint, tokens)
-        scores = benchmark.score(task, method, tokens, pixels)
         captions = [task.text] * len(seeds)
-        yield Pictures(captions, list(seeds), list(tokens), list(pixels), scores)
+        yield Pictures(captions, list(seeds), list(tokens), list(pixels), kept["scores"])
 
 
 def draw_parts(
@@ -55,6 +67,7 @@ def draw_parts(
     methods: Sequence[str],
     seeds: Sequence[int],
     progress: Progress = no_progress,
+    journal: Journal | None = None,
 ) -> Iterator[tuple[Part, Pictures]]:
     """The pictures of each kind and method."""
     tasks = {kind: benchmark.tasks(kind) for kind in benchmark.kinds}
@@ -62,7 +75,8 @@ def draw_parts(
     for kind, method in itertools.product(tasks, methods):
         progress("prompt", done, total, f"{kind} {method}")
         part = Pictures()
-        for pictures in draw_tasks(checkpoint, benchmark, tasks[kind], method, seeds):
+        drawn = draw_tasks(checkpoint, benchmark, tasks[kind], method, seeds, journal, kind)
+        for pictures in drawn:
             part.extend(pictures)
             done += 1
             progress("prompt", done, total, f"{kind} {method}")
@@ -76,6 +90,7 @@ def evaluate(
     seeds: Sequence[int],
     progress: Progress = no_progress,
     folder: Path | None = None,
+    journal: Journal | None = None,
 ) -> str:
     """Draw a benchmark with several methods; returns its tables.
 
@@ -84,12 +99,14 @@ def evaluate(
         seeds: Of the pictures of each task.
         folder: For what the benchmark writes of each part as soon as it is drawn, `scores.json`
             and `table.txt`; made if it is not there.
+        journal: Keeps every piece of work as soon as it is done.
     """
+    journal = journal or Journal()
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-    tables = benchmark.measure(methods, progress)
+    tables = benchmark.measure(methods, progress, journal)
     parts: dict[Part, Pictures] = {}
-    for part, pictures in draw_parts(checkpoint, benchmark, methods, seeds, progress):
+    for part, pictures in draw_parts(checkpoint, benchmark, methods, seeds, progress, journal):
         parts[part] = pictures
         if folder is not None:
             benchmark.write(folder, part, pictures)
@@ -103,7 +120,7 @@ def evaluate(
 
 def _scores(benchmark: Benchmark, parts: dict[Part, Pictures]) -> str:
     scores = [
-        {"kind": kind, "method": method, **benchmark.summary(pictures)}
+        {"kind": kind, "method": method, **benchmark.summary((kind, method), pictures)}
         for (kind, method), pictures in parts.items()
     ]
     return json.dumps(scores, indent=1)

@@ -6,6 +6,8 @@ from .edit import Patches, SearchChoice, add_patches, merge_indexes, remove_pict
 from .file import is_index, load_index, read_header, save_index
 from .hits import Hits
 from .keys import KEY_SPACES, KeySpec
+from .lookup import AnyIndex, LocalLookup, ShardedLookup, TokenRows, open_lookup
+from .manifest import file_bytes, is_manifest, read_manifest, save_shards, write_manifest
 from .patch_index import PatchIndex, create_index
 from .search import EXACT, STRUCTURES
 from .sources import Source, SourceTable
@@ -16,24 +18,34 @@ __all__ = [
     "EXACT",
     "KEY_SPACES",
     "STRUCTURES",
+    "AnyIndex",
     "Calibration",
     "Finding",
     "Hits",
     "KeySpec",
+    "LocalLookup",
     "PatchIndex",
     "Patches",
     "SearchChoice",
+    "ShardedLookup",
     "Source",
     "SourceTable",
+    "TokenRows",
     "add_patches",
     "check_index",
     "contact_sheet",
     "create_index",
     "evidence",
+    "file_bytes",
     "is_index",
+    "is_manifest",
     "load_index",
     "merge_indexes",
+    "open_lookup",
     "read_header",
+    "read_manifest",
     "remove_pictures",
     "save_index",
+    "save_shards",
+    "write_manifest",
 ]

@@ -18,6 +18,8 @@ from .search import Stored, load_searcher
 from .sources import SourceTable
 
 FORMAT = "arrag-index"
+MANIFEST = ".json"
+"""Suffix of the manifest of an index in shards."""
 VERSION = "2"
 FIELDS = (
     *("grid", "images", "patches", "neighborhood", "borders", "key_space", "position_weight"),
@@ -92,6 +94,11 @@ def open_index(path: Path) -> TensorFile:
     Raises:
         InputError: Not an index file of this format.
     """
+    if Path(path).suffix.lower() == MANIFEST:
+        raise InputError(
+            f"{path} is the manifest of an index in shards, which is for drawing only; name the "
+            "file of one shard"
+        )
     file = TensorFile(path)
     header = file.header
     found, version = (header.get(name, "")[:20] for name in ("format", "version"))

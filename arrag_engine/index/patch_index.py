@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import hashlib
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
@@ -12,6 +13,7 @@ import numpy as np
 from ..codebook import codebook_agreement
 from ..errors import InputError
 from ..grid import Grid
+from .container import MappedFile, pieces
 from .hits import Hits
 from .keys import Keys, KeySpec
 from .search import EXACT, PartialSearcher, Searcher, Structure, build_searcher, why_not_bits
@@ -19,7 +21,9 @@ from .sources import Source, SourceTable
 
 if TYPE_CHECKING:
     from .calibration import Calibration
-    from .container import MappedFile
+
+
+NOTHING_LEFT = "no picture of the index is left to retrieve from"
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,9 +61,29 @@ class PatchIndex:
         return len(images) * len(self.active)
 
     @property
+    def pictures(self) -> int:
+        """Number of pictures whose patches can be found."""
+        return len(self.tokens if self.images is None else self.images)
+
+    @property
+    def structure(self) -> str:
+        """Kind of the search structure."""
+        return self.searcher.kind
+
+    @property
+    def view(self) -> Hashable:
+        """What tells two views of the same index apart."""
+        return self.spec, None if self.images is None else self.images.tobytes()
+
+    @property
     def partial(self) -> bool:
         """Whether queries may have numbers that do not count (NaN)."""
         return self.searcher.kind == "bits"
+
+    @property
+    def exact_vectors(self) -> bool:
+        """Whether exact keys of the `encoder` key space can be made."""
+        return self.vectors is not None
 
     @property
     def recall(self) -> float:
@@ -143,7 +167,7 @@ class PatchIndex:
             InputError: No picture is left.
         """
         if len(images) == 0:
-            raise InputError("no picture of the index is left to retrieve from")
+            raise InputError(NOTHING_LEFT)
         images = np.unique(images)
         if self.images is None and len(images) == len(self.tokens):
             return self
@@ -172,6 +196,41 @@ class PatchIndex:
             )
         return self.restricted(images)
 
+    def about(self, words: Iterable[str]) -> tuple[tuple[str, ...], PatchIndex | None]:
+        """(the rarest of some words, a view of the pictures whose captions share them); None where
+        no caption has any of the words."""
+        subject = self.sources.about(words)
+        return subject.words, self.restricted(subject.images) if len(subject.images) else None
+
+    def matches(self, patterns: Sequence[str]) -> list[int]:
+        """Number of the pictures, of all, that match each pattern; see `SourceTable.any_of`."""
+        return [len(self.sources.any_of([pattern])) for pattern in patterns]
+
+    def filtered(self, include: Sequence[str], exclude: Sequence[str]) -> PatchIndex:
+        """A view that finds only patches of pictures that match a pattern to include, if there
+        are any, and none to exclude; see `SourceTable.any_of`.
+
+        Raises:
+            InputError: No picture is left.
+        """
+        images = np.arange(len(self.tokens)) if self.images is None else self.images
+        if include:
+            images = np.intersect1d(images, self.sources.any_of(include))
+        if exclude:
+            images = np.setdiff1d(images, self.sources.any_of(exclude))
+        return self.restricted(images)
+
+    def identity(self) -> str:
+        """What stays the same of an index whatever its keys and search: SHA-256 of the pictures'
+        names and tokens. A view of some of its pictures has the identity of the whole."""
+        digest = hashlib.sha256(f"{self.grid} {len(self.tokens)}".encode())
+        for data in (self.tokens, self.sources.names.ends):
+            for piece in pieces(data):
+                digest.update(np.ascontiguousarray(piece).view(np.uint8).data)
+        for piece in self.sources.names.stream().chunks:
+            digest.update(np.ascontiguousarray(piece).data)
+        return digest.hexdigest()
+
     def rekeyed(self, spec: KeySpec) -> PatchIndex:
         """The same patches, and of a view the same pictures, found by other keys.
 
@@ -186,7 +245,7 @@ class PatchIndex:
                 f"({self.spec.neighborhood}, {self.spec.borders}, {self.spec.space}); "
                 "choose 'as built', or build it again with other keys"
             )
-        if spec.space == "encoder" and self.vectors is None:
+        if spec.space == "encoder" and not self.exact_vectors:
             raise InputError(
                 "the index was built in the codebook key space and holds no encoder vectors; "
                 "choose codebook, or build it again with encoder keys"

@@ -13,7 +13,7 @@ import numpy as np
 
 from .blobs import Blobs, BlobWriter
 from .container import Tensor, check_array
-from .subject import Subject, find_subject
+from .subject import Holders, Subject, find_holders, find_subject
 
 SEARCHED = ("caption", "name", "origin")
 """Fields that a pattern is looked for in, unless others are named."""
@@ -245,6 +245,10 @@ class SourceTable(Sequence[Source]):
                 self._subjects.clear()
             self._subjects[asked] = find_subject(map(_text, self.captions), asked)
         return self._subjects[asked]
+
+    def holders(self, words: Iterable[str]) -> Holders:
+        """Which pictures have which of some words in their captions."""
+        return find_holders(map(_text, self.captions), words)
 
     @cached_property
     def _subjects(self) -> dict[frozenset[str], Subject]:

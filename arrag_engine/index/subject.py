@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Iterable
+from array import array
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,27 +38,66 @@ class Subject:
     """Their numbers; empty if no caption has any of the words."""
 
 
+@dataclass(frozen=True)
+class Holders:
+    """Which of some pictures have which of some words in their captions."""
+
+    pictures: int
+    """All of them."""
+    having: dict[str, np.ndarray]
+    """Numbers [n] of the pictures with a word, of every word that any of them has."""
+
+    def counts(self) -> dict[str, int]:
+        """Pictures with each word."""
+        return {word: len(numbers) for word, numbers in self.having.items()}
+
+    def sums(self, weights: Mapping[str, float]) -> np.ndarray:
+        """Summed weight [pictures] of the words of each picture."""
+        sums = np.zeros(self.pictures)
+        for word, weight in weights.items():
+            sums[self.having.get(word, [])] += weight
+        return sums
+
+    def best(self, weights: Mapping[str, float], most: float) -> np.ndarray:
+        """Numbers of the pictures whose words weigh `most`."""
+        sums = self.sums(weights)
+        return np.flatnonzero((sums > 0) & np.isclose(sums, most))
+
+
+def find_holders(captions: Iterable[str], words: Iterable[str]) -> Holders:
+    """The pictures whose captions have some words, as written or already folded."""
+    wanted = {part for word in words for part in fold(word)}
+    having: dict[str, array[int]] = {}
+    count = 0
+    for count, caption in enumerate(captions, start=1):
+        for word in wanted.intersection(fold(caption)):
+            having.setdefault(word, array("Q")).append(count - 1)
+    return Holders(count, {word: np.array(numbers) for word, numbers in having.items()})
+
+
+def weigh(counts: Mapping[str, int], pictures: int) -> dict[str, float]:
+    """Weights of the words that decide, the rarest first.
+
+    Args:
+        counts: Pictures with each word, of `pictures` in all.
+    """
+    weights = {word: math.log(pictures / count) for word, count in counts.items()}
+    heaviest = max(weights.values(), default=0.0)
+    kept = [word for word in sorted(weights) if weights[word] >= SHARE * heaviest]
+    kept.sort(key=lambda word: -weights[word])
+    return {word: weights[word] or 1.0 for word in kept}  # 1: every caption has all of the words
+
+
 def find_subject(captions: Iterable[str], words: Iterable[str]) -> Subject:
     """The pictures whose captions have the largest summed weight of some words.
 
     Args:
         words: As written, or already folded.
     """
-    wanted = {part for word in words for part in fold(word)}
-    having: dict[str, list[int]] = {}
-    count = 0
-    for count, caption in enumerate(captions, start=1):
-        for word in wanted.intersection(fold(caption)):
-            having.setdefault(word, []).append(count - 1)
-    weights = {word: math.log(count / len(images)) for word, images in having.items()}
-    heaviest = max(weights.values(), default=0.0)
-    kept = [word for word in sorted(weights) if weights[word] >= SHARE * heaviest]
-    kept.sort(key=lambda word: -weights[word])
-    sums = np.zeros(count)
-    for word in kept:
-        sums[having[word]] += weights[word] or 1.0  # 1: every caption has all of the words
-    images = np.flatnonzero((sums > 0) & np.isclose(sums, sums.max(initial=0.0)))
-    return Subject(tuple(kept), images)
+    holders = find_holders(captions, words)
+    weights = weigh(holders.counts(), holders.pictures)
+    most = holders.sums(weights).max(initial=0.0)
+    return Subject(tuple(weights), holders.best(weights, most))
 
 
 def fold(text: str) -> list[str]:

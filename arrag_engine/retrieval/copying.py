@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..grid import Grid, offset_table
-from ..index import Hits
+from ..index import Hits, TokenRows
 
 SIDES = ((-1, 0), (0, -1), (0, 1), (1, 0))
 
@@ -27,7 +27,7 @@ class CopyRule:
         limit: Most tokens of a region.
     """
 
-    def __init__(self, grid: Grid, library: np.ndarray, limit: int) -> None:
+    def __init__(self, grid: Grid, library: TokenRows, limit: int) -> None:
         self.grid, self.library, self.limit = grid, library, limit
         self.sides = offset_table(grid, SIDES)  # [N, 4], -1 = outside
         self.beside = [[p for p in row if p >= 0] for row in self.sides.tolist()]
@@ -105,7 +105,7 @@ class CopiedRegion:
 
 
 def copied_regions(
-    grid: Grid, library: np.ndarray, tokens: np.ndarray, sources: Sequence[int], larger_than: int
+    grid: Grid, library: TokenRows, tokens: np.ndarray, sources: Sequence[int], larger_than: int
 ) -> list[CopiedRegion]:
     """All copied regions of more than some tokens, of some sources, at every displacement.
 

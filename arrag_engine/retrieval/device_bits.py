@@ -2,7 +2,8 @@
 
 The numbers of keys and queries are 1, -1 and 0. Distances, and all sums on the way to them, are
 whole numbers up to 4 · 24 · 16, which half precision holds: one product of matrices gives exact
-distances of many queries. Every position is held once, as a code of 2 bytes.
+distances of many queries. What a place adds is counted in parts, as in `Bits`. Every position is
+held once, as a code of 2 bytes.
 """
 
 from __future__ import annotations
@@ -14,15 +15,14 @@ import torch
 from torch import Tensor
 
 from ..index.keys import Keys
+from ..index.search.bits import NEVER, PARTS, place_terms
 
 PATCHES = 2**17
 """Patches compared at once; with a distance, their number fits 31 bits."""
 QUERIES = 128
 """Queries compared at once."""
-PASSING = 2 + 4 + 8 + 1
-"""Bytes that a query and a patch take in passing: distance, rank, what selects, what lacks."""
-INCOMPLETE = 4096
-"""Stands for the distance of a patch that must not be found; above every distance."""
+PASSING = 2 + 8 + 8 + 8
+"""Bytes that a query and a patch take in passing: distance, with what is added, rank, selection."""
 
 
 class DeviceBits:
@@ -41,6 +41,12 @@ class DeviceBits:
         self.keys, self.device = keys, device
         self.images = np.arange(len(keys.tokens)) if images is None else images
         self.dtype = torch.float32 if device.type == "cpu" else torch.float16
+        self.signs = keys.spec.offsets * keys.codebook.shape[1]
+        """Numbers of a key that are signs."""
+        self.parts = PARTS if keys.spec.position_weight else 1
+        """Of a squared distance, counted in whole numbers."""
+        self.never = NEVER * self.parts
+        """Stands for the distance of a patch that must not be found."""
 
     @property
     def settings(self) -> dict[str, str]:
@@ -95,14 +101,16 @@ class DeviceBits:
         distances, places = np.divmod(ranks, max(1, self.size))
         image, slot = np.divmod(places, len(self.keys.active))
         ids = self.images[image] * len(self.keys.active) + slot
-        missing = distances >= INCOMPLETE
-        return np.where(missing, np.inf, distances).astype(np.float32), np.where(missing, -1, ids)
+        missing = distances >= self.never
+        squared = np.where(missing, np.inf, distances / self.parts).astype(np.float32)
+        return squared, np.where(missing, -1, ids)
 
     @torch.no_grad()
     def _ranks(self, queries: np.ndarray, k: int, complete: bool) -> np.ndarray:
-        """Distance · size + place [B, k] of the nearest patches of queries [B, dim]."""
-        asked = torch.from_numpy(queries).to(self.device)
-        lacking = self._lacking(asked) if complete else None
+        """Distance, in parts, · size + place [B, k] of the nearest patches of queries [B, dim]."""
+        queries, places = np.split(queries, [self.signs], axis=1)
+        asked = torch.from_numpy(np.ascontiguousarray(queries)).to(self.device)
+        added = self._added(asked, places, complete)
         counts = ~asked.isnan()
         asked = asked.nan_to_num(0.0)
         # (q - v)² = q² + v² - 2 q·v, summed over the numbers that count.
@@ -116,18 +124,22 @@ class DeviceBits:
         ):
             keys = self._rows[tokens[:, self._around].long()].view(len(tokens) * per_image, -1)
             distances = torch.addmm(lengths, factors, torch.cat((keys.square(), keys), dim=1).T)
-            if lacking is not None:
-                distances.masked_fill_(lacking.repeat(1, len(tokens)), INCOMPLETE)
-            near = nearest_first(distances, k)
+            near = nearest_first(distances, k, self.parts, added)
             place, distance = near % len(keys), near // len(keys)
             ranks = distance * self.size + place + first * per_image
             best = torch.cat((best, ranks), dim=1).sort(dim=1).values[:, :k]
         return best.cpu().numpy()
 
-    def _lacking(self, asked: Tensor) -> Tensor:
-        """Which places lack a neighbour that a query knows [B, A], of queries [B, dim]."""
-        known = asked.unflatten(1, (self.keys.spec.offsets, -1)).abs().amax(dim=2) > 0
-        return known.to(self.dtype) @ self._outside.T > 0
+    def _added(self, asked: Tensor, places: np.ndarray, complete: bool) -> Tensor | None:
+        """What comes to the distances of the patches of every picture [B, A] int64, in parts: what
+        their place adds, and whether they lack a neighbour that a query [B, signs] knows."""
+        if not complete and self.parts == 1:
+            return None
+        added = torch.from_numpy(place_terms(self.keys, places)).to(self.device, torch.int64)
+        if complete:
+            known = asked.unflatten(1, (self.keys.spec.offsets, -1)).abs().amax(dim=2) > 0
+            added += self.never * (known.to(self.dtype) @ self._outside.T > 0)
+        return added
 
     def restrict(self, images: np.ndarray) -> DeviceBits:
         return DeviceBits(self.keys, self.device, np.intersect1d(self.images, images))
@@ -139,10 +151,20 @@ class DeviceBits:
         raise ValueError("an index that is searched on a device cannot be saved")
 
 
-def nearest_first(distances: Tensor, k: int) -> Tensor:
+def nearest_first(distances: Tensor, k: int, parts: int = 1, added: Tensor | None = None) -> Tensor:
     """Distance · n + place [B, <= k] int64 of the smallest of whole distances [B, n], ascending:
-    equal ones by the lower place."""
+    equal ones by the lower place.
+
+    Args:
+        parts: In which distances are counted.
+        added: What comes to them [B, A], in parts, for each A of the n.
+    """
     count = distances.shape[1]
     places = torch.arange(count, device=distances.device, dtype=torch.int32)
-    ranks = distances.to(torch.int32).mul_(count).add_(places)
+    if added is None:
+        ranks = distances.to(torch.int32).mul_(count).add_(places)
+    else:
+        whole = distances.to(torch.int64).mul_(parts)
+        whole = (whole.unflatten(1, (-1, added.shape[1])) + added[:, None]).flatten(1)
+        ranks = whole.mul_(count).add_(places)
     return ranks.topk(min(k, count), dim=1, largest=False).values.long()

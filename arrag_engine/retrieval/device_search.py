@@ -61,6 +61,10 @@ class DeviceSearcher:
         return 1.0
 
     @property
+    def choice(self) -> str:
+        return ""
+
+    @property
     def settings(self) -> dict[str, str]:
         return {"recall": "1.0"}
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from ..index import PatchIndex
+from ..index import AnyIndex, PatchIndex
 from ..index.keys import Keys
 from ..index.search.choose import EXACT
 from .device_bits import DeviceBits
@@ -51,10 +51,12 @@ def on_device(
     return device_index(index, device) if device_bytes(index) <= SHARE * free_bytes else index
 
 
-def where_faster(index: PatchIndex, device: torch.device, free_bytes: float) -> PatchIndex:
-    """`on_device` for an index that is large enough to be worth it, on a GPU; else the index."""
-    small = index.size < SMALL and index.searcher.kind != "bits"  # which is asked by hundreds
-    if device.type == "cpu" or small:
+def where_faster(index: AnyIndex, device: torch.device, free_bytes: float) -> AnyIndex:
+    """`on_device` for an index that is large enough to be worth it, on a GPU; else, and for one in
+    shards, the index."""
+    if device.type == "cpu" or not isinstance(index, PatchIndex):
+        return index
+    if index.size < SMALL and index.searcher.kind != "bits":  # which is asked by hundreds
         return index
     return on_device(index, device, free_bytes)
 
@@ -69,10 +71,10 @@ class Places:
     def __init__(self, device: torch.device, free_bytes: float) -> None:
         self.device, self.left = device, free_bytes
 
-    def __call__(self, index: PatchIndex) -> PatchIndex:
+    def __call__(self, index: AnyIndex) -> AnyIndex:
         """The index at its place; what it takes is no longer free for the next one."""
         placed = where_faster(index, self.device, self.left)
-        if placed is not index:
+        if placed is not index and isinstance(index, PatchIndex):
             self.left -= device_bytes(index)
         return placed
 

@@ -8,14 +8,15 @@ from typing import Protocol
 import numpy as np
 
 from ..grid import Grid
-from ..index import Calibration, Hits, KeySpec, SourceTable
+from ..index import Calibration, Hits, KeySpec, Source, TokenRows
 
 
 class PatchSource(Protocol):
     """Patches of real pictures that can be looked up by their surroundings.
 
-    `PatchIndex` is one: a file of this machine. One on a GPU or behind a network has to bring the
-    same. The properties describe how keys are made; `lookup` is the only call while drawing.
+    `PatchIndex` is one, a file of this machine; `ShardedLookup` another, the shards of an index
+    here or on a cluster. The properties describe how keys are made; `lookup` is the only call while
+    drawing.
     """
 
     @property
@@ -30,12 +31,12 @@ class PatchSource(Protocol):
         ...
 
     @property
-    def sources(self) -> SourceTable:
+    def sources(self) -> Sequence[Source]:
         """The pictures, by the source numbers of hits."""
         ...
 
     @property
-    def tokens(self) -> np.ndarray:
+    def tokens(self) -> TokenRows:
         """Codes [images, N] of the pictures, by the source numbers of hits."""
         ...
 
@@ -50,6 +51,10 @@ class PatchSource(Protocol):
     @property
     def uncalibrated(self) -> str:
         """Why there is no calibration, and what to do."""
+        ...
+
+    def identity(self) -> str:
+        """What a trace names the index by, whatever its keys, search and view."""
         ...
 
     def check_fits(self, grid: Grid, codebook: np.ndarray) -> None:

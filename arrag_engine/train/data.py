@@ -193,12 +193,13 @@ def pictures_by_hash(hashes: np.ndarray) -> dict[bytes, list[int]]:
     return rows
 
 
-def image_hashes(sources: SourceTable) -> np.ndarray:
+def image_hashes(sources: Sequence[Source]) -> np.ndarray:
     """sha256 of an index's pictures [images, 32] uint8.
 
     Raises:
         InputError: It lacks them.
     """
+    assert isinstance(sources, SourceTable)  # `load_index` reads no other
     hashes = np.asarray(sources.sha256)
     if not hashes.any(axis=1).all():
         raise InputError(

@@ -92,6 +92,14 @@ def draw_part(
     return captions
 
 
+def draw_parts(parts: list[tuple]) -> list[list[str]]:
+    """The captions of parts, each drawn by a process of its own if there are several."""
+    if len(parts) == 1:
+        return [draw_part(*parts[0])]
+    with multiprocessing.get_context("spawn").Pool(len(parts)) as processes:
+        return processes.starmap(draw_part, parts)
+
+
 def draw_pool(name: str, work: Path, archives: Path, count: int, seed: int, workers: int) -> Path:
     """The folder WORK/pool-NAME with `count` scenes; a function of seed and workers."""
     folder = work / f"pool-{name}"
@@ -106,8 +114,7 @@ def draw_pool(name: str, work: Path, archives: Path, count: int, seed: int, work
     parts = [
         (name, archives, folder, (seed, i), slice(a, b)) for i, (a, b) in enumerate(pairwise(edges))
     ]
-    with multiprocessing.get_context("spawn").Pool(workers) as processes:
-        captions = [c for part in processes.starmap(draw_part, parts) for c in part]
+    captions = [caption for part in draw_parts(parts) for caption in part]
     partial = folder / f"{CAPTIONS}.partial"
     partial.write_text(json.dumps(captions), encoding="utf-8")
     partial.replace(folder / CAPTIONS)

@@ -8,12 +8,16 @@ r"""Which retrieval settings work: one at a time from the best point, and λ × 
         --limit 8 --seeds 4 --first-seed 8 --out sampling.json
     python scripts/pocket/sweep.py sampling --kinds concept --sampling 1/0.3 \
         --retrieval 0.9/0.2/16,1/0.05/16 --seeds 4 --first-seed 8 --out retrieval.json
+    python scripts/pocket/sweep.py sampling --model pocket-o --index pocket-o --kinds "$SIX" \
+        --sampling 2/1 --schedule 8/1,16/1,32/1 --seeds 4 --first-seed 8 --out schedule.json
 
 `bits`: teacher-forced bits per token that shows a thing, on every split of the benchmark's scenes,
 beside the same settings with an index that lacks the things or the style. `draw`: share of right
-pictures for variants of the settings that `eval pocket` uses. `sampling`: share of right pictures
-and variety between seeds for each pair of `--sampling` (guidance/temperature/top-p) and
-`--retrieval` (λ/τ/K/duplicates/top-p; none: the model alone), the prompts as a user writes them.
+pictures for variants of the settings that `eval pocket` uses, or of a single `--sampling`,
+`--schedule` and `--retrieval`. `sampling`: share of right pictures and variety between seeds for
+each combination of `--sampling` (guidance/temperature/top-p), `--schedule` (of models that draw in
+any order: steps/temperature of the choice/curve/confidence/grow) and `--retrieval`
+(λ/τ/K/duplicates/top-p; none: the model alone), the prompts as a user writes them.
 """
 
 from __future__ import annotations
@@ -34,7 +38,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from arrag_engine import shipped
 from arrag_engine.checkpoints import load_checkpoint
 from arrag_engine.checkpoints.adapter import load_adapter
-from arrag_engine.evaluate.measures import mean_and_spread
+from arrag_engine.evaluate.measures import mean_and_spread, seed_variety
 from arrag_engine.evaluate.pictures import Pictures
 from arrag_engine.evaluate.run import draw_tasks
 from arrag_engine.faid import Faid
@@ -50,11 +54,12 @@ from arrag_engine.settings import (
     MASK_CURVES,
     RetrievalOptions,
     Sampling,
+    Schedule,
 )
 from scripts.pocket.bench import DATA, PROMPTS, SCORER
 from scripts.pocket.bench.benchmark import Bench, use_of
 from scripts.pocket.bench.library import Library
-from scripts.pocket.bench.measures import foreground, seed_variety
+from scripts.pocket.bench.measures import foreground
 from scripts.pocket.bench.prompts import BenchPrompt, of_kind, read_prompts
 from scripts.pocket.bench.scenes import BenchScene, limited, read_scenes
 from scripts.pocket.bench.scorer import load_scorer
@@ -87,6 +92,8 @@ SPANS = {
     "in the second half": Steering(start=0.5),
 }
 """When a layer of a model that draws in any order works."""
+SCHEDULE_PARTS = {"temperature": float, "curve": str, "confidence": str, "grow": "grow".__eq__}
+"""After the steps, as `--schedule` names them."""
 
 
 def spec_of(label: str) -> KeySpec:
@@ -244,6 +251,8 @@ def any_order_variants(use: Use) -> dict[str, Use]:
         schedule(f"steps {steps}", steps=steps)
     for name in CONFIDENCES:
         schedule(f"confidence {name}", confidence=name)
+    for grow in (False, True):
+        schedule(f"grow {grow}", grow=grow)
     for temperature in (0.0, 0.5, 2.0):
         schedule(f"choice temperature {temperature}", temperature=temperature)
     for name in MASK_CURVES:
@@ -278,12 +287,16 @@ def sweep_draw(bench: Bench, scenes: list[BenchScene], args: argparse.Namespace)
     bench = replace(bench, material=Material(prompts, unseen, tokens))
     for kind in kinds:
         order = bench.checkpoint.model.order
-        variants = draw_variants(changed(use_of(kind, order), args), order)
+        base = with_settings(use_of(kind, order), args.sampling, args.schedule, args.retrieval)
+        variants = draw_variants(changed(base, args), order)
         chosen = args.variants.split(",") if args.variants else list(variants)
         for label in tqdm(chosen, desc=kind):
             drawn = draw_kind(bench, kind, variants[label], "daid", args)
             right, objects, copied = map(drawn.mean, ("right", "objects", "copied"))
-            print(f"{kind:<14} {label:<26} right {right:.3f} objects {objects:.3f} {copied:.2f}")
+            print(
+                f"{kind:<14} {label:<26} right {right:.3f} objects {objects:.3f} {copied:.2f}",
+                flush=True,
+            )
             yield {"kind": kind, "label": label, "right": right, "copied": copied}
 
 
@@ -307,6 +320,29 @@ def retrieval_of(label: str, base: RetrievalOptions | None = None) -> RetrievalO
     if rest:
         options = replace(options, duplicates=rest[0], top_p=float(rest[1]) if rest[1:] else 1.0)
     return options
+
+
+def schedule_of(label: str, base: Schedule) -> Schedule:
+    """Steps, temperature of the choice, curve, confidence and growing by name:
+    "16/1/cosine/model/grow"; the last ones may be left out, and are those of `base` then."""
+    steps, *rest = label.split("/")
+    numbers = replace(base, steps=int(steps))
+    for (name, read), value in zip(SCHEDULE_PARTS.items(), rest, strict=False):
+        numbers = replace(numbers, **{name: read(value)})
+    return numbers
+
+
+def with_settings(
+    use: Use, sampling: str | None, schedule: str | None, retrieval: str | None
+) -> Use:
+    """A use with settings by name; None: its own."""
+    if sampling:
+        use = replace(use, sampling=sampling_of(sampling))
+    if schedule:
+        use = replace(use, schedule=schedule_of(schedule, use.schedule))
+    if retrieval:
+        use = replace(use, options=retrieval_of(retrieval, use.options))
+    return use
 
 
 def varieties(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -338,22 +374,22 @@ def sweep_sampling(
     prompts = [prompt for kind in kinds for prompt in of_kind(prompts, kind, args.limit)]
     bench = replace(bench, material=Material(prompts))
     retrievals = args.retrieval.split(",") if args.retrieval else [None]
-    for label, retrieval in itertools.product(args.sampling.split(","), retrievals):
+    schedules = args.schedule.split(",") if args.schedule else [None]
+    samplings = (args.sampling or "1.5/0.2").split(",")
+    for labels in itertools.product(samplings, schedules, retrievals):
         every = Pictures()
         for kind in kinds:
-            base = changed(use_of(kind, bench.checkpoint.model.order), args)
-            use = replace(base, sampling=sampling_of(label), blank=False)
-            if retrieval:
-                use = replace(use, options=retrieval_of(retrieval, use.options))
+            own = replace(use_of(kind, bench.checkpoint.model.order), blank=False)
+            use = with_settings(changed(own, args), *labels)
             drawn = draw_kind(bench, kind, use, method, args)
             every.extend(drawn)
-            yield sampling_row(method, label, retrieval, kind, scores_of(drawn, args.seeds))
+            yield sampling_row(method, labels, kind, scores_of(drawn, args.seeds))
         if len(kinds) > 1:
-            yield sampling_row(method, label, retrieval, "all", scores_of(every, args.seeds))
+            yield sampling_row(method, labels, "all", scores_of(every, args.seeds))
 
 
 def sampling_row(
-    method: str, sampling: str, retrieval: str | None, kind: str, scores: dict
+    method: str, labels: tuple[str, str | None, str | None], kind: str, scores: dict
 ) -> dict:
     """The row for the JSON file, printed."""
     right, variety, off_ground = (
@@ -361,12 +397,16 @@ def sampling_row(
         for name in ("right", "variety", "off ground")
     )
     copied = "" if scores["copied"] is None else f"copied {scores['copied']:.2f}"
+    named = " ".join(
+        f"{label or '':<{width}}" for label, width in zip(labels, (12, 18, 18), strict=True)
+    )
     print(
-        f"{method:<9} {sampling:<12} {retrieval or '':<18} {kind:<13} right {right}  "
+        f"{method:<9} {named} {kind:<13} right {right}  "
         f"variety {variety}  off the background {off_ground}  {copied}",
         flush=True,
     )
-    return {"method": method, "sampling": sampling, "retrieval": retrieval, "kind": kind} | scores
+    names = dict(zip(("sampling", "schedule", "retrieval"), labels, strict=True))
+    return {"method": method} | names | {"kind": kind} | scores
 
 
 def main() -> None:
@@ -379,8 +419,9 @@ def main() -> None:
     parser.add_argument("--variants", help="labels; for bits, what they begin with")
     parser.add_argument("--keys", help=f"change the others with these keys, such as {BEST!r}")
     parser.add_argument("--temperature", type=float, help="for draw: and with this τ")
-    parser.add_argument("--sampling", default="1.5/0.2", help="guidance/temperature/top-p, …")
-    parser.add_argument("--retrieval", help="λ/τ/K/duplicates/top-p, …, for sampling")
+    parser.add_argument("--sampling", help="guidance/temperature/top-p, …")
+    parser.add_argument("--schedule", help="steps/temperature/curve/confidence/grow, …")
+    parser.add_argument("--retrieval", help="λ/τ/K/duplicates/top-p, …")
     parser.add_argument("--adapter", help="for sampling: path or shipped name")
     parser.add_argument("--seeds", type=int, default=1, help="for sampling 2 or more")
     parser.add_argument("--first-seed", type=int, default=0, help="draw others than `eval` does")

@@ -14,6 +14,7 @@ RENDERED = """() => [...document.querySelectorAll('[data-node-id]')].map((elemen
     const { left, top, right, bottom } = element.getBoundingClientRect();
     return { id: element.dataset.nodeId, left, top, right, bottom };
 })"""
+PROMPT = "async () => (await app.graphToPrompt()).output"
 FROZEN_WORKFLOWS = [
     pytest.param(path.parent.parent.name, path.stem, id=f"{path.parent.parent.name}-{path.stem}")
     for path in sorted(FROZEN.glob("*/api/*.json"))
@@ -41,52 +42,60 @@ def test_template_draws_a_picture(page, client):
     assert page.evaluate("() => app.lastNodeErrors ?? {}") == {}
 
 
-@pytest.mark.parametrize(
-    "name", sorted(path.stem for path in (ROOT / "workflows" / "api").glob("*.json"))
-)
-def test_template_and_its_api_twin_say_the_same(page, name):
+@pytest.fixture(scope="module")
+def shared(open_page):
+    """One page for tests that load workflows into it: opening it takes longer than they do."""
+    shown = open_page()
+    yield shown
+    shown.close()
+
+
+def show(page, workflow, nodes_2):
+    """Load a workflow into one of the two renderers."""
+    setting = "(on) => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)"
+    page.evaluate(setting, nodes_2)
+    page.evaluate("(workflow) => app.loadGraphData(workflow)", workflow)
+    page.wait_for_function(f"() => app.graph.nodes.length === {len(workflow['nodes'])}")
+    page.keyboard.press("Escape")  # the templates' dialog, which opens for a new user
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "workflows").glob("*.json")))
+def test_template_is_its_api_twin_and_opens_well_in_both_renderers(shared, screenshot, name):
     template = json.loads((ROOT / "workflows" / f"{name}.json").read_text("utf-8"))
     twin = json.loads((ROOT / "workflows" / "api" / f"{name}.json").read_text("utf-8"))
-    assert api_prompt(page, template) == twin
+    show(shared, template, nodes_2=False)
+    assert shared.evaluate(PROMPT) == twin
     assert overlaps(template["nodes"]) == []
+    shared.wait_for_function("() => app.canvas.ds.scale > 0")
+    assert not shared.evaluate("() => app.canvas.low_quality")  # it draws no text below a zoom
+    assert shared.evaluate("() => app.canvas.ds.scale") > 0.6
+    screenshot(shared, f"{name}-classic")
+    boxes = rendered_boxes(shared, template)
+    screenshot(shared, f"{name}-nodes-2")
+    pairs = [(a, b) for i, a in enumerate(boxes) for b in boxes[:i]]
+    assert [(a["id"], b["id"]) for a, b in pairs if rendered_overlap(a, b)] == []
+
+
+def rendered_boxes(page, workflow):
+    """As the second renderer shows them: it scales sizes and positions by itself."""
+    show(page, workflow, nodes_2=True)
+    count = len(workflow["nodes"])
+    page.wait_for_function(f"() => document.querySelectorAll('[data-node-id]').length === {count}")
+    page.wait_for_timeout(1000)  # boxes grow to their contents
+    return page.evaluate(RENDERED)
 
 
 @pytest.mark.parametrize(("release", "name"), FROZEN_WORKFLOWS)
-def test_a_frozen_workflow_loads_as_it_was(page, release, name):
+def test_a_frozen_workflow_loads_as_it_was(shared, release, name):
     """Every value that the release stored is where it was; what came later has its default."""
     saved = json.loads((FROZEN / release / f"{name}.json").read_text("utf-8"))
     twin = json.loads((FROZEN / release / "api" / f"{name}.json").read_text("utf-8"))
-    loaded = api_prompt(page, saved)
+    loaded = api_prompt(shared, saved)
     assert loaded.keys() == twin.keys()
     for node, body in twin.items():
         assert loaded[node]["class_type"] == body["class_type"]
         kept = {key: loaded[node]["inputs"].get(key) for key in body["inputs"]}
         assert kept == body["inputs"]
-
-
-@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "workflows").glob("*.json")))
-def test_template_opens_without_overlaps_in_nodes_2(page, name):
-    """Boxes as they are rendered: the second renderer scales sizes and positions by itself."""
-    page.evaluate("() => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', true)")
-    workflow = json.loads((ROOT / "workflows" / f"{name}.json").read_text("utf-8"))
-    page.evaluate("(workflow) => app.loadGraphData(workflow)", workflow)
-    count = len(workflow["nodes"])
-    page.wait_for_function(f"() => document.querySelectorAll('[data-node-id]').length === {count}")
-    page.wait_for_timeout(1000)  # boxes grow to their contents
-    boxes = page.evaluate(RENDERED)
-    assert len(boxes) == count
-    pairs = [(a, b) for i, a in enumerate(boxes) for b in boxes[:i]]
-    assert [(a["id"], b["id"]) for a, b in pairs if rendered_overlap(a, b)] == []
-
-
-@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "workflows").glob("*.json")))
-def test_template_opens_readable_in_the_classic_renderer(page, name):
-    """It draws no text below a zoom that the user can set."""
-    workflow = json.loads((ROOT / "workflows" / f"{name}.json").read_text("utf-8"))
-    page.evaluate("(workflow) => app.loadGraphData(workflow)", workflow)
-    page.wait_for_function("() => app.canvas.ds.scale > 0 && app.graph.nodes.length > 0")
-    assert not page.evaluate("() => app.canvas.low_quality")
-    assert page.evaluate("() => app.canvas.ds.scale") > 0.6
 
 
 def rendered_overlap(a, b, slack=1):

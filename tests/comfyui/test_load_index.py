@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from arrag_engine import shipped
-from arrag_engine.index import KeySpec, load_index, remove_pictures, save_index
+from arrag_engine.index import KeySpec, load_index, remove_pictures, save_index, save_shards
 from arrag_engine.index.edit import SearchChoice
 from scripts.comfyui_client import node_of
 
@@ -108,3 +108,18 @@ def test_fixed_keys_are_not_changed(client, fixed):
 )
 def test_what_comfyui_lets_through_is_refused_by_us(client, field, value):
     assert str(value) in refused(client, **{field: value})
+
+
+def test_an_index_in_shards_is_on_offer_and_told_like_another(client, server, pocket):
+    place = server.base / "models" / "arrag" / "indexes"
+    place.mkdir(parents=True, exist_ok=True)
+    halves = (remove_pictures(pocket, numbers) for numbers in np.array_split(range(1000), 2)[::-1])
+    paths = [place / "halves.json", *(place / f"halves-0000{i}.safetensors" for i in range(2))]
+    save_shards(paths[0], halves)
+    lines = told(client, index="halves.json").splitlines()
+    assert lines[0].startswith("halves.json: ")
+    assert "flat search, recall 1.000" in lines[-1]
+    paths[2].unlink()
+    assert "halves-00001.safetensors) of " in refused(client, index="halves.json", only="x*")
+    for path in paths:
+        path.unlink(missing_ok=True)

@@ -182,6 +182,7 @@ def test_confidence_and_the_widgets_of_masked_retrieval_change_the_picture(clien
     plain = drawn(client, retrieving({"seed": 5}, **hot))[0]
     changed = [
         retrieving({"seed": 5, "confidence": "model"}, **hot),
+        retrieving({"seed": 5, "grow": "yes"}, **hot),
         retrieving({"seed": 5}, border_keys="in", **hot),
         retrieving({"seed": 5}, distances="sum", **hot),
         retrieving({"seed": 5}, start=0.3, **hot),

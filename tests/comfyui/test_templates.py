@@ -17,35 +17,43 @@ def run(client, body):
     return result
 
 
-def saved(client, body, title):
-    """The picture of the node of a title, as drawn: not enlarged."""
-    [node] = [key for key, one in body.items() if one["_meta"]["title"] == title]
-    source, _ = body[node]["inputs"]["images"]
-    if body[source]["class_type"] == "ImageScale":
-        body[node]["inputs"]["images"] = body[source]["inputs"]["image"]
-    return pixels(client, run(client, body).images(node)[0])
+def saved(client, body, *titles):
+    """The pictures of the nodes of some titles, as drawn: not enlarged."""
+    nodes = {one["_meta"]["title"]: key for key, one in body.items()}
+    for node in (nodes[title] for title in titles):
+        source, _ = body[node]["inputs"]["images"]
+        if body[source]["class_type"].startswith("ImageScale"):
+            body[node]["inputs"]["images"] = body[source]["inputs"]["image"]
+    result = run(client, body)
+    return [pixels(client, result.images(nodes[title])[0]) for title in titles]
 
 
-def test_redraw_region_changes_no_pixel_outside_the_mask(client, workflow):
-    body = workflow("redraw_region")
-    before, after = saved(client, body, "Before"), saved(client, body, "After")
+@pytest.mark.parametrize("name", ["redraw_region", "masked_inpaint"])
+def test_a_redrawn_region_changes_no_pixel_outside_the_mask(client, workflow, name):
+    before, after = saved(client, workflow(name), "Before", "After")
     inside = np.zeros(before.shape[:2], bool)
     inside[24:, 48:] = True
     assert np.array_equal(before[~inside], after[~inside])
     assert np.abs(before[inside].astype(int) - after[inside]).mean() > 5
 
 
+def test_outpaint_keeps_the_picture_and_adds_to_its_right(client, workflow):
+    before, after = saved(client, workflow("outpaint"), "Before", "After")
+    assert after.shape == (96, 144, 3)
+    kept = after[:, :80]  # what is added shows in the last decoded patches
+    assert np.abs(before[:, :80].astype(int) - kept).mean() < 5
+    assert after[:, 96:].std() > 5
+
+
 def test_continue_sketch_keeps_what_is_given(client, workflow):
-    body = workflow("continue_sketch")
-    sketch, continued = saved(client, body, "Sketch"), saved(client, body, "Continued")
+    sketch, continued = saved(client, workflow("continue_sketch"), "Sketch", "Continued")
     assert (sketch[48:] == 255).all()
     assert np.abs(sketch[:40].astype(int) - continued[:40]).mean() < 10  # went through the tokens
     assert continued[48:].std() > 20
 
 
 def test_image_to_image_keeps_some_of_the_picture(client, workflow):
-    body = workflow("image_to_image")
-    before, after = saved(client, body, "Before"), saved(client, body, "After")
+    before, after = saved(client, workflow("image_to_image"), "Before", "After")
     difference = np.abs(before.astype(int) - after)
     assert difference.mean() > 1
     assert (difference.max(axis=2) < 16).mean() > 0.2
@@ -63,7 +71,13 @@ def test_a_copy_limit_copies_less(client, workflow):
 
 
 @pytest.mark.parametrize(
-    ("name", "things"), [("two_subjects", {"flamingo", "guitar"}), ("style", {"dinosaur"})]
+    ("name", "things"),
+    [
+        ("two_subjects", {"flamingo", "guitar"}),
+        ("style", {"dinosaur"}),
+        ("masked", {"lion"}),
+        ("masked_daid", {"flamingo"}),
+    ],
 )
 def test_the_detector_finds_what_a_template_promises(client, workflow, tmp_path, name, things):
     body = workflow(name)

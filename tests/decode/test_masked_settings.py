@@ -28,6 +28,7 @@ class Case:
     border_keys: str = "in"
     distances: str = "sum"
     confidence: str = "mixture"
+    grow: bool = False
     start: float = 0.0
     end: float = 1.0
     curve: str = "constant"
@@ -49,6 +50,7 @@ CASES = {
     "mean": Case(distances="mean"),
     "both": Case("out", "mean"),
     "confidence": Case(confidence="model"),
+    "growing": Case(grow=True),
     "rising": Case(curve="linear"),
     "falling": Case("out", "mean", "model", start=1.0, end=0.0, curve="ease in"),
     "a part": Case(start=0.1, end=0.5),
@@ -77,7 +79,7 @@ def retriever_of(showo, index, case, weight=0.8):
 
 def recipe_of(case, retriever=None, kept=None, steps=STEPS):
     layers = [] if retriever is None else [retriever]
-    schedule = Schedule(steps, confidence=case.confidence)
+    schedule = Schedule(steps, confidence=case.confidence, grow=case.grow)
     return Recipe(IDS, BLANK, Sampling(cfg=2.0), layers, None, kept, schedule)
 
 
@@ -153,6 +155,9 @@ def slow_picture(model, index, keys, case, seed):
                 q = slow_mixture(p[i], keys, index, case, before, known, i)
                 tokens[i] = min(int((np.cumsum(q) <= noise.draw[i]).sum()), CODES - 1)
                 chosen = max((p[i] if case.confidence == "model" else q)[tokens[i]], 1e-20)
+                around = surroundings(before, known, i, index.grid, index.codebook)
+                if case.grow and any(known) and all(one is None for one in around):
+                    chosen = 1e-20
             sure.append(math.log(chosen) - heat * math.log(-math.log(noise.keep[i])))
         share = float(np.cos(np.float32((step + 1) / STEPS) * np.float32(math.pi / 2)))
         cut = sorted(sure)[max(1, min(known.count(False) - 1, math.floor(SIZE * share)))]
@@ -172,7 +177,7 @@ def test_untouched_settings_are_those_of_the_golden_numbers():
     """`verify` draws the group daid_proposed with them."""
     options = RetrievalOptions(0.8, TAU, NEAREST)
     assert options == Case().options
-    assert (Schedule().confidence, Steering().whole) == ("mixture", True)
+    assert (Schedule().confidence, Schedule().grow, Steering().whole) == ("mixture", False, True)
 
 
 def test_every_setting_changes_the_picture(showo, index):

@@ -10,7 +10,7 @@ import torch
 
 from arrag_engine.decode import Recipe, draw_pictures, is_trace, load_trace, save_trace
 from arrag_engine.decode.trace import Cost, Trace, TraceLayer
-from arrag_engine.decode.trace_file import LARGEST, identity, precision
+from arrag_engine.decode.trace_file import LARGEST, precision
 from arrag_engine.errors import InputError
 from arrag_engine.grid import NEIGHBORHOODS, Grid
 from arrag_engine.index import Hits, KeySpec, PatchIndex, SourceTable
@@ -106,10 +106,10 @@ def test_a_trace_without_layers(tmp_path, model):
 
 def test_a_view_or_other_keys_are_the_same_index(indexes):
     [index, other] = indexes
-    assert identity(index.restricted(np.array([1, 2]))) == identity(index)
-    assert identity(index.rekeyed(KeySpec("causal-8"))) == identity(index)
+    assert index.restricted(np.array([1, 2])).identity() == index.identity()
+    assert index.rekeyed(KeySpec("causal-8")).identity() == index.identity()
     named = replace(index, sources=SourceTable.from_sources(reversed(list(index.sources))))
-    assert len({identity(index), identity(other), identity(named)}) == 3
+    assert len({one.identity() for one in (index, other, named)}) == 3
 
 
 def test_a_trace_without_its_index_is_one_sentence(file, indexes):

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from arrag_engine.evaluate.measures import (
+    bootstrap_interval,
     copied_share,
     frechet_distance,
     mean_and_spread,
@@ -52,3 +53,23 @@ def test_spread():
     assert mean_and_spread([2.0]) == (2.0, 0.0)
     mean, spread = mean_and_spread([1.0, 2.0, 3.0])
     assert (mean, spread) == (2.0, float(torch.tensor([1.0, 2.0, 3.0]).std()))
+
+
+def test_an_interval_draws_prompts_and_seeds_anew():
+    """Against the slow loop over resamples, and against its limits."""
+    values = np.random.default_rng(3).random((7, 4))
+    low, high = bootstrap_interval(values)
+    rng = np.random.default_rng(8)
+    means = [values[rng.integers(0, 7, 7)][:, rng.integers(0, 4, 4)].mean() for _ in range(20_000)]
+    assert (low, high) == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.02)
+    assert bootstrap_interval(values) == (low, high)
+    assert bootstrap_interval(np.ones((5, 2))) == (1, 1)
+
+
+def test_equal_seeds_leave_the_spread_of_the_prompts():
+    """16 prompts of which 10 are right, whatever the seed: ± over seeds would be 0."""
+    values = np.repeat([[1.0]] * 10 + [[0.0]] * 6, 4, axis=1)
+    low, high = bootstrap_interval(values)
+    normal = 1.96 * np.sqrt(10 / 16 * 6 / 16 / 16)
+    assert low == pytest.approx(10 / 16 - normal, abs=0.07)
+    assert high == pytest.approx(10 / 16 + normal, abs=0.07)

@@ -10,11 +10,12 @@ from PIL import Image
 
 from arrag_engine.checkpoints import load_checkpoint
 from arrag_engine.decode import Kept, Recipe, draw_pictures
-from arrag_engine.evaluate import run
 from arrag_engine.evaluate.benchmark import Benchmark, Task, evenly
+from arrag_engine.evaluate.journal import open_journal
 from arrag_engine.evaluate.run import draw_tokens, evaluate
 from arrag_engine.images import save_png
 from arrag_engine.retrieval import layers_of, make_retriever
+from arrag_engine.session import Plan
 from arrag_engine.settings import RetrievalOptions, Sampling
 from tests.tiny import tiny_index
 
@@ -38,7 +39,7 @@ class Toy(Benchmark[int]):
         given = None if kind == "words" else np.arange(GIVEN)
         return [Task(text, code, given) for text, code in (("red", 1), ("blue", 2))]
 
-    def recipe(self, task, method):
+    def plan(self, task, method):
         model, retriever = self.checkpoint.model, None
         if method == "daid":
             codebook, options = model.vq.codebook(model.device), RetrievalOptions(0.9)
@@ -46,18 +47,19 @@ class Toy(Benchmark[int]):
         prompt = self.checkpoint.prompt_encoder.encode(task.text)
         kept = None if task.given is None else Kept.first(task.given, model.grid.size)
         layers = layers_of(retriever)
-        return Recipe(prompt.ids, prompt.unconditional, Sampling(1.0), layers, None, kept)
+        recipe = Recipe(prompt.ids, prompt.unconditional, Sampling(1.0), layers, None, kept)
+        return Plan(prompt, recipe, ())
 
     def score(self, task, method, tokens, pixels):
         assert len(tokens) == len(pixels) == len(SEEDS)
         return [{"share": float((row == task.wanted).mean())} for row in tokens]
 
-    def measure(self, methods, progress):
+    def measure(self, methods, progress, journal):
         for done in range(3):
             progress("thought", done, 2, "")
         return [f"measured for {', '.join(methods)}", ""]
 
-    def summary(self, pictures):
+    def summary(self, part, pictures):
         return {"share": pictures.by_seed("share")}
 
     def tables(self, parts, progress):
@@ -116,16 +118,45 @@ def test_a_part_is_written_before_the_next_is_drawn(toy, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("kind", ["words", "rest of a picture"])
-def test_batches_draw_what_single_pictures_do(toy, monkeypatch, kind, method):
-    monkeypatch.setattr(run, "MAX_BATCH", 2)
+def test_batches_draw_what_single_pictures_do(toy, kind, method):
     task = toy.tasks(kind)[1]
-    drawn = draw_tokens(toy.checkpoint, toy, task, method, SEEDS)
-    recipe = toy.recipe(task, method)
+    planned = toy.plan(task, method)
+    drawn = draw_tokens(toy.checkpoint, planned, SEEDS, batch=2)
+    recipe = planned.recipe
     single = [draw_pictures(toy.checkpoint.model, recipe, [s]).tokens.flatten() for s in SEEDS]
     assert np.array_equal(drawn, torch.stack(single).numpy())
     assert len(np.unique(drawn, axis=0)) == len(SEEDS)
     if task.given is not None:
         assert (drawn[:, :GIVEN] == task.given).all()
+
+
+def test_a_stopped_run_goes_on_and_draws_nothing_twice(toy, tmp_path, monkeypatch):
+    drawn = []
+    plan = Toy.plan
+
+    def counted(self, task, method):
+        drawn.append((task.text, method))
+        return plan(self, task, method)
+
+    def stop(kind, done, total, note):
+        if kind == "prompt" and done == 5:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Toy, "plan", counted)
+    whole = evaluate(toy.checkpoint, toy, METHODS, SEEDS, folder=tmp_path / "whole")
+    expected, drawn[:] = list(drawn), []
+    with (
+        pytest.raises(KeyboardInterrupt),
+        open_journal(tmp_path, {}, {}) as journal,
+    ):
+        evaluate(toy.checkpoint, toy, METHODS, SEEDS, stop, tmp_path, journal)
+    assert len(drawn) == 5
+    with open_journal(tmp_path, {}, {}) as journal:
+        assert evaluate(toy.checkpoint, toy, METHODS, SEEDS, folder=tmp_path, journal=journal)
+    assert drawn == expected
+    assert (tmp_path / "table.txt").read_text() == whole + "\n"
+    for name in ("scores.json", "words-plain-red-3.png"):
+        assert (tmp_path / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 def test_limits_are_spread_evenly():

@@ -17,8 +17,10 @@ from sweep import (
     draw_variants,
     retrieval_of,
     sampling_of,
+    schedule_of,
     spec_of,
     sweep_sampling,
+    with_settings,
 )
 from train_scorer import (
     IGNORED,
@@ -37,7 +39,7 @@ from arrag_engine.checkpoints import load_checkpoint
 from arrag_engine.faid import Faid
 from arrag_engine.grid import ANY_ORDER, RASTER
 from arrag_engine.index import KeySpec
-from arrag_engine.settings import RetrievalOptions, Sampling
+from arrag_engine.settings import RetrievalOptions, Sampling, Schedule
 from scripts.pocket.bench.benchmark import Bench, use_of
 from scripts.pocket.bench.library import Library
 from scripts.pocket.bench.prompts import CONCEPT, DIRECTIONS, BenchPrompt, Wanted, judge
@@ -186,7 +188,7 @@ def test_sweeps_change_one_thing_at_a_time():
     masked = use_of(CONCEPT, ANY_ORDER)
     for use, order in ((GENERAL, RASTER), (CONCEPTS, RASTER), (masked, ANY_ORDER)):
         variants = draw_variants(use, order)
-        assert ("border keys in" in variants) == (order is ANY_ORDER)
+        assert ("border keys out" in variants) == (order is ANY_ORDER)
         assert variants["as set"] == use
         values = list(variants.values())
         assert all(values.count(variant) == 1 for variant in values)
@@ -197,8 +199,19 @@ def test_settings_are_what_their_names_say():
     assert sampling_of("2/0.8/0.95") == Sampling(2, 0.8, top_p=0.95)
     assert retrieval_of("1/0.05/16") == RetrievalOptions(1, 0.05, 16)
     around = use_of(CONCEPT, ANY_ORDER).options
-    assert retrieval_of("1/0.05/16", around).border_keys == "out"
+    assert retrieval_of("1/0.05/16", around).distances == around.distances == "mean"
     assert retrieval_of("0.9/0.2/4/sum/0.9") == RetrievalOptions(0.9, 0.2, 4, "sum", 0.9)
+
+
+def test_a_schedule_is_what_its_name_says():
+    base = Schedule(confidence="model")
+    assert schedule_of("8", base) == replace(base, steps=8)
+    assert schedule_of("32/0.5/linear", base) == Schedule(32, 0.5, "linear", confidence="model")
+    assert schedule_of("4/0/cosine/mixture/grow", base) == Schedule(4, 0.0, grow=True)
+    assert not schedule_of("4/0/cosine/mixture/no", Schedule(grow=True)).grow
+    use = use_of(CONCEPT, ANY_ORDER)
+    told = with_settings(use, "2/1", "8/0.5", None)
+    assert (told.sampling.cfg, told.schedule.steps, told.options) == (2, 8, use.options)
 
 
 @pytest.fixture
@@ -214,7 +227,7 @@ def tiny_bench(tmp_path):
 
 def sampled(bench, **flags):
     told = {"kinds": "concept", "sampling": "1/1", "retrieval": None, "keys": None, "limit": None}
-    told |= {"temperature": None, "seeds": 3, "first_seed": 1} | flags
+    told |= {"schedule": None, "temperature": None, "seeds": 3, "first_seed": 1} | flags
     prompts = [
         BenchPrompt(kind, "a car", (Wanted("car"),)) for kind in ("concept", "single_object")
     ]

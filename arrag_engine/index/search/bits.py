@@ -2,7 +2,7 @@
 
 A key is the codes around a patch: 13 bytes for Show-o's eight neighbours of 13 bits. Two signs
 that differ are 4 apart, squared; a sign and a zero (no neighbour) 1. Distances are whole numbers,
-and equal ones are the rule.
+and equal ones are the rule. What the position adds to a distance is rounded to 1/64.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ STEP = 17
 """Of every so many distances one is looked at first; no divisor of what a picture usually has."""
 NEVER = 1 << 15
 """A distance above every other: of what may not be found."""
+PARTS = 64
+"""Of a squared distance, in which what a position adds is counted: whole numbers tie everywhere."""
 HALVES = np.array([number.bit_count() for number in range(1 << 16)], np.uint8)
 """Set bits of every number of 16 bits."""
 
@@ -31,8 +33,6 @@ def why_not_bits(keys: Keys) -> str:
     """Why these keys are not signs; empty if they are."""
     if keys.spec.space != "codebook":
         return "search by bits needs keys of the codebook key space"
-    if keys.spec.position_weight:
-        return "search by bits needs keys without a position"
     if not (np.abs(keys.codebook) == 1).all():
         return "search by bits needs codes that are signs, such as Show-o's"
     return ""
@@ -54,8 +54,15 @@ def pack(bits: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(np.moveaxis(words, -1, 0))
 
 
+def place_terms(keys: Keys, places: np.ndarray) -> np.ndarray:
+    """What the positions of queries, their places [Q, 2 or 0], add to the squared distances of the
+    patches of every picture [Q, A] int32, in parts of `PARTS`."""
+    apart = (places[:, None].astype(np.float64) - keys.places) ** 2
+    return np.rint(PARTS * apart.sum(axis=-1)).astype(np.int32)
+
+
 def nearest_places(distances: np.ndarray, k: int) -> np.ndarray:
-    """Places [at most k] of the k smallest distances [n] uint16, smallest first, ties by the lower
+    """Places [at most k] of the k smallest distances [n], smallest first, ties by the lower
     place.
 
     The k-th smallest of some of them bounds what has to be sorted.
@@ -71,7 +78,8 @@ def nearest_places(distances: np.ndarray, k: int) -> np.ndarray:
 class BitSearch:
     """Exact search over the patches of some pictures.
 
-    Queries consist of 1, -1, 0 and NaN. A number that is NaN does not count. With `complete`, a
+    Queries consist of 1, -1, 0 and NaN, and of a place where keys have one. A number that is NaN
+    does not count. With `complete`, a
     patch is found only where it has a number wherever the query has a sign.
 
     Args:
@@ -81,6 +89,12 @@ class BitSearch:
     def __init__(self, keys: Keys, images: np.ndarray | None = None) -> None:
         self.keys = keys
         self.images = np.arange(len(keys.tokens)) if images is None else images
+        self.signs = keys.spec.offsets * keys.codebook.shape[1]
+        """Numbers of a key that are signs."""
+        self.placed = bool(keys.spec.position_weight)
+        self.parts = PARTS if self.placed else 1
+        """Of a squared distance, counted in whole numbers."""
+        self.never = NEVER * self.parts
 
     @property
     def size(self) -> int:
@@ -118,13 +132,16 @@ class BitSearch:
         ids = np.full((len(queries), k), -1, np.int64)
         if not k or not len(queries):
             return distances, ids
+        queries, places = np.split(queries, [self.signs], axis=1)
         wanted = self._present[:, None]  # [W, 1, A]
         signed = pack(np.abs(queries) > 0)[:, :, None]  # [W, Q, 1]
         both, lacking = wanted & signed, signed & ~wanted
         zero = pack(queries == 0)[:, :, None] & wanted
         one_sided = popcount(lacking | zero).sum(0, dtype=np.uint16)  # [Q, A]
+        if self.placed:
+            one_sided = one_sided * np.int32(PARTS) + place_terms(self.keys, places)
         if complete:
-            one_sided[lacking.any(axis=0)] = NEVER
+            one_sided[lacking.any(axis=0)] = self.never
         asked = pack(queries > 0)  # [W, Q]
         for row in range(len(queries)):
             best = self._nearest(asked[:, row], both[:, row], one_sided[row], k)
@@ -140,7 +157,8 @@ class BitSearch:
         Args:
             asked: Words [W] of its positive signs.
             both: Words [W, A] of the signs that are compared with each patch of a picture.
-            one_sided: What signs without a counterpart add [A] uint16; `NEVER` = not to be found.
+            one_sided: What signs without a counterpart and the place add [A], in parts; `never` =
+                not to be found.
         """
         best = np.empty(0, np.int64)
         per_image = len(self.keys.active)
@@ -148,21 +166,21 @@ class BitSearch:
         for images, words in zip(self._in_chunks(), self._words, strict=True):
             distances = self._distances(words, asked, both, one_sided).ravel()
             near = nearest_places(distances, k)
-            near = near[distances[near] < NEVER]
+            near = near[distances[near] < self.never]
             picture, place = np.divmod(near, per_image)
             numbers = images[picture] * per_image + place
             ranks = distances[near].astype(np.int64) * span + numbers
             best = np.sort(np.concatenate((best, ranks)))[:k]
-        return (best // span).astype(np.float32), best % span
+        return (best // span / self.parts).astype(np.float32), best % span
 
     def _distances(
         self, words: np.ndarray, asked: np.ndarray, both: np.ndarray, one_sided: np.ndarray
     ) -> np.ndarray:
-        """Squared distances [n, A] uint16 of a query to a chunk of keys [W, n, A]."""
-        differing = np.zeros(words.shape[1:], np.uint16)
+        """Squared distances [n, A], in parts, of a query to a chunk of keys [W, n, A]."""
+        differing = np.zeros(words.shape[1:], one_sided.dtype)
         for stored, word, counted in zip(words, asked, both, strict=True):
             differing += popcount((stored ^ word) & counted)
-        differing *= 4
+        differing *= 4 * self.parts
         differing += one_sided
         return differing
 
@@ -178,6 +196,7 @@ class Bits(BitSearch):
 
     kind = "bits"
     recall = 1.0
+    choice = ""
 
     @property
     def settings(self) -> dict[str, str]:

@@ -14,8 +14,8 @@ from .bits import Bits, why_not_bits
 from .compact import CompactCodec, why_not_compact
 from .flat import Flat
 from .inverted import Codec, Inverted
-from .ivf import LARGEST, ScalarCodec, train_ranges
-from .lists import MAX_LISTS, Lists, assign, list_count, train_centroids
+from .ivf import LARGEST, ScalarCodec, stored_scales, train_scales
+from .lists import MAX_LISTS, Assigned, Lists, assign, list_count, train_centroids
 from .recall import Trial, make_trial, measure_recall
 from .searcher import Progress
 from .stored import Structure
@@ -26,6 +26,8 @@ EXACT = ("flat", "bits")
 FLAT_LIMIT = 200_000
 """Patches up to which `auto` searches exactly: about 2 ms a query, and keys can be changed."""
 MAX_PATCHES = 2**32
+LEVEL = 1e-3
+"""Recall has levelled off where all lists find hardly more than this."""
 
 
 def check_search(structure: str, recall_target: float) -> None:
@@ -81,28 +83,29 @@ def build_searcher(
             raise InputError(f"{problem}; choose another structure or key space")
         return Bits(keys)
     centroids = train_centroids(keys, list_count(keys.size))
-    numbers = assign(keys, centroids, progress)
-    lists = Lists.sorted(numbers, len(centroids))
+    assigned = assign(keys, centroids, progress)
+    lists = Lists.sorted(assigned.numbers, len(centroids))
     trial = make_trial(keys)
-    reached = 0.0
-    for codec in _codecs(kind, keys, centroids, numbers):
+    levelled = 0.0
+    for codec in _codecs(kind, keys, centroids, assigned):
         codes = _encode(codec, lists)
         searcher = Inverted(codec, centroids, lists, codes, len(keys.active), nprobe=1)
+        searcher.target, searcher.levelled = recall_target, levelled
         if _reach(recall_target, searcher, trial, keys):
             return searcher
-        reached = searcher.recall
+        levelled = searcher.recall
     raise InputError(
         f"a recall of {recall_target} is out of reach of the {kind} structure, which finds "
-        f"{reached:.4f}; lower the target or choose flat"
+        f"{levelled:.4f} in a trial; lower the target or choose flat"
     )
 
 
-def _codecs(kind: str, keys: Keys, centroids: np.ndarray, numbers: np.ndarray) -> Iterator[Codec]:
+def _codecs(kind: str, keys: Keys, centroids: np.ndarray, assigned: Assigned) -> Iterator[Codec]:
     """The codecs of a structure, the one with the smallest codes first."""
     if kind == "compact":
         yield CompactCodec(keys)
         return
-    yield ScalarCodec(keys, centroids, train_ranges(keys, centroids, numbers))
+    yield ScalarCodec(keys, centroids, train_scales(keys, centroids, assigned))
     yield ScalarCodec(keys, centroids, None)
 
 
@@ -120,21 +123,30 @@ def _encode(codec: Codec, lists: Lists) -> np.ndarray:
 
 
 def _reach(target: float, searcher: Inverted, trial: Trial, keys: Keys) -> bool:
-    """Set the smallest `nprobe` (of 1, 2, 3, 4, 6, 8, 12, ...) whose recall meets the target.
+    """Set the smallest `nprobe` (of 1, 2, 3, 4, 6, 8, 12, ...) whose recall meets the target by
+    two standard errors, for the trial is a sample.
 
-    It must do so by two standard errors, for the trial is a sample. Scanning every list will do
-    with the plain mean.
+    False where the recall levels off before: it is nearly that of all lists, which further lists
+    cannot raise.
     """
     lists = len(searcher.centroids)
+    level = 1.0 if searcher.codec.exact else _recall(lists, searcher, trial, keys)[0]
     steps = [n for i in range(1, 17) for n in (2**i // 2, 3 * 2**i // 4) if n < lists]
     for nprobe in sorted({*steps, lists}):
-        searcher.nprobe = nprobe
-        shares = measure_recall(trial, searcher, keys)
-        searcher.recall = float(shares.mean())
-        error = shares.std() / len(shares) ** 0.5
-        if searcher.recall - (2 * error if nprobe < lists else 0) >= target:
+        recall, error = _recall(nprobe, searcher, trial, keys)
+        if recall - 2 * error >= target:
             return True
+        if recall >= level - LEVEL:
+            return False
     return False
+
+
+def _recall(nprobe: int, searcher: Inverted, trial: Trial, keys: Keys) -> tuple[float, float]:
+    """(recall with so many lists, its standard error); the searcher keeps lists and recall."""
+    searcher.nprobe = nprobe
+    shares = measure_recall(trial, searcher, keys)
+    searcher.recall = float(shares.mean())
+    return searcher.recall, float(shares.std() / len(shares) ** 0.5)
 
 
 def load_searcher(
@@ -164,17 +176,29 @@ def load_searcher(
     codec: Codec = (
         CompactCodec(keys)
         if kind == "compact"
-        else ScalarCodec(keys, centroids, arrays.get("ranges"))
+        else ScalarCodec(keys, centroids, stored_scales(arrays, len(centroids)))
     )
     codec.check(codes)
-    nprobe, recall = settings.get("nprobe", ""), settings.get("recall", "")
+    nprobe = settings.get("nprobe", "")
     if not (re.fullmatch(r"[1-9]\d{0,4}", nprobe, re.ASCII) and int(nprobe) <= len(centroids)):
         raise ValueError(f"nprobe {nprobe[:20]!r} of {len(centroids)} lists")
-    if not (re.fullmatch(r"[01]\.\d{1,8}", recall, re.ASCII) and float(recall) <= 1):
-        raise ValueError(f"recall {recall[:20]!r}")
+    recall = _share("recall", settings)
+    target, levelled = (_share(name, settings, "0.0") for name in ("target", "levelled"))
     lists = Lists.sorted(numbers, len(centroids))
     active = len(keys.active)
-    return Inverted(codec, centroids, lists, codes, active, int(nprobe), float(recall))
+    return Inverted(codec, centroids, lists, codes, active, int(nprobe), recall, target, levelled)
+
+
+def _share(name: str, settings: dict[str, str], absent: str = "") -> float:
+    """A setting between 0 and 1.
+
+    Raises:
+        ValueError: It is none.
+    """
+    text = settings.get(name, absent)
+    if not (re.fullmatch(r"[01]\.\d{1,8}", text, re.ASCII) and float(text) <= 1):
+        raise ValueError(f"{name} {text[:20]!r}")
+    return float(text)
 
 
 def _check_lists(centroids: np.ndarray, numbers: np.ndarray, keys: Keys) -> None:

@@ -38,6 +38,7 @@ class Flat:
 
     kind = "flat"
     recall = 1.0
+    choice = ""
 
     def __init__(self, keys: Keys) -> None:
         self.keys = keys

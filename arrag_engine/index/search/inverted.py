@@ -7,9 +7,7 @@ loading does not read it. In memory are 4 bytes a patch, for the order of the li
 from __future__ import annotations
 
 from functools import cached_property
-from itertools import pairwise
-from threading import Lock
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -28,10 +26,33 @@ PATIENCE = 0.75
 """Share of an unrestricted query's time that a restricted one may take: the costs are rough."""
 
 
+class Scanner(Protocol):
+    """Scans the codes of chosen lists; may be called from several threads."""
+
+    def nearest(self, query: np.ndarray, probes: np.ndarray, k: int) -> tuple[np.ndarray, ...]:
+        """The nearest codes of these lists [p] to a query [dim] float32, in no order.
+
+        Returns:
+            Finite squared distances [m] float32 and places [m] in the order of the lists. m is k,
+            less where there are fewer, more where several are as near as the k-th.
+        """
+        ...
+
+
 class Codec(Protocol):
     """The stored form of keys."""
 
     kind: str
+
+    @property
+    def name(self) -> str:
+        """What a person calls the codes."""
+        ...
+
+    @property
+    def exact(self) -> bool:
+        """Whether codes stand for the keys themselves, not for rounded ones."""
+        ...
 
     def encode(self, ids: np.ndarray, numbers: np.ndarray) -> np.ndarray:
         """Codes [n, width] of patches [n] that stand in these lists [n]."""
@@ -45,12 +66,8 @@ class Codec(Protocol):
         """Raise ValueError if codes [n, width] hold what `encode` does not give."""
         ...
 
-    def query(self, query: np.ndarray) -> np.ndarray:
-        """A query [dim] as the scanner takes it, contiguous float32."""
-        ...
-
-    def index(self) -> faiss.IndexIVF:
-        """An empty faiss index whose scanner reads the codes."""
+    def scanner(self, lists: Lists, codes: np.ndarray) -> Scanner:
+        """What scans codes [n, width] in the order of the lists."""
         ...
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -66,6 +83,9 @@ class Inverted:
         codes: [n, width] in the order of `lists`.
         nprobe: Lists to scan for a query.
         recall: Share of the 64 nearest found with this `nprobe`.
+        target: The recall that was asked for; 0 if unknown.
+        levelled: The recall at which smaller codes levelled off below the target; 0 if there are
+            none or they were not tried.
     """
 
     def __init__(
@@ -77,6 +97,8 @@ class Inverted:
         patches_per_image: int,
         nprobe: int,
         recall: float = 0.0,
+        target: float = 0.0,
+        levelled: float = 0.0,
     ) -> None:
         self.codec = codec
         self.kind = codec.kind
@@ -86,7 +108,8 @@ class Inverted:
         self.patches_per_image = patches_per_image
         self.nprobe = nprobe
         self.recall = recall
-        self._lock = Lock()  # the scanner keeps the query as state
+        self.target = target
+        self.levelled = levelled
 
     @property
     def size(self) -> int:
@@ -94,30 +117,27 @@ class Inverted:
 
     @property
     def settings(self) -> dict[str, str]:
-        return {"nprobe": str(self.nprobe), "recall": f"{self.recall:.4f}"}
+        settings = {"nprobe": str(self.nprobe), "recall": f"{self.recall:.4f}"}
+        known = (("target", self.target), ("levelled", self.levelled))
+        return settings | {name: f"{value:.8f}" for name, value in known if value}
+
+    @property
+    def choice(self) -> str:
+        lists = f"{self.codec.name}, {self.nprobe} of {len(self.centroids)} lists"
+        if not self.target:
+            return lists
+        reason = f"the fewest whose recall meets the target of {self.target:g}"
+        if self.levelled:
+            reason += f"; the recall of smaller codes levels off at {self.levelled:.4f}"
+        return f"{lists}: {reason}"
 
     @cached_property
     def _coarse(self) -> faiss.IndexFlatL2:
         return exact_index(self.centroids.shape[1], [self.centroids])
 
     @cached_property
-    def _index(self) -> faiss.IndexIVF:
-        """Kept, for its scanner reads tables of it."""
-        return self.codec.index()
-
-    @cached_property
-    def _scanner(self) -> tuple[Any, list[Any]]:
-        """Faiss's scanner, which answers (list, place in it), and where each list's codes lie."""
-        import faiss
-
-        parameters = faiss.SearchParametersIVF()
-        scanner = self._index.get_InvertedListScanner(True, None, parameters)
-        code_bytes = self.codes.reshape(len(self.codes), -1).view(np.uint8)
-        pointers = [
-            faiss.swig_ptr(code_bytes[a:b]) if b > a else None
-            for a, b in pairwise(self.lists.starts.tolist())
-        ]
-        return scanner, pointers
+    def _scanner(self) -> Scanner:
+        return self.codec.scanner(self.lists, self.codes)
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """See `Searcher`; scans more than `nprobe` lists where those hold fewer than k patches."""
@@ -126,43 +146,24 @@ class Inverted:
         ids = np.full((len(queries), k), -1)
         for row in range(len(queries) if k else 0):
             query = np.ascontiguousarray(queries[row], dtype=np.float32)
-            with self._lock:
-                d, i = self._scan(query, self._probes(query, k), k)
-            order = np.lexsort((i, d))
-            distances[row], ids[row] = d[order], i[order]
+            d, places = self._scanner.nearest(query, self._probes(query, k), k)
+            i = self.lists.ids[places]
+            order = np.lexsort((i, d))[:k]
+            distances[row, : len(order)], ids[row, : len(order)] = d[order], i[order]
         return distances, ids
 
-    def _probes(self, query: np.ndarray, k: int) -> list[int]:
+    def _probes(self, query: np.ndarray, k: int) -> np.ndarray:
         """Lists to scan, nearest first: `nprobe`, or as many as it takes to hold k patches."""
         probes = self._nearest_lists(query, self.nprobe)
         if self.lists.sizes[probes].sum() < k:
             probes = self._nearest_lists(query, len(self.centroids))
             enough = np.searchsorted(np.cumsum(self.lists.sizes[probes]), k) + 1
             probes = probes[: max(self.nprobe, enough)]
-        return probes.tolist()
+        return probes
 
     def _nearest_lists(self, query: np.ndarray, count: int) -> np.ndarray:
         numbers = self._coarse.search(query[None], count)[1][0]
         return numbers[numbers >= 0]  # a query that is not finite is near to none
-
-    def _scan(self, query: np.ndarray, probes: list[int], k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Distances [k] and patches [k], in no order, of the nearest patches in these lists."""
-        import faiss
-
-        scanner, pointers = self._scanner
-        distances = np.full(k, np.inf, np.float32)
-        found = np.full(k, -1)
-        heap = faiss.swig_ptr(distances), faiss.swig_ptr(found), k
-        query = self.codec.query(query)
-        scanner.set_query(faiss.swig_ptr(query))
-        for number, size in zip(probes, self.lists.sizes[probes].tolist(), strict=True):
-            if size:
-                scanner.set_list(number, 0.0)
-                scanner.scan_codes(size, pointers[number], None, *heap)
-        places = self.lists.starts[found >> 32] + (found & 0xFFFFFFFF)
-        missing = found < 0
-        ids = self.lists.ids[np.where(missing, 0, places)].astype(np.int64)
-        return np.where(missing, np.float32(np.inf), distances), np.where(missing, -1, ids)
 
     def restrict(self, images: np.ndarray) -> Searcher:
         """See `Searcher`; a copy of these pictures' codes, as keys when they are few.

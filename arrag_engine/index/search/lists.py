@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
@@ -81,15 +82,28 @@ def train_centroids(keys: Keys, count: int, seed: int = 0) -> np.ndarray:
     return faiss.vector_to_array(clustering.centroids).reshape(count, keys.dim)
 
 
-def assign(keys: Keys, centroids: np.ndarray, progress: Progress | None = None) -> np.ndarray:
-    """The number of the nearest centroid [size] uint16 of every patch."""
+class Assigned(NamedTuple):
+    """The list that each patch is in."""
+
+    numbers: np.ndarray
+    """[size] uint16."""
+    spreads: np.ndarray
+    """Mean squared distance [lists] of a list's keys from its centroid; 0 for an empty one."""
+
+
+def assign(keys: Keys, centroids: np.ndarray, progress: Progress | None = None) -> Assigned:
+    """Every patch in the list of the nearest centroid."""
     import faiss
 
     coarse = faiss.IndexFlatL2(keys.dim)
     coarse.add(centroids)
     numbers = np.empty(keys.size, np.uint16)
+    sizes, sums = np.zeros(len(centroids), np.int64), np.zeros(len(centroids))
     for first, chunk in keys.chunks():
-        numbers[first : first + len(chunk)] = coarse.search(chunk, 1)[1][:, 0]
+        distances, nearest = coarse.search(chunk, 1)
+        numbers[first : first + len(chunk)] = nearest[:, 0]
+        sizes += np.bincount(nearest[:, 0], minlength=len(centroids))
+        sums += np.bincount(nearest[:, 0], distances[:, 0], minlength=len(centroids))
         if progress is not None:
             progress(first + len(chunk), keys.size)
-    return numbers
+    return Assigned(numbers, sums / np.maximum(sizes, 1))

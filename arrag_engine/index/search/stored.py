@@ -21,6 +21,11 @@ class Stored(Protocol):
         ...
 
     @property
+    def choice(self) -> str:
+        """What building chose and why, for a person; empty where there is no choice."""
+        ...
+
+    @property
     def settings(self) -> dict[str, str]:
         """Header fields, `recall` among them."""
         ...

@@ -4,7 +4,8 @@ model was trained on, and a detector that judges the pictures."""
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,3 +79,11 @@ def read(
         return Bench(checkpoint, library, scorer, faid, material, uses)
 
     return begin
+
+
+def varied(bench: Bench, values: Mapping[str, Any]) -> Bench:
+    """The benchmark with options of every kind changed, by the names of `eval sweep`."""
+    from .settings import vary
+
+    spec = bench.library.index.spec
+    return replace(bench, uses={kind: vary(use, values, spec) for kind, use in bench.uses.items()})

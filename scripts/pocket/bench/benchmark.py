@@ -12,18 +12,25 @@ from safetensors.numpy import load_file
 
 from arrag_engine.checkpoints import Checkpoint
 from arrag_engine.decode import Kept, Recipe
-from arrag_engine.evaluate.benchmark import ADAPTED, Part, Progress
-from arrag_engine.evaluate.measures import copied_share, frechet_distance, moments
+from arrag_engine.evaluate.benchmark import ADAPTED, Part, Progress, no_progress
+from arrag_engine.evaluate.journal import Journal
+from arrag_engine.evaluate.measures import (
+    bootstrap_interval,
+    copied_share,
+    frechet_distance,
+    moments,
+)
 from arrag_engine.evaluate.pictures import Pictures, decode_tokens, write_sheet
 from arrag_engine.faid import Faid
 from arrag_engine.grid import RASTER, DrawingOrder
 from arrag_engine.retrieval import layers_of
+from arrag_engine.session import Plan
 
 from . import DATA
 from .bits import likelihoods
 from .library import Library
 from .prompts import KINDS, judge
-from .report import bits_table, score_table, share_table
+from .report import bits_table, caption_note, score_table, share_table
 from .scenes import BenchScene
 from .scorer import Scorer
 from .settings import EVERY_KIND, Use, family_of
@@ -61,18 +68,17 @@ class Bench:
     def tasks(self, kind: str) -> list[PocketTask]:
         return make_tasks(kind, self.material, self.grid[1])
 
-    def recipe(self, task: PocketTask, method: str) -> Recipe:
+    def plan(self, task: PocketTask, method: str) -> Plan:
         use, encoder = self.uses[task.wanted.kind], self.checkpoint.prompt_encoder
-        # The calibrated weight asks whether the model knows the words, so they are not left out.
-        blank = use.blank and method != "auto"
-        prompt = encoder.blank() if blank else encoder.encode(task.text)
+        prompt = encoder.encode(task.text) if captioned(use, method) else encoder.blank()
         retriever = self.library.retriever(use, method, word_of(task), bool(prompt.unknown))
         faid = self.faid if method in ADAPTED else None
         size, given = self.checkpoint.model.grid.size, task.given
         kept = None if given is None else Kept.first(given, size)
         layers = layers_of(retriever)
         streams = (prompt.ids, prompt.unconditional)
-        return Recipe(*streams, use.sampling, layers, faid, kept, use.schedule)
+        recipe = Recipe(*streams, use.sampling, layers, faid, kept, use.schedule)
+        return Plan(prompt, recipe, ())
 
     def score(
         self, task: PocketTask, method: str, tokens: np.ndarray, pixels: np.ndarray
@@ -88,12 +94,12 @@ class Bench:
         copied = [copied_share(picture, index) for picture in tokens]
         return [s | {"copied": share} for s, share in zip(scores, copied, strict=True)]
 
-    def measure(self, methods: Sequence[str], progress: Progress) -> list[str]:
+    def measure(self, methods: Sequence[str], progress: Progress, journal: Journal) -> list[str]:
         """How far the detector can be trusted, and bits per token."""
         alone = [method for method in methods if method not in (*ADAPTED, "plain")]
         ceiling = self._ceiling(progress)
         bits = likelihoods(
-            self.checkpoint, self.library, self.material, ["plain", *alone], progress
+            self.checkpoint, self.library, self.material, ["plain", *alone], progress, journal
         )
         return [ceiling, bits_table(bits)]
 
@@ -104,18 +110,24 @@ class Bench:
             returned.append(decode_tokens(self.checkpoint, tokens[number : number + 1]))
             progress("scene decoded", number + 1, len(scenes), "")
         real = np.stack([scene.pixels for scene in scenes])
+        kinds = {"real": real, "reconstructed": np.concatenate(returned)}
         columns = {
-            "real": judged_scenes(self.scorer, scenes, real),
-            "reconstructed": judged_scenes(self.scorer, scenes, np.concatenate(returned)),
+            name: judged_scenes(self.scorer, scenes, pixels, progress, f"{name} scene judged")
+            for name, pixels in kinds.items()
         }
         return share_table("scorer right on", columns)
 
-    def summary(self, pictures: Pictures) -> dict[str, Any]:
+    def summary(self, part: Part, pictures: Pictures) -> dict[str, Any]:
         scores: dict[str, Any] = {name: pictures.by_seed(name) for name in ("right", "objects")}
-        return scores | {"copied": pictures.mean("copied")}
+        for name in ("right", "objects"):
+            scores[f"{name}_interval"] = bootstrap_interval(pictures.by_task(name))
+        kind, method = part
+        given = captioned(self.uses[kind], method)
+        return scores | {"copied": pictures.mean("copied"), "caption_given": given}
 
     def tables(self, parts: Mapping[Part, Pictures], progress: Progress) -> list[str]:
-        return [score_table(parts), self._distances(parts, progress)]
+        blank = [part for part in parts if not captioned(self.uses[part[0]], part[1])]
+        return [score_table(parts), caption_note(blank), self._distances(parts, progress)]
 
     def _distances(self, parts: Mapping[Part, Pictures], progress: Progress) -> str:
         """Fréchet distance of GenEval's six kinds to real scenes of these kinds."""
@@ -135,17 +147,30 @@ class Bench:
         write_sheet(pictures, folder / f"{'-'.join(part)}.png", "right")
 
 
+def captioned(use: Use, method: str) -> bool:
+    """Whether the model is given the caption. The calibrated weight asks whether the model knows
+    the words, so they are not left out with it."""
+    return method == "auto" or not use.blank
+
+
 def word_of(task: PocketTask) -> str:
     """The thing that the pictures looked at must name."""
     return task.wanted.include[0].name
 
 
 def judged_scenes(
-    scorer: Scorer, scenes: Sequence[BenchScene], pixels: np.ndarray
+    scorer: Scorer,
+    scenes: Sequence[BenchScene],
+    pixels: np.ndarray,
+    progress: Progress = no_progress,
+    counted: str = "",
 ) -> dict[str, tuple[float, int]]:
     """The scorer's own share of right verdicts, and of how many, on pictures [B, H, W, 3] of
     scenes (as they are, or given back by a VQ): by split, kind of the seen ones, and size."""
-    verdicts = [judge(s.truth, d) for s, d in zip(scenes, scorer.detect(pixels), strict=True)]
+    verdicts = []
+    for number, scene in enumerate(scenes):
+        verdicts.append(judge(scene.truth, scorer.detect(pixels[number : number + 1])[0]))
+        progress(counted, number + 1, len(scenes), "")
     groups: dict[str, list[bool]] = {}
     for scene, verdict in zip(scenes, verdicts, strict=True):
         left, top, right, bottom = scene.boxes[0]

@@ -8,6 +8,7 @@ number of the scene, and the others are predicted from these.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from arrag_engine.decode.masked import look_up, of_tokens
 from arrag_engine.decode.masked import mixed as masked_mixture
 from arrag_engine.decode.masked_passes import open_prompts, predict
 from arrag_engine.evaluate.benchmark import Part, Progress
+from arrag_engine.evaluate.journal import Journal
 from arrag_engine.likelihood import bits, mixed, model_probabilities, retrieve_truth
 from arrag_engine.retrieval import Layers, layers_of
 
@@ -33,6 +35,17 @@ Found = tuple[str, np.ndarray, np.ndarray]
 """A method, the probabilities [P] of a scene's own tokens, and their positions [P]."""
 
 
+@dataclass(frozen=True)
+class Bits:
+    """Bits per token of a scene."""
+
+    every: float
+    """Of all tokens."""
+    things: float
+    """Of those that show some of a thing."""
+    thing_tokens: int
+
+
 @torch.inference_mode()
 def likelihoods(
     checkpoint: Checkpoint,
@@ -40,21 +53,27 @@ def likelihoods(
     material: Material,
     methods: Sequence[str],
     progress: Progress,
-) -> dict[Part, tuple[float, float]]:
-    """(split, method) -> bits per token (of all, of those that show a thing)."""
+    journal: Journal,
+) -> dict[Part, list[Bits]]:
+    """(split, method) -> bits of each scene. Each is kept in the journal as soon as it is known."""
     grid, scenes = checkpoint.model.grid, material.scenes
     find = in_raster_order if checkpoint.model.order.raster else in_any_order
-    parts: dict[Part, list[tuple[np.ndarray, np.ndarray]]] = {}
+    parts: dict[Part, list[Bits]] = {}
     done, total = 0, len(scenes) * len(methods)
     for scene, tokens in zip(scenes, material.tokens, strict=True):
-        progress("likelihood of a scene", done, total, scene.split)
         marks = scene.covers(grid.height, grid.width)
-        for method, p, positions in find(checkpoint, library, methods, scene, tokens):
-            parts.setdefault((scene.split, method), []).append((p, marks[positions]))
+        keys = {method: ("bits", scene.number, method) for method in methods}
+        left = [method for method in methods if journal.get(keys[method]) is None]
+        progress("likelihood of a scene", done + len(methods) - len(left), total, scene.split)
+        for method, p, positions in find(checkpoint, library, left, scene, tokens):
+            marked = marks[positions]
+            journal.put(keys[method], (bits(p), bits(p, marked), int(marked.sum())))
             done += 1
-            progress("likelihood of a scene", done, total, f"{scene.split} {method}")
-    every = {part: map(np.concatenate, zip(*found, strict=True)) for part, found in parts.items()}
-    return {part: (bits(p), bits(p, marked)) for part, (p, marked) in every.items()}
+            progress("likelihood of a scene", done + len(methods) - len(left), total, method)
+        done += len(methods) - len(left)
+        for method in methods:
+            parts.setdefault((scene.split, method), []).append(Bits(*journal.get(keys[method])))
+    return parts
 
 
 def in_raster_order(
@@ -65,6 +84,8 @@ def in_raster_order(
     tokens: np.ndarray,
 ) -> Iterator[Found]:
     """What the methods make of a scene's tokens [N], each given those before it."""
+    if not methods:
+        return
     prompt = checkpoint.prompt_encoder.encode(scene.truth.text)
     p = model_probabilities(checkpoint.janus, prompt.ids, prompt.unconditional, tokens)
     positions = np.arange(len(tokens))

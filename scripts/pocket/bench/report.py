@@ -4,36 +4,63 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from arrag_engine.evaluate.benchmark import Part
-from arrag_engine.evaluate.measures import mean_and_spread
+from arrag_engine.evaluate.measures import SURE, bootstrap_interval
 from arrag_engine.evaluate.pictures import Pictures
+
+from .bits import Bits
 
 
 def score_table(parts: Mapping[Part, Pictures]) -> str:
-    """A line for each kind and method: right pictures (mean ± spread over the seeds), things that
-    are there, tokens equal to the nearest picture of the index."""
-    lines = [f"{'kind':<14} {'method':<8} {'right':>13} {'objects':>13} {'copied':>7}"]
+    """A line for each kind and method: right pictures and things that are there (mean, and its
+    interval over prompts and seeds), tokens equal to the nearest picture of the index."""
+    lines = [f"{'kind':<14} {'method':<9} {'right':>21} {'objects':>21} {'copied':>7}"]
     for (kind, method), pictures in parts.items():
         share = pictures.mean("copied")
         copied = "" if share is None else f"{share:.2f}"
-        right, objects = (_spread(pictures.by_seed(name)) for name in ("right", "objects"))
-        lines.append(f"{kind:<14} {method:<8} {right:>13} {objects:>13} {copied:>7}")
+        right, objects = (_with_interval(pictures, name) for name in ("right", "objects"))
+        lines.append(f"{kind:<14} {method:<9} {right:>21} {objects:>21} {copied:>7}".rstrip())
+    lines.append(f"In brackets: {SURE:.0%} interval over prompts and seeds (bootstrap).")
     return "\n".join(lines)
 
 
-def _spread(values: Sequence[float]) -> str:
-    mean, spread = mean_and_spread(values)
-    return f"{mean:.3f}" + (f" ±{spread:.3f}" if len(values) > 1 else "")
+def _with_interval(pictures: Pictures, name: str) -> str:
+    values = pictures.by_task(name)
+    low, high = bootstrap_interval(values)
+    return f"{values.mean():.3f} [{low:.3f}, {high:.3f}]"
 
 
-def bits_table(bits: Mapping[Part, tuple[float, float]]) -> str:
-    """Bits per token, and how far below the model's own they are."""
-    lines = [f"{'split':<8} {'method':<8} {'all tokens':>18} {'of things':>18}"]
-    for (split, method), values in bits.items():
+def caption_note(blank: Sequence[Part]) -> str:
+    """Which parts were drawn without a caption; "" if none."""
+    if not blank:
+        return ""
+    kinds, methods = (", ".join(dict.fromkeys(names)) for names in zip(*blank, strict=True))
+    return (
+        f"Drawn without a caption: {kinds} (by {methods}). The model gets an empty prompt; the "
+        "name only chooses\npictures of the index."
+    )
+
+
+def bits_table(bits: Mapping[Part, Sequence[Bits]]) -> str:
+    """Bits per token with their interval over scenes, and how far below the model's they are."""
+    lines = [f"{'split':<8} {'method':<9} {'all tokens':>30} {'of things':>18}"]
+    for (split, method), scenes in bits.items():
         plain = bits[split, "plain"]
-        told = (f"{v:.3f} ({v / p - 1:+.1%})" for v, p in zip(values, plain, strict=True))
-        lines.append(f"{split:<8} {method:<8} " + " ".join(f"{text:>18}" for text in told))
+        pairs = zip(_means(scenes), _means(plain), strict=True)
+        told = [f"{value:.3f} ({value / own - 1:+.1%})" for value, own in pairs]
+        low, high = bootstrap_interval(np.array([[scene.every] for scene in scenes]))
+        told[0] += f" [{low:.2f}, {high:.2f}]"
+        lines.append(f"{split:<8} {method:<9} {told[0]:>30} {told[1]:>18}")
     return "\n".join(lines)
+
+
+def _means(scenes: Sequence[Bits]) -> tuple[float, float]:
+    """(of all tokens, of those that show a thing)."""
+    counts = [scene.thing_tokens for scene in scenes]
+    things = np.average([scene.things for scene in scenes], weights=counts)
+    return float(np.mean([scene.every for scene in scenes])), float(things)
 
 
 def share_table(title: str, columns: Mapping[str, Mapping[str, tuple[float, int]]]) -> str:

@@ -5,13 +5,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 from arrag_engine.grid import DrawingOrder
 from arrag_engine.index import KeySpec
-from arrag_engine.retrieval import Steering
 from arrag_engine.settings import RetrievalOptions, Sampling, Schedule
 
 from .prompts import CONCEPT, KINDS, STYLE
+
+if TYPE_CHECKING:  # the flags of the suite load no PyTorch
+    from arrag_engine.retrieval import Steering
 
 COMPLETION = "completion"
 """Unseen things whose top rows are given."""
@@ -36,7 +39,7 @@ class Use:
     """The model is given no caption: it does not know the word."""
     schedule: Schedule = field(default_factory=Schedule)
     """Of models that draw in any order."""
-    steering: Steering = field(default_factory=Steering)
+    steering: Steering | None = None
 
 
 _KEYS = KeySpec("causal-8", "zero", "encoder", 2.0)
@@ -98,26 +101,26 @@ TEACHER_FORCED = {
 
 USES = (GENERAL, CONCEPTS, COMPLETIONS, STYLES)
 
-_RING = KeySpec("ring-8", "zero", "codebook")
+_RING = KeySpec("ring-8", "zero", "codebook", 24.0)
+"""Where few neighbours are known, the place tells a thing from the page around it."""
 
 
 def _around(weight: float) -> RetrievalOptions:
-    return RetrievalOptions(weight, 1.0, 64, border_keys="out", distances="mean")
+    return RetrievalOptions(weight, 0.3, 16, border_keys="in", distances="mean")
 
 
 def _in_any_order(use: Use, cfg: float, weight: float) -> Use:
-    options, schedule = _around(weight), Schedule(steps=16)
+    options, schedule = _around(weight), Schedule(steps=16, grow=True)
     return replace(use, sampling=Sampling(cfg), options=options, spec=_RING, schedule=schedule)
 
 
 MASKED_USES = (
-    _in_any_order(GENERAL, 2.75, 0.05),
-    _in_any_order(CONCEPTS, 1.0, 0.9),
+    _in_any_order(GENERAL, 2.0, 0.05),
+    _in_any_order(CONCEPTS, 1.0, 1.0),
     _in_any_order(COMPLETIONS, 1.0, 1.0),
-    _in_any_order(STYLES, 1.0, 0.95),
+    _in_any_order(STYLES, 1.0, 1.0),
 )
-"""The same uses with models that draw in any order: Show-o's sampling, and the weights that were
-measured in raster order. Not measured with such a model."""
+"""The same uses with models that draw in any order, chosen by drawing with `pocket-o`."""
 
 
 def _forced_around(use: Use) -> Use:
@@ -126,6 +129,7 @@ def _forced_around(use: Use) -> Use:
 
 
 MASKED_FORCED = {split: _forced_around(use) for split, use in TEACHER_FORCED.items()}
+"""Likelihood with the weights of raster order."""
 
 
 @dataclass(frozen=True)
@@ -148,3 +152,20 @@ def family_of(order: DrawingOrder) -> Family:
 EVERY_KIND = tuple(kind for use in USES for kind in use.kinds)
 GIVEN_ROWS = 5
 """Of a completion, on a grid of 12 rows."""
+
+
+def vary(use: Use, values: Mapping[str, Any], built: KeySpec) -> Use:
+    """A use with other values, by the names of `eval sweep`.
+
+    Args:
+        built: The keys of the index, where the use has none of its own.
+    """
+    options, sampling, spec = use.options, use.sampling, use.spec
+    for name, value in values.items():
+        if name == "top-k":
+            sampling = replace(sampling, top_k=value)
+        elif name == "neighborhood":
+            spec = replace(spec or built, neighborhood=value)
+        else:
+            options = replace(options, **{name.removeprefix("retrieval-"): value})
+    return replace(use, options=options, sampling=sampling, spec=spec)

@@ -135,10 +135,12 @@ def test_lists_are_a_stable_sort_in_pieces(numbers, chunk, data):
 def test_every_patch_stands_with_its_nearest_centroid():
     keys = make_keys(SPECS[0], images=30)
     centroids = train_centroids(keys, 20)
-    numbers = assign(keys, centroids)
+    numbers, spreads = assign(keys, centroids)
     distances = squared_distances(keys.rows(np.arange(keys.size)), centroids)
     chosen = distances[np.arange(keys.size), numbers]
     np.testing.assert_allclose(chosen, distances.min(axis=1), atol=1e-5)
+    means = [chosen[numbers == i].mean() if (numbers == i).any() else 0 for i in range(20)]
+    np.testing.assert_allclose(spreads, means, atol=1e-5)
     assert np.array_equal(train_centroids(keys, 20), centroids)
 
 

@@ -11,7 +11,7 @@ from arrag_engine.index import KeySpec
 from arrag_engine.index.keys import Keys
 from arrag_engine.index.search import load_searcher
 from arrag_engine.index.search.inverted import Inverted
-from arrag_engine.index.search.ivf import ScalarCodec
+from arrag_engine.index.search.ivf import ScalarCodec, Scales
 from tests.index.search.cases import BUILDS, SPECS, all_keys, make_keys, make_queries, make_searcher
 
 every_build = pytest.mark.parametrize(("spec", "kind"), BUILDS, ids=str)
@@ -161,9 +161,50 @@ def test_a_code_beyond_the_codebook_is_refused(spec, where, value):
 def test_ranges_that_are_none_are_refused(spoil):
     keys, searcher = built(SPECS[0], "ivf")
     arrays = searcher.arrays()
-    arrays["ranges"] = spoil(arrays["ranges"])
+    arrays["scaled_ranges"] = spoil(arrays["scaled_ranges"])
     with pytest.raises(ValueError, match="range"):
         load_searcher("ivf", keys, arrays, searcher.settings)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda a: a[:1],
+        lambda a: a.astype(np.int64),
+        lambda a: a[:, None],
+        lambda a: changed(a, 3, 17),
+        lambda a: changed(a, 3, -(2**31)),
+    ],
+)
+def test_scales_that_are_none_are_refused(spoil):
+    keys, searcher = built(SPECS[0], "ivf")
+    arrays = searcher.arrays()
+    arrays["exponents"] = spoil(arrays["exponents"])
+    with pytest.raises(ValueError, match="scale"):
+        load_searcher("ivf", keys, arrays, searcher.settings)
+
+
+@pytest.mark.parametrize("name", ["scaled_ranges", "exponents"])
+def test_ranges_go_with_scales(name):
+    keys, searcher = built(SPECS[0], "ivf")
+    arrays = searcher.arrays()
+    del arrays[name]
+    with pytest.raises(ValueError, match="ranges without scales or scales without ranges"):
+        load_searcher("ivf", keys, arrays, searcher.settings)
+
+
+def test_ranges_of_earlier_versions_come_without_scales():
+    keys, searcher = built(SPECS[0], "ivf")
+    scales = Scales(searcher.codec.scales.ranges, np.zeros(len(searcher.centroids), np.int32))
+    codec, lists = ScalarCodec(keys, searcher.centroids, scales), searcher.lists
+    codes = codec.encode(lists.ids.astype(np.int64), lists.numbers())
+    whole = Inverted(codec, searcher.centroids, lists, codes, len(keys.active), 3, 0.9)
+    arrays = whole.arrays()
+    assert not arrays.pop("exponents").any()
+    arrays["ranges"] = arrays.pop("scaled_ranges")
+    earlier = load_searcher("ivf", keys, arrays, {"nprobe": "3", "recall": "0.9000"})
+    same_answers(earlier, whole, keys)
+    assert earlier.choice == "8-bit keys, 3 of 42 lists"
 
 
 def test_codes_in_half_precision_that_are_no_numbers_are_refused():

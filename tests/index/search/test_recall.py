@@ -1,5 +1,7 @@
 """Recall against a plain count, and what building makes of it."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -10,6 +12,7 @@ from arrag_engine.index.keys import Keys
 from arrag_engine.index.search import build_searcher
 from arrag_engine.index.search.choose import _reach
 from arrag_engine.index.search.recall import make_trial, measure_recall
+from scripts.made_up_pictures import make_corpus
 from tests.index.search.cases import (
     BUILDS,
     SPECS,
@@ -110,7 +113,13 @@ def test_half_precision_is_taken_where_8_bits_cannot_meet_the_target(monkeypatch
     codebook = unit(np.array([[1.0] * 8, [-1.0] * 8]))
     noise = np.random.default_rng(3).normal(0, 0.003, keys.vectors.shape)
     close = Keys(keys.tokens, unit(codebook[keys.tokens] + noise), codebook, keys.grid, keys.spec)
+    monkeypatch.setattr("arrag_engine.index.search.ivf.EXPONENT", 0)  # no scales
     low, high = build_searcher(close, "ivf", 0.1), build_searcher(close, "ivf", 0.9)
+    assert low.choice == "8-bit keys, 1 of 1 lists: the fewest whose recall meets the target of 0.1"
+    assert high.choice == (
+        "16-bit keys, 1 of 1 lists: the fewest whose recall meets the target of 0.9; the recall "
+        f"of smaller codes levels off at {high.levelled:.4f}"
+    )
     assert low.arrays()["codes"].shape[1] == 32
     assert low.recall < 0.9 <= high.recall
     assert high.arrays()["codes"].shape[1] == 64
@@ -123,27 +132,58 @@ def test_a_target_out_of_reach_is_refused_with_what_was_reached(monkeypatch):
         build_searcher(keys, "compact", 0.9)
 
 
-def test_a_recall_by_chance_does_not_count():
-    """Two standard errors above the target, unless every list is scanned."""
+class Levelled:
+    """Recall that rises with the lists to a level: 0.9549, as 8-bit keys at a million patches."""
 
-    class Luck:
-        centroids = np.zeros((5, 1))
-        nprobe, recall = 0, 0.0
+    centroids = np.zeros((3001, 1))
+    recall, level, error = 0.0, 0.9549, 0.0038
 
-        def search(self, queries, k):
-            return None, np.where(np.arange(len(queries)) % 2, 0, -1)[:, None]
+    def __init__(self, exact):
+        self.codec, self.nprobe, self.asked = SimpleNamespace(exact=exact), 0, []
 
-    keys = make_keys(SPECS[1], images=20)
-    trial, asked = make_trial(keys), []
-    with pytest.MonkeyPatch.context() as patch:
+    def shares(self, trial, searcher, keys):
+        """Of 100 queries."""
+        self.asked.append(self.nprobe)
+        mean = self.level * (1 - 0.5 ** (1 + self.nprobe / 16))
+        return mean + 10 * self.error * np.array([-1, 1] * 50)
 
-        def shares(trial, searcher, keys):
-            asked.append(searcher.nprobe)
-            return np.array([0.0, 1.0] * 50)  # 0.5, give or take 0.05
 
-        patch.setattr("arrag_engine.index.search.choose.measure_recall", shares)
-        assert _reach(0.35, Luck(), trial, keys)
-        assert asked.pop() == 1
-        assert _reach(0.45, Luck(), trial, keys)
-        assert asked == [1, 2, 3, 4, 5]
-        assert not _reach(0.55, Luck(), trial, keys)
+@pytest.mark.parametrize(
+    ("target", "lists"),
+    [
+        (0.45, 1),
+        (0.90, 64),
+        (0.945, 128),
+        (0.95, None),  # less than two standard errors below the level
+        (0.96, None),
+    ],
+)
+def test_lists_are_added_until_the_recall_levels_off(target, lists, monkeypatch):
+    """And not until all are scanned, for a recall that is met by chance."""
+    searcher = Levelled(exact=False)
+    monkeypatch.setattr("arrag_engine.index.search.choose.measure_recall", searcher.shares)
+    assert _reach(target, searcher, None, None) == (lists is not None)
+    assert searcher.asked[0] == 3001  # the level
+    assert searcher.asked[1:] == sorted(searcher.asked[1:])
+    assert searcher.asked[-1] == (lists or 192)
+
+
+def test_codes_that_are_exact_need_no_level(monkeypatch):
+    searcher = Levelled(exact=True)
+    searcher.level, searcher.error = 1.0, 0.0
+    monkeypatch.setattr("arrag_engine.index.search.choose.measure_recall", searcher.shares)
+    assert _reach(0.95, searcher, None, None)
+    assert searcher.asked == [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64]
+
+
+@pytest.mark.slow
+def test_a_million_patches_are_not_searched_list_by_list(tmp_path):
+    """Lists differ in width a hundredfold; 8 bits without their scales level off below 0.95."""
+    corpus = make_corpus(1_000_000, 128, 2048, tmp_path)
+    for structure, width in (("ivf", 32), ("compact", 8)):
+        spec = KeySpec(space="codebook" if structure == "compact" else "encoder")
+        searcher = build_searcher(corpus.keys(spec, slice(None)), structure)
+        assert searcher.recall >= 0.95
+        assert searcher.nprobe <= 128 < len(searcher.centroids)
+        assert searcher.arrays()["codes"].nbytes == width * searcher.size
+        assert f"{searcher.nprobe} of 3001 lists: the fewest" in searcher.choice

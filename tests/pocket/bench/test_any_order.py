@@ -11,6 +11,7 @@ import torch
 from arrag_engine.checkpoints import load_checkpoint
 from arrag_engine.decode import draw_pictures
 from arrag_engine.evaluate.benchmark import no_progress
+from arrag_engine.evaluate.journal import Journal
 from arrag_engine.grid import Grid
 from arrag_engine.index import Source, SourceTable, create_index, save_index
 from arrag_engine.models.showo.model import SPECIAL, ShowOConfig
@@ -100,9 +101,10 @@ def test_a_short_run_scores_each_use(run, tmp_path, folder, library_index):
 def test_each_kind_has_its_settings_in_either_order(checkpoint):
     for kind in EVERY_KIND:
         use, raster = use_of(kind, checkpoint.model.order), use_of(kind)
-        assert use.spec == AROUND
+        assert use.spec == replace(AROUND, position_weight=24.0)
         assert (use.parts, use.by_word, use.blank) == (raster.parts, raster.by_word, raster.blank)
-        assert (use.options.border_keys, raster.options.border_keys) == ("out", "in")
+        assert (use.options.distances, raster.options.distances) == ("mean", "sum")
+        assert use.schedule.grow
     assert family_of(checkpoint.model.order).forced is MASKED_FORCED
 
 
@@ -115,7 +117,7 @@ def test_a_completion_keeps_the_rows_that_are_given(checkpoint, library_index):
     uses = {COMPLETION: use_of(COMPLETION, checkpoint.model.order)}
     bench = Bench(checkpoint, Library(checkpoint, library_index), None, None, material, uses)
     [task] = make_tasks(COMPLETION, material, SIDE)
-    recipe = bench.recipe(task, "daid")
+    recipe = bench.plan(task, "daid").recipe
     assert recipe.schedule == uses[COMPLETION].schedule
     recipe = replace(recipe, schedule=Schedule(2))
     drawn = draw_pictures(checkpoint.model, recipe, [0]).tokens.flatten().numpy()
@@ -130,7 +132,7 @@ def test_bits_are_those_of_the_tokens_that_are_not_known(checkpoint, library_ind
     assert [int(mask.sum()) for mask in masks] == [round(s * SIDE * SIDE) for s in SHARES]
     assert (masks[0] <= masks[1]).all()
     library, material = Library(checkpoint, library_index), Material((), scenes, tokens)
-    found = likelihoods(checkpoint, library, material, METHODS, no_progress)
+    found = likelihoods(checkpoint, library, material, METHODS, no_progress, Journal())
     prompt = checkpoint.prompt_encoder.encode(scenes[0].truth.text)
     each = []
     for mask in masks:
@@ -138,5 +140,5 @@ def test_bits_are_those_of_the_tokens_that_are_not_known(checkpoint, library_ind
         opened = checkpoint.model.open(torch.tensor([prompt.ids]))
         p = torch.softmax(checkpoint.model.masked_logits(opened, *one)[0], dim=-1)
         each += [-math.log2(p[i, tokens[0, i]]) for i in np.flatnonzero(~mask)]
-    assert found[scenes[0].split, "plain"][0] == pytest.approx(np.mean(each), rel=1e-4)
-    assert len({found[scenes[0].split, method] for method in METHODS}) == 3
+    assert found[scenes[0].split, "plain"][0].every == pytest.approx(np.mean(each), rel=1e-4)
+    assert len({found[scenes[0].split, method][0] for method in METHODS}) == 3

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from scripts.pocket.bench.measures import foreground, seed_variety
+from arrag_engine.evaluate.measures import seed_variety
+from scripts.pocket.bench.measures import foreground
 
 
 def test_variety_is_the_share_of_tokens_that_differ_from_the_other_seeds():

@@ -112,10 +112,14 @@ def test_the_calibrated_weight_leaves_alone_what_the_model_knows(bench):
     words that the model does not know, the index changes the picture."""
     checkpoint, same = bench.checkpoint, []
     for task in [task for kind in KINDS for task in tasks_of(bench, kind, 1)]:
-        auto, plain = (draw_tokens(checkpoint, bench, task, m, [11]) for m in ("auto", "plain"))
+        auto, plain = (
+            draw_tokens(checkpoint, bench.plan(task, m), [11]) for m in ("auto", "plain")
+        )
         same.append(np.array_equal(auto, plain))
     assert np.mean(same) >= 0.8
     [unknown] = tasks_of(bench, CONCEPT, 1)
     general = replace(bench, uses={CONCEPT: GENERAL})
-    auto, plain = (draw_tokens(checkpoint, general, unknown, m, [11]) for m in ("auto", "plain"))
+    auto, plain = (
+        draw_tokens(checkpoint, general.plan(unknown, m), [11]) for m in ("auto", "plain")
+    )
     assert not np.array_equal(auto, plain)

@@ -1,0 +1,204 @@
+"""Shards and builds on a Ray cluster of four nodes, all of them on this machine."""
+
+import os
+import shutil
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from arrag_engine.build import build_in_parts, build_index
+from arrag_engine.decode import Recipe, draw_pictures
+from arrag_engine.errors import InputError
+from arrag_engine.index import Hits, open_lookup, save_shards
+from arrag_engine.index.cluster import Machines, connect, on_cluster, spread
+from arrag_engine.index.manifest import Shard
+from arrag_engine.retrieval import make_retriever
+from arrag_engine.settings import RetrievalOptions, Sampling
+from tests.index.test_lookup import CUTS, make_whole, parts_of, same
+from tests.pictures import picture
+from tests.tiny import tiny_index
+
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
+
+
+class FakeManifest:
+    shards = tuple(Shard(f"{i}.safetensors", 10 * i, 10, "") for i in range(5))
+
+
+def test_shards_go_to_machines_that_have_them_evenly():
+    holders = {"a": {0, 1, 2, 3}, "b": {2, 3, 4}, "c": set()}
+    plan, missing = spread(FakeManifest, range(5), holders)
+    assert (plan, missing) == ({"a": [0, 1], "b": [2, 3, 4]}, [])
+    plan, missing = spread(FakeManifest, [0, 4], {"a": {0}})
+    assert (plan, missing) == ({"a": [0]}, [4])
+
+
+def test_without_ray_a_cluster_is_refused_in_one_sentence(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(InputError, match=r"needs the package ray; install it with: pip install"):
+        connect("127.0.0.1:6379")
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    ray = pytest.importorskip("ray", reason="the package ray is not installed")
+    from ray.cluster_utils import Cluster
+
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a key would be written to the home folder
+    health = {"health_check_period_ms": 500, "health_check_failure_threshold": 3}
+    made = Cluster(
+        initialize_head=True,
+        head_node_args=NODE | {"include_dashboard": False, "_system_config": health},
+    )
+    for _ in range(3):
+        made.add_node(**NODE)
+    yield made
+    ray.shutdown()
+    made.shutdown()
+
+
+@pytest.fixture
+def path(tmp_path):
+    index, _ = make_whole()
+    save_shards(tmp_path / "a.json", parts_of(index, CUTS[0]))
+    return tmp_path / "a.json"
+
+
+def kept(cluster):
+    """Four nodes again, for the next test."""
+    while len(cluster.list_all_nodes()) < 4:
+        cluster.add_node(**NODE)
+
+
+@pytest.mark.slow
+def test_a_cluster_answers_as_this_machine_does(cluster, path):
+    here, there = open_lookup(path), open_lookup(path, cluster.address)
+    _, queries = make_whole()
+    assert len(set(there.shards.actors.values())) == 3
+    for k in (1, 25, 150):
+        same(there.lookup(queries, k), here.lookup(queries, k))
+    without = [[], [4, 5], [12], [0, 1, 2, 3, 4, 5], *([[]] * 5)]
+    same(there.lookup(queries, 9, without=without), here.lookup(queries, 9, without=without))
+    allowed = np.array([12, 3])
+    same(there.lookup(queries, 9, allowed), here.lookup(queries, 9, allowed))
+    words, one = here.about(["red", "cars"])
+    assert there.about(["red", "cars"])[0] == words
+    other = there.about(["red", "cars"])[1].filtered([], ["owl"])
+    same(other.lookup(queries, 30), one.filtered([], ["owl"]).lookup(queries, 30))
+    assert list(there.sources) == list(here.sources)
+    assert np.array_equal(there.tokens[np.array([12, 0])], here.tokens[np.array([12, 0])])
+    with pytest.raises(InputError, match="matches 'boat'"):
+        there.matching("boat")
+
+
+@pytest.mark.slow
+def test_a_killed_actor_and_a_lost_node_are_replaced(cluster, path):
+    import ray
+
+    here, there = open_lookup(path), open_lookup(path, cluster.address)
+    _, queries = make_whole()
+    wanted = here.lookup(queries, 30)
+    ray.kill(there.shards.actors[1])
+    same(there.lookup(queries, 30), wanted)
+    nodes = {node.node_id: node for node in cluster.list_all_nodes()}
+    used = {ray.get(a.node.remote()): a for a in set(there.shards.actors.values())}
+    lost = next(node for node in used if nodes[node] is not cluster.head_node)
+    cluster.remove_node(nodes[lost], allow_graceful=False)
+    ray.kill(used[lost])  # its process outlives a node on the same machine
+    same(there.lookup(queries, 30), wanted)
+    kept(cluster)
+
+
+@pytest.mark.slow
+def test_without_a_machine_that_has_the_files_it_is_one_sentence(cluster, path, monkeypatch):
+    import ray
+
+    there = open_lookup(path, cluster.address)
+    _, queries = make_whole()
+    monkeypatch.setattr("arrag_engine.index.cluster.PATIENCE", 2.0)
+    path.with_name("a-00001.safetensors").rename(path.with_name("away"))
+    ray.kill(there.shards.actors[1])
+    started = time.monotonic()
+    with pytest.raises(InputError, match=r"no machine of the cluster has .*a-00001.safetensors"):
+        there.lookup(queries, 30)
+    assert time.monotonic() - started < 60
+    with pytest.raises(InputError, match=r"no machine of the cluster has .*a-00001.safetensors"):
+        open_lookup(path, cluster.address)
+
+
+@pytest.mark.slow
+def test_a_shard_that_is_another_file_is_refused(cluster, path):
+    shutil.copyfile(path.with_name("a-00002.safetensors"), path.with_name("a-00001.safetensors"))
+    with pytest.raises(InputError, match="another file than the manifest names: its sha256 is"):
+        open_lookup(path, cluster.address)
+
+
+@pytest.mark.slow
+def test_the_same_seed_draws_the_same_tokens(cluster, model, tmp_path):
+    index = tiny_index(model, 9)
+    save_shards(tmp_path / "a.json", parts_of(index, (0, 2, 3, 9)))
+    codebook = model.vq.codebook(model.device)
+    drawn = []
+    sharded = (open_lookup(tmp_path / "a.json", address) for address in ("", cluster.address))
+    for source in (index, *sharded):
+        options = RetrievalOptions(0.7, neighbours=20)
+        retriever = make_retriever(source, model.grid, codebook, options)
+        recipe = Recipe([1, 2, 3], [1, 0, 3], Sampling(), (retriever,))
+        drawn.append(draw_pictures(model, recipe, [5, 6], 4).tokens)
+    assert np.array_equal(drawn[0], drawn[1])
+    assert np.array_equal(drawn[0], drawn[2])
+
+
+@pytest.mark.slow
+def test_a_build_on_a_cluster_is_that_of_one_process(
+    cluster, model, model_file, tmp_path, monkeypatch
+):
+    for module in ("parts", "building"):
+        monkeypatch.setattr(f"arrag_engine.build.{module}.PICTURES", 8)
+    for i in range(20):
+        (tmp_path / "pictures").mkdir(exist_ok=True)
+        picture(tmp_path / "pictures" / f"{i:02}.png", i, (20, 15))
+    folder, out = tmp_path / "pictures", tmp_path / "a.safetensors"
+    build_index(model, folder, tmp_path / "whole.safetensors")
+
+    def run(function, calls, gpu):
+        return on_cluster(cluster.address, function, calls, gpu)
+
+    build_in_parts(model, model_file, folder, out, run=run)
+    assert out.read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
+    build_in_parts(model, model_file, folder, tmp_path / "a.json", shard_pictures=8, run=run)
+    same_pictures = open_lookup(tmp_path / "a.json", cluster.address)
+    assert list(same_pictures.sources) == list(open_lookup(out).sources)
+
+
+def fails_once(place):
+    """Kills its process the first time."""
+    if not place.exists():
+        place.touch()
+        os._exit(1)
+    return Hits(*(np.zeros((1, 1)) for _ in range(4)))
+
+
+def complains():
+    raise InputError("one sentence")
+
+
+@pytest.mark.slow
+def test_what_a_lost_process_had_begun_is_begun_again(cluster, tmp_path):
+    [hits] = on_cluster(cluster.address, fails_once, [(tmp_path / "a",)], False)
+    assert hits.codes.tolist() == [[0]]
+    with pytest.raises(InputError, match=r"^one sentence$"):
+        list(on_cluster(cluster.address, complains, [()], False))
+
+
+@pytest.mark.slow
+def test_machines_are_asked_once_a_look_up(cluster, path, monkeypatch):
+    there = open_lookup(path, cluster.address)
+    asked = []
+    get = Machines._get
+    monkeypatch.setattr(Machines, "_get", lambda *a: (asked.append(1), get(*a))[1])
+    there.lookup(np.zeros((32, 32), np.float32), 5)
+    assert len(asked) == 3
