@@ -160,7 +160,11 @@ def draw(
             model, planned, seeds, window, progress, kept=model.passes, exact_batch=exact_batch
         )
     else:
-        grids = outpaint(model, planned, seeds, outpainting, progress, exact_batch=exact_batch)
+        grids = outpaint(
+            *(model, planned, seeds, outpainting, progress),
+            kept=model.passes,
+            exact_batch=exact_batch,
+        )
     clock.append(time.perf_counter())
     images = [decode_picture(model, codes) for codes in grids.tokens]
     clock.append(time.perf_counter())

@@ -253,7 +253,7 @@ def _retriever(
         return None, notes
     index, said = _filtered(index, layer)
     keys = AS_BUILT_KEYS if auto and layer.keys == KeyChoice() else layer.keys
-    index, more = _keyed(index, keys, advised.keys)
+    index, more = keyed(index, keys, advised.keys)
     index = index if order.raster else index.by_bits()
     index = searched.setdefault((id(layer.index), index.view), index)
     base = calibrated_options(index) if auto else advised.retrieval
@@ -358,7 +358,7 @@ def _listed(words: Sequence[str]) -> str:
     return ", ".join(repr(word) for word in words[:LISTED]) + more
 
 
-def _keyed(index: AnyIndex, keys: KeyChoice, advised: KeySpec) -> tuple[AnyIndex, list[str]]:
+def keyed(index: AnyIndex, keys: KeyChoice, advised: KeySpec) -> tuple[AnyIndex, list[str]]:
     """The index with the chosen keys; recommended ones only where the index can have them."""
     if keys == KeyChoice():
         if index.structure not in EXACT:

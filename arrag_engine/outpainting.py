@@ -15,7 +15,7 @@ from torch import Tensor
 
 from . import session
 from .bounds import TIMES, check_choice
-from .decode import Drawing, Kept, Progress, Trace
+from .decode import Drawing, Kept, KeptPasses, Progress, Trace
 from .errors import InputError
 from .grid import Grid
 from .models.base import Backbone, Loaded
@@ -88,6 +88,7 @@ def outpaint(
     outpainting: Outpainting,
     progress: Progress | None = None,
     device: torch.device | None = None,
+    kept: KeptPasses | None = None,
     exact_batch: bool = False,
 ) -> Drawing:
     """Continue a picture for each seed.
@@ -98,6 +99,7 @@ def outpaint(
         planned: Of a drawing that keeps nothing.
         progress: Counts the positions of all turns, divided by their number; its tokens are those
             of the grid that is drawn.
+        kept: Passes that former drawings with this model left, for a GPU.
 
     Returns:
         Whole pictures [B, height, width], larger than the model's grid. They have no traces.
@@ -109,6 +111,7 @@ def outpaint(
     outpainting.check_fits(model, len(seeds))
     tokens = outpainting.tokens.expand(len(seeds), -1, -1)
     half, passes = outpainting.length(model.grid) // 2, 0
+    notes: tuple[str, ...] = ()
     for turn in range(turns):
         rest, beside = part(tokens, outpainting, half)
         recipe = replace(planned.recipe, kept=keep_beside(beside, outpainting, model.grid))
@@ -118,13 +121,15 @@ def outpaint(
             [seed + turn * FAR for seed in seeds],
             progress=_share_of(progress, turn, turns, model.grid.size),
             device=device,
+            kept=kept,
             exact_batch=exact_batch,
         )
+        notes = drawn.notes
         tokens, passes = join(rest, drawn.tokens, outpainting), passes + drawn.passes
     note = f"Outpainting: {turns} x {outpainting.length(model.grid) - half}"
     note += f" {'columns' if outpainting.axis == ACROSS else 'rows'}, side {outpainting.side!r}; "
     note += "{}x{} tokens.".format(*tokens.shape[1:])
-    return Drawing(tokens, passes, [_no_trace] * len(seeds), (note,))
+    return Drawing(tokens, passes, [_no_trace] * len(seeds), (*notes, note))
 
 
 def part(tokens: Tensor, outpainting: Outpainting, count: int) -> tuple[Tensor, Tensor]:

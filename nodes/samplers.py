@@ -361,7 +361,7 @@ def draw(
     else:
         drawing = outpaint(
             *(checkpoint, planned, seeds, outpainting),
-            *(preview, managed.device, settings.exact_batch),
+            *(preview, managed.device, managed.passes, settings.exact_batch),
         )
     if drawing.notes:
         notes = show_notes(node_id, [*notes.splitlines(), *drawing.notes])

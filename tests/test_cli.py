@@ -289,6 +289,7 @@ def test_inspect_tells_what_an_adapter_holds(run, files):
         ("pocket", {"models/pocket": "model", "indexes/pocket": "patch index"}),
         ("indexes/pocket", {"indexes/pocket": "patch index"}),
         ("adapters/pocket", {"adapters/pocket": "FAiD adapter"}),
+        ("adapters/pocket-o", {"adapters/pocket-o": "FAiD adapter"}),
     ],
 )
 def test_inspect_shows_everything_shipped_under_a_name(run, name, shown):

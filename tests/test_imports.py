@@ -106,8 +106,11 @@ def test_the_engine_stands_without_scripts_and_ships_no_benchmark():
         assert "scripts" not in {name.split(".")[0] for name, _ in imports_of(path)}, path
     shipped = {path.relative_to(ROOT / "shipped").as_posix() for path in DATA if path.is_file()}
     assert shipped == {
-        *(f"{folder}/pocket.safetensors" for folder in ("models", "indexes", "adapters")),
-        *(f"{folder}/pocket-o.safetensors" for folder in ("models", "indexes")),
+        *(
+            f"{folder}/{name}.safetensors"
+            for folder in ("models", "indexes", "adapters")
+            for name in ("pocket", "pocket-o")
+        ),
         "indexes/pocket-small.safetensors",
     }
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ..faid import Faid
 
     Drawer = tuple[Checkpoint, Faid | None]
-    from ..index import PatchIndex
+    from ..index import PatchIndex, one_file
 
 LISTS: dict[str, tuple[str, str]] = {
     "geneval": (
@@ -232,7 +232,8 @@ def run_settings(a: argparse.Namespace, way: Way, prompts: PromptList) -> dict[s
     """All that decides the pictures. Methods and limit only choose which of them are drawn."""
     told = [facts for facts, _ in told_layers(a)] if way.layers else []
     layers = [
-        {**facts, **index_facts(layer.index)} for facts, layer in zip(told, way.layers, strict=True)
+        {**facts, **index_facts(one_file(layer.index))}
+        for facts, layer in zip(told, way.layers, strict=True)
     ]
     settings = model_facts(way.checkpoint) | {
         "benchmark": a.suite,

@@ -201,7 +201,9 @@ def generate(a: argparse.Namespace) -> int:
             )
         else:
             drawing = outpaint(
-                *(checkpoint, planned, seeds, outpainting, show), exact_batch=a.exact_batch
+                *(checkpoint, planned, seeds, outpainting, show),
+                kept=checkpoint.passes,
+                exact_batch=a.exact_batch,
             )
     for note in drawing.notes:
         print(note, file=sys.stderr)

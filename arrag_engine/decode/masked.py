@@ -36,6 +36,9 @@ from .trace import Cost, make_trace
 
 LEAST = 1e-20
 """The logarithm of nothing smaller is taken."""
+FAR = 1e6
+"""What the confidence of a token away from the known ones loses in a picture that grows: more than
+confidences differ by. They keep their order among each other."""
 LEAST_SHARE = 1e-6
 """Of unknown tokens, by all curves but the cosine."""
 
@@ -200,9 +203,8 @@ def fill(
     modelled = of_tokens(p_model, canvas.tokens)
     canvas.p_model[unknown] = modelled[unknown]
     sure = modelled if recipe.schedule.confidence == "model" else drawn
-    if recipe.schedule.grow and known.any():
-        sure = np.where(beside(known, grid), sure, np.float32(LEAST))
-    return stays(sure, known, recipe.schedule, step, noise)
+    near = beside(known, grid) if recipe.schedule.grow and known.any() else None
+    return stays(sure, known, recipe.schedule, step, noise, near)
 
 
 def beside(known: np.ndarray, grid: Grid) -> np.ndarray:
@@ -235,7 +237,12 @@ def of_tokens(p: Tensor, tokens: np.ndarray) -> np.ndarray:
 
 
 def stays(
-    drawn: np.ndarray, known: np.ndarray, schedule: Schedule, step: int, noise: StepNoise | None
+    drawn: np.ndarray,
+    known: np.ndarray,
+    schedule: Schedule,
+    step: int,
+    noise: StepNoise | None,
+    near: np.ndarray | None = None,
 ) -> np.ndarray:
     """Mask [N] of the tokens that stand after a step: those known before, and the surest new ones.
 
@@ -244,11 +251,14 @@ def stays(
     Args:
         drawn: Probabilities [N] of the tokens.
         known: Mask [N] of those that stood before.
+        near: Mask [N] of those that stay before all others, in a picture that grows.
     """
     if known.all():
         return known
     chosen = np.where(known, np.finfo(np.float32).max, drawn)
     sure = confidence(chosen, noise, temperature_of(schedule, step))
+    if near is not None:
+        sure = np.where(near | known, sure, sure.astype(np.float64) - FAR)
     count = masked_count(schedule, step, len(known), int((~known).sum()))
     return sure >= np.partition(sure, count)[count]
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from ..checkpoints import Checkpoint
 from ..faid import Faid
-from ..index import PatchIndex
+from ..index import AnyIndex, one_file
 from ..layers import Layer, select
 from ..models.base import Prompt
 from ..session import Plan, plan
@@ -41,7 +41,7 @@ class Way:
     sampling: SamplingChoice | None = None
     schedule: ScheduleChoice | None = None
     negative: str = ""
-    place: Callable[[PatchIndex], PatchIndex] | None = None
+    place: Callable[[AnyIndex], AnyIndex] | None = None
 
     def plan(self, text: str, method: str) -> Plan:
         """How a method draws a prompt.
@@ -64,7 +64,9 @@ class Way:
         found = {}
         if len(tokens) > 1:
             found["variety"] = round(float(seed_variety(tokens).mean()), 4)
-        small = [one.index for one in self.layers if len(one.index.tokens) <= MOST_COMPARED]
+        small = [
+            one_file(one.index) for one in self.layers if len(one.index.tokens) <= MOST_COMPARED
+        ]
         if small:
             shares = [max(copied_share(one, index) for index in small) for one in tokens]
             found["copied"] = round(float(np.mean(shares)), 4)
@@ -98,11 +100,11 @@ def without_subject(layer: Layer, prompt: Prompt, has_unknown: bool) -> Layer | 
     part, _ = select(layer, prompt, has_unknown)
     if part is None:
         return None
-    about = part.images
+    index, about = one_file(layer.index), one_file(part).images
     if about is None:  # the layer uses all pictures
-        about = layer.index.sources.about([prompt.text]).images
-    rest = np.setdiff1d(np.arange(len(layer.index.tokens)), about)
-    return replace(layer, index=layer.index.restricted(rest), only="") if len(rest) else None
+        about = index.sources.about([prompt.text]).images
+    rest = np.setdiff1d(np.arange(len(index.tokens)), about)
+    return replace(layer, index=index.restricted(rest), only="") if len(rest) else None
 
 
 def check_entries(way: Way, entries: Sequence[Entry], methods: Sequence[str]) -> list[str]:

@@ -6,7 +6,7 @@ from .edit import Patches, SearchChoice, add_patches, merge_indexes, remove_pict
 from .file import is_index, load_index, read_header, save_index
 from .hits import Hits
 from .keys import KEY_SPACES, KeySpec
-from .lookup import AnyIndex, LocalLookup, ShardedLookup, TokenRows, open_lookup
+from .lookup import AnyIndex, LocalLookup, ShardedLookup, TokenRows, one_file, open_lookup
 from .manifest import file_bytes, is_manifest, read_manifest, save_shards, write_manifest
 from .patch_index import PatchIndex, create_index
 from .search import EXACT, STRUCTURES
@@ -41,6 +41,7 @@ __all__ = [
     "is_manifest",
     "load_index",
     "merge_indexes",
+    "one_file",
     "open_lookup",
     "read_header",
     "read_manifest",

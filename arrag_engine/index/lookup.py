@@ -376,6 +376,19 @@ class ShardedLookup:
 AnyIndex = PatchIndex | ShardedLookup
 
 
+def one_file(index: AnyIndex) -> PatchIndex:
+    """The index, which must be in one file.
+
+    Raises:
+        InputError: It is in shards.
+    """
+    if isinstance(index, ShardedLookup):
+        raise InputError(
+            f"{index.manifest.path} is an index in shards, which is for drawing only; use one file"
+        )
+    return index
+
+
 def merged(parts: Sequence[Hits], firsts: np.ndarray, k: int) -> Hits:
     """The k nearest hits [B, <= k] of all shards, by distance, source and position.
 

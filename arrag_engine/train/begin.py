@@ -91,6 +91,7 @@ def hidden_of_codes(
 ) -> tuple[Tensor, Tensor]:
     """Codes [C] that the base predicts somewhere, and how its last hidden states differ from their
     mean [C, hidden] where it predicts them, before the final norm."""
+    batches = batches.silent()
     device, count = base.device, base.config.vq.codebook_size
     sums = torch.zeros(count, base.hidden_size, device=device)
     weights = torch.zeros(count, device=device)

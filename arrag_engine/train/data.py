@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -285,6 +286,14 @@ class Batches:
         self.prompts, self.blanks = encode_captions(encoder, examples)
         self.own_prompts, self.own_blanks = encode_captions(encoder, own)
         self.looked_up: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+
+    def silent(self) -> Batches:
+        """The same pictures with nothing looked up, for the base alone."""
+        if self.masks is None:
+            return self
+        same = copy(self)
+        same.masks, same.looked_up = replace(self.masks, retriever=None), {}
+        return same
 
     def training(self, first: int, count: int, device: torch.device) -> Batch:
         """`count` pictures from place `first` of the endless shuffled stream on."""

@@ -14,6 +14,7 @@ import numpy as np
 
 from ..checkpoints import Checkpoint
 from ..index import PatchIndex
+from ..layers import KeyChoice, keyed
 from ..recommended import recommended
 from ..retrieval import Retriever, make_retriever
 from .data import image_hashes, pictures_by_hash
@@ -95,8 +96,9 @@ def masks_for(base: Checkpoint, index: PatchIndex | None, settings: TrainSetting
 
 def drawing_retriever(base: Checkpoint, index: PatchIndex) -> Retriever:
     """One that finds what a drawing finds where nothing else is chosen."""
-    model, options = base.model, recommended(base).retrieval
-    index = index.by_bits()
+    model, advised = base.model, recommended(base)
+    options = advised.retrieval
+    index = keyed(index, KeyChoice(), advised.keys)[0].by_bits()
     if not index.partial:
         options = replace(options, border_keys="in")
     codebook = model.vq.codebook(model.device)

@@ -186,13 +186,16 @@ def make_examples(
     return Examples(tokens, captions, sums, codes, retriever.active)
 
 
+def shares(counts: dict[str, int], share: float) -> dict[str, int]:
+    """A share of the pictures of each part."""
+    return {part: training.scaled(count, share) for part, count in counts.items()}
+
+
 def prepare(checkpoint: Checkpoint, args: argparse.Namespace, candidates: int) -> None:
     """What both runs learn from, once: pictures, and the index that they look up in."""
     run, path = RunFolder(args.work / DATA), args.work / DATA / LIBRARY_FILE
-    pictures, library = (
-        {part: training.scaled(count, args.scale * share) for part, count in counts.items()}
-        for counts, share in ((PICTURES, args.pictures), (LIBRARY, 1.0))
-    )
+    pictures = shares(PICTURES, args.scale * args.pictures)
+    library = shares(LIBRARY, args.scale)
     facts = {"model": checkpoint.fingerprint, "seed": args.data_seed, "candidates": candidates}
     run.begin(facts | {"pictures": pictures, "library": library})
     composers, usage = make_composers(args.archives), Usage.load(args.usage)

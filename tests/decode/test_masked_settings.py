@@ -9,9 +9,10 @@ import torch
 from scipy import stats
 
 from arrag_engine.decode import Kept, Recipe, draw_pictures
+from arrag_engine.decode.masked import beside, stays
 from arrag_engine.decode.step_noise import step_noise
 from arrag_engine.errors import InputError
-from arrag_engine.grid import NEIGHBORHOODS
+from arrag_engine.grid import NEIGHBORHOODS, Grid
 from arrag_engine.retrieval import Asked, Steering, make_retriever
 from arrag_engine.settings import RetrievalOptions, Sampling, Schedule
 from tests.tiny_showo import sign_index, tiny_showo
@@ -155,10 +156,10 @@ def slow_picture(model, index, keys, case, seed):
                 q = slow_mixture(p[i], keys, index, case, before, known, i)
                 tokens[i] = min(int((np.cumsum(q) <= noise.draw[i]).sum()), CODES - 1)
                 chosen = max((p[i] if case.confidence == "model" else q)[tokens[i]], 1e-20)
-                around = surroundings(before, known, i, index.grid, index.codebook)
-                if case.grow and any(known) and all(one is None for one in around):
-                    chosen = 1e-20
             sure.append(math.log(chosen) - heat * math.log(-math.log(noise.keep[i])))
+            around = surroundings(before, known, i, index.grid, index.codebook)
+            if case.grow and any(known) and not known[i] and all(one is None for one in around):
+                sure[-1] -= 1e6
         share = float(np.cos(np.float32((step + 1) / STEPS) * np.float32(math.pi / 2)))
         cut = sorted(sure)[max(1, min(known.count(False) - 1, math.floor(SIZE * share)))]
         known = [s >= cut for s in sure]
@@ -171,6 +172,16 @@ def test_a_picture_equals_the_slow_loop(showo, index, case):
     assert drawing.tokens.flatten().tolist() == slow_picture(
         showo, index, slow_keys(index), case, 7
     )
+
+
+def test_a_growing_picture_keeps_as_many_tokens_a_step_as_any():
+    """Without noise, from a corner: fewer positions lie beside known ones than a step wants."""
+    known, drawn = np.zeros(144, bool), np.linspace(0.1, 0.9, 144, dtype=np.float32)
+    known[0] = True
+    near, schedule = beside(known, Grid(12, 12)), Schedule(4, temperature=0, grow=True)
+    after = stays(drawn, known, schedule, 1, None, near)
+    assert after.sum() == stays(drawn, known, schedule, 1, None).sum() == 43
+    assert after[near].all()
 
 
 def test_untouched_settings_are_those_of_the_golden_numbers():

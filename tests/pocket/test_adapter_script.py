@@ -59,6 +59,22 @@ def test_scenes_are_as_many_as_asked_and_the_same_every_time(composers):
     assert {scene.style for scene in scenes} == {"fluent"}
 
 
+def test_the_command_line_takes_a_share_of_the_pictures_to_train_on(tmp_path, monkeypatch):
+    facts = {}
+
+    def begin(_, found):
+        facts.update(found)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunFolder, "begin", begin)
+    checkpoint = argparse.Namespace(fingerprint="a")
+    args = argparse.Namespace(work=tmp_path, scale=0.5, pictures=0.2, data_seed=0)
+    with pytest.raises(KeyboardInterrupt):
+        train_adapter.prepare(checkpoint, args, 4)
+    assert facts["pictures"] == {"known": 300, "other": 149, "poster": 51}
+    assert facts["library"] == {"known": 150, "other": 465, "poster": 135}
+
+
 def test_posters_have_four_steps_of_each_colour():
     pixels = np.random.default_rng(0).integers(0, 256, (9, 9, 4), dtype=np.uint8)
     found = np.asarray(posterise(Image.fromarray(pixels, "RGBA")))

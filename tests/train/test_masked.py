@@ -14,6 +14,7 @@ from arrag_engine.faid import AdapterConfig, assemble
 from arrag_engine.faid.blender import PatchBlender
 from arrag_engine.faid.hook import MaskedPass, slot_table
 from arrag_engine.grid import Grid
+from arrag_engine.retrieval import Retriever
 from arrag_engine.train import Examples, Place, RunFolder, TrainSettings, score, train_adapter
 from arrag_engine.train import loop as loop_module
 from arrag_engine.train.begin import new_adapter
@@ -252,6 +253,21 @@ def test_blenders_learn_what_the_control_cannot(base, tmp_path):
     run, _ = trained(base, index, tmp_path, settings, examples=examples)
     results = run.results()
     assert results["held_out_bits"] < results["base_held_out_bits"] - 0.5
+
+
+def test_silent_batches_are_the_same_pictures_with_nothing_looked_up(base, index):
+    batches = batches_of(base, index)
+    silent = batches.silent().plain(np.arange(6), CPU)
+    looked_up = batches.plain(np.arange(6), CPU)
+    assert (silent.codes < 0).all()
+    assert torch.equal(silent.known, looked_up.known)
+    assert torch.equal(silent.weights, looked_up.weights)
+
+
+def test_blenders_that_begin_by_copying_look_nothing_up(base, index, monkeypatch):
+    batches = batches_of(base, index)
+    monkeypatch.setattr(Retriever, "lookup", None)
+    new_adapter(base.model, replace(QUICK, init="copy"), batches)
 
 
 def test_the_control_trains_without_blenders(base, index, tmp_path):
