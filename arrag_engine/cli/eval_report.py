@@ -79,9 +79,10 @@ def named_file(value: str, name: str) -> tuple[str, Path]:
         InputError: There is no such file.
     """
     label, mark, path = value.partition("=")
-    if mark and look_at(whole := given_path(value, name)) is None:
+    whole = given_path(value, name)
+    if mark and look_at(whole) is None:
         return label, check_readable(given_path(path, name))
-    file = check_readable(whole if mark else given_path(value, name))
+    file = check_readable(whole)
     return file.name if is_folder(file) else file.stem, file
 
 
