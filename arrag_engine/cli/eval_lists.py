@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ..faid import Faid
 
     Drawer = tuple[Checkpoint, Faid | None]
-    from ..index import PatchIndex, one_file
+    from ..index import PatchIndex
 
 LISTS: dict[str, tuple[str, str]] = {
     "geneval": (
@@ -230,6 +230,8 @@ def model_facts(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def run_settings(a: argparse.Namespace, way: Way, prompts: PromptList) -> dict[str, Any]:
     """All that decides the pictures. Methods and limit only choose which of them are drawn."""
+    from ..index import one_file
+
     told = [facts for facts, _ in told_layers(a)] if way.layers else []
     layers = [
         {**facts, **index_facts(one_file(layer.index))}
