@@ -98,9 +98,11 @@ def drawing_retriever(base: Checkpoint, index: PatchIndex) -> Retriever:
     """One that finds what a drawing finds where nothing else is chosen."""
     model, advised = base.model, recommended(base)
     options = advised.retrieval
-    index = keyed(index, KeyChoice(), advised.keys)[0].by_bits()
-    if not index.partial:
+    searched = keyed(index, KeyChoice(), advised.keys)[0].by_bits()
+    if not searched.partial:
         options = replace(options, border_keys="in")
     codebook = model.vq.codebook(model.device)
-    unknown = "ignore" if index.partial else "zero"
-    return make_retriever(index, model.grid, codebook, options, unknown=unknown, order=model.order)
+    unknown = "ignore" if searched.partial else "zero"
+    return make_retriever(
+        searched, model.grid, codebook, options, unknown=unknown, order=model.order
+    )
