@@ -253,7 +253,7 @@ def test_a_damaged_file_is_refused_or_loads_whole(tmp_path, folder, pytestconfig
 def test_what_only_a_janus_pro_has_is_refused(tmp_path, folder, model_file):
     checkpoint = load_checkpoint(folder, FP32)
     with pytest.raises(
-        InputError, match="show-o is a Show-o model, for which there are no adapters"
+        InputError, match="show-o is a Show-o model, for which there is no calibration"
     ):
         _ = checkpoint.janus
     adapter = write_adapter(tmp_path / "adapter.safetensors", model_file)
