@@ -101,6 +101,7 @@ def _walk(root: Path, key: str) -> list[Path]:
     offered = (*OFFERED, MANIFEST) if key == INDEXES else OFFERED
     for folder, names, files in os.walk(root, followlinks=True):
         here = Path(folder)
+        names[:] = [name for name in names if not name.startswith(".")]  # unfinished builds, .git
         if len(here.relative_to(root).parts) >= MAX_DEPTH:
             names.clear()
         if folders_too and here != root and _is_model_folder(files):
