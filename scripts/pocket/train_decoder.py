@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +39,8 @@ LR_MATRICES, LR_REST = 2e-3, 1.5e-3
 WORDS = "llama.embed_tokens.weight"
 CODE_ROWS = ("gen_embed.weight", "gen_head.vision_head.weight", "gen_head.vision_head.bias")
 DROP_PROMPT, DROP_WORD = 0.1, 0.03
+MEASURED = 96
+"""Held-out scenes that are measured on the way."""
 
 
 def make_config(vq: VQConfig) -> JanusConfig:
@@ -114,111 +115,45 @@ def image_loss(model: JanusPro, prompts: Tensor, lengths: Tensor, codes: Tensor)
     return F.cross_entropy(logits.float().flatten(0, 1), codes.flatten())
 
 
-class Trainer:
+class Trainer(training.Trainer):
     def __init__(self, team: training.Team, args: argparse.Namespace) -> None:
         torch.manual_seed(args.seed)
-        self.team, self.work, self.seed = team, args.work, args.seed
-        vq = load_vq(self.work / "vq.pt")
-        train, held_out = (TokenCache.load(self.work / name) for name in CACHES)
+        vq = load_vq(args.work / "vq.pt")
+        train, held_out = (TokenCache.load(args.work / name) for name in CACHES)
         self.batches = Batches(train, DROP_PROMPT, DROP_WORD)
         self.held_out = Batches(held_out, 0, 0)
         self.scenes = len(train)
-        self.model = JanusPro(make_config(vq.config))
-        self.model.vq = vq
-        initialize(self.model)
+        model = JanusPro(make_config(vq.config))
+        model.vq = vq
+        initialize(model)
         if args.start:
-            start_from(self.model, args.start)
-        inner = [p for n, p in self.model.llama.layers.named_parameters() if p.ndim == 2]
-        rest = [p for p in self.model.parameters() if p.requires_grad]
-        rest = [p for p in rest if all(p is not q for q in inner)]
-        self.optimizers = [
-            training.Muon(inner, LR_MATRICES, team),
-            torch.optim.AdamW(rest, LR_REST, betas=(0.9, 0.98), weight_decay=0.01),
-        ]
-        self.average = training.Average(self.model, 0.99)
-        self.budget = training.Budget(args.minutes)
-        self.steps = 0
-        self.log = training.Log(self.work / "decoder.jsonl")
+            start_from(model, args.start)
+        inner = [p for p in model.llama.layers.parameters() if p.ndim == 2]
+        super().__init__("decoder", team, args, model, inner, (LR_MATRICES, LR_REST), 0.99)
 
-    @property
-    def path(self) -> Path:
-        return self.work / "decoder.pt"
-
-    def resume(self) -> None:
-        if not self.path.exists():
-            return
-        state = torch.load(self.path, weights_only=True)
-        self.model.load_state_dict(state["model"])
-        self.average.weights, self.average.steps = state["average"], state["steps"]
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        self.steps = state["steps"]
-        self.budget.resume(state["elapsed"])
-
-    def save(self) -> None:
-        state = {
-            "model": self.model.state_dict(),
-            "average": self.average.weights,
-            "optimizers": [o.state_dict() for o in self.optimizers],
-            "steps": self.steps,
-            "elapsed": self.budget.elapsed,
-        }
-        training.save(self.path, state)
-
-    def step(self) -> float:
-        """One update; the scenes of step n are a function of (seed, n)."""
-        progress = self.team.agree(self.budget.progress)
-        training.set_lr(self.optimizers, training.schedule(progress))
-        rng = np.random.default_rng((self.seed, self.steps, self.team.rank))
+    def loss(self, rng: np.random.Generator, progress: float) -> Tensor:
+        """The scenes of step n are a function of (seed, n)."""
         epoch, first = divmod(self.steps * BATCH, self.scenes // BATCH * BATCH)
         order = np.random.default_rng((self.seed, epoch, 1)).permutation(self.scenes)
         mine = order[first : first + BATCH][self.team.rank :: self.team.size]
-        with torch.autocast("cpu", torch.bfloat16):
-            loss = image_loss(self.model, *self.batches(mine, rng))
-        for optimizer in self.optimizers:
-            optimizer.zero_grad()
-        loss.backward()
-        self.team.mean([p.grad for p in self.model.parameters() if p.grad is not None])
-        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        for optimizer in self.optimizers:
-            optimizer.step()
-        self.average.update(self.model)
-        self.steps += 1
-        return loss.item()
+        dtype = training.fast_dtype(self.device)
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            return image_loss(self.model, *self.batches(mine, rng))
 
     @torch.no_grad()
-    def held_out_bits(self, scenes: int) -> float:
+    def measure(self, last: bool) -> dict[str, float]:
         """Bits per image token of the averaged weights on scenes never trained on."""
-        scenes = min(scenes, len(self.held_out.codes))
+        scenes = min(len(self.held_out.codes) if last else MEASURED, len(self.held_out.codes))
         model = averaged_model(self.model, self.average)
         rng = np.random.default_rng(0)
         losses = []
         for first in range(0, scenes, 48):
             batch = self.held_out(np.arange(first, min(first + 48, scenes)), rng)
             losses.append(image_loss(model, *batch).item())
-        return float(np.mean(losses)) / math.log(2)
-
-    def report(self, loss: float, scenes: int = 96) -> None:
-        self.log(
-            step=self.steps,
-            minutes=self.budget.elapsed / 60,
-            bits=loss / math.log(2),
-            held_out_bits=self.held_out_bits(scenes),
-            scenes_per_second=self.steps * BATCH / self.budget.elapsed,
-        )
-        self.save()
-
-    def run(self) -> None:
-        due = time.monotonic() + training.SAVE_SECONDS
-        loss = float("nan")
-        while self.team.agree(self.budget.progress) < 1:
-            value = self.step()
-            loss = value if math.isnan(loss) else 0.98 * loss + 0.02 * value
-            if self.team.rank == 0 and time.monotonic() > due:
-                self.report(loss)
-                due = time.monotonic() + training.SAVE_SECONDS
-        if self.team.rank == 0:
-            self.report(loss, COUNTS[1])
+        return {
+            "held_out_bits": float(np.mean(losses)) / math.log(2),
+            "scenes_per_second": self.steps * BATCH / self.budget.elapsed,
+        }
 
 
 def averaged_model(model: JanusPro, average: training.Average) -> JanusPro:

@@ -238,7 +238,8 @@ class Trainer:
         rates: tuple[float, float],
         decay: float,
     ) -> None:
-        self.team, self.seed, self.device = team, args.seed, torch.device(args.device)
+        self.team, self.seed = team, args.seed
+        self.device = next(model.parameters()).device
         self.path, self.log = args.work / f"{name}.pt", Log(args.work / f"{name}.jsonl")
         self.model = model
         known = {id(p) for p in inner}
