@@ -34,7 +34,7 @@ class Recommended:
     visible_weight: float
     """The least λ at which a subject that the model does not know is recognised."""
     schedule: Schedule = field(default_factory=Schedule)
-    """Of models that draw in any order."""
+    """Of models that draw in any order. Growing is recommended with retrieval only."""
 
 
 POCKET = Recommended(

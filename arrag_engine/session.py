@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -81,18 +81,20 @@ def plan(
     prompt = checkpoint.prompt_encoder.encode(text)
     advised = recommended(checkpoint)
     chosen = (sampling or SamplingChoice()).over(advised.sampling)
-    filled = _schedule(checkpoint, schedule or ScheduleChoice(), advised)
+    retrievers: Sequence[Retriever] = ()
+    found: list[str] = []
+    if layers:
+        if codebook is None:
+            codebook = checkpoint.model.vq.codebook(checkpoint.model.device)
+        retrievers, found = make_retrievers(checkpoint, prompt, layers, advised, faid, codebook)
+    weighed = any(one.options.weighs for one in retrievers)
+    filled = _schedule(checkpoint, schedule or ScheduleChoice(), advised, weighed)
     unconditional, said = _unconditional(checkpoint, prompt, negative, chosen)
     notes = [*prompt.notes, *_unknown_note(prompt), *said]
     notes.append(_sampling_note(chosen, advised, sampling))
     if not checkpoint.model.order.raster:
         notes.append(_schedule_note(filled))
-    retrievers: Sequence[Retriever] = ()
-    if layers:
-        if codebook is None:
-            codebook = checkpoint.model.vq.codebook(checkpoint.model.device)
-        retrievers, said = make_retrievers(checkpoint, prompt, layers, advised, faid, codebook)
-        notes += said
+    notes += found
     notes += _editing_note(checkpoint.model, kept, redraw)
     streams = (prompt.ids, unconditional)
     recipe = Recipe(*streams, chosen, retrievers, faid, kept, filled, place)
@@ -202,8 +204,13 @@ def _sampling_note(used: Sampling, advised: Recommended, choice: SamplingChoice 
     return f"Sampling: {values} ({', '.join(own)}: {advised.source})."
 
 
-def _schedule(checkpoint: Loaded, choice: ScheduleChoice, advised: Recommended) -> Schedule:
+def _schedule(
+    checkpoint: Loaded, choice: ScheduleChoice, advised: Recommended, weighed: bool
+) -> Schedule:
     """The schedule that is meant.
+
+    Args:
+        weighed: Whether retrieval has any say. Where it has none, growing is not recommended.
 
     Raises:
         InputError: One is chosen for a model that has none.
@@ -213,7 +220,7 @@ def _schedule(checkpoint: Loaded, choice: ScheduleChoice, advised: Recommended) 
             f"steps and schedule are chosen, but {checkpoint.name} draws in raster order, one "
             "token after the other; leave them out, or choose a model that draws in any order"
         )
-    return choice.over(advised.schedule)
+    return choice.over(replace(advised.schedule, grow=advised.schedule.grow and weighed))
 
 
 def _schedule_note(schedule: Schedule) -> str:

@@ -11,7 +11,7 @@ from arrag_engine import session, threads
 from arrag_engine.checkpoints import load_checkpoint
 from arrag_engine.errors import InputError
 from arrag_engine.faid import Faid
-from arrag_engine.index import Calibration, KeySpec, SourceTable
+from arrag_engine.index import Calibration, KeySpec, SourceTable, load_index
 from arrag_engine.layers import KeyChoice, Layer, select
 from arrag_engine.recommended import JANUS_PRO, MEASURED, POCKET, POCKET_O, recommended
 from arrag_engine.session import draw, plan
@@ -21,8 +21,9 @@ from arrag_engine.settings import (
     RetrievalOptions,
     Sampling,
     SamplingChoice,
+    ScheduleChoice,
 )
-from arrag_engine.shipped import MODELS
+from arrag_engine.shipped import INDEXES, MODELS
 from tests.tiny import tiny_adapter, tiny_index, tiny_source
 
 CAPTIONS = ["a red car", "a panda", "two pandas on a car", "apples", "a lamp"]
@@ -62,6 +63,20 @@ def test_the_shipped_models_have_measured_values(name, values):
     assert recommended(shipped) is values
     half = load_checkpoint(MODELS / f"{name}.safetensors", torch.bfloat16)
     assert half.fingerprint in MEASURED
+
+
+def test_growing_is_recommended_with_retrieval_only():
+    shipped = load_checkpoint(MODELS / "pocket-o.safetensors", torch.float32)
+    index = load_index(INDEXES / "pocket-o.safetensors")
+
+    def grows(*layers, **chosen):
+        return plan(shipped, "a flamingo", layers=layers, **chosen).recipe.schedule.grow
+
+    assert grows(Layer(index))
+    assert not grows()
+    assert not grows(Layer(index, weight=0.0))
+    assert grows(schedule=ScheduleChoice(grow=True))
+    assert not grows(Layer(index), schedule=ScheduleChoice(grow=False))
 
 
 def test_other_models_have_their_own_sampling_and_the_papers_retrieval(checkpoint):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,8 @@ class Bench:
         kept = None if given is None else Kept.first(given, size)
         layers = layers_of(retriever)
         streams = (prompt.ids, prompt.unconditional)
-        recipe = Recipe(*streams, use.sampling, layers, faid, kept, use.schedule)
+        schedule = replace(use.schedule, grow=use.schedule.grow and retriever is not None)
+        recipe = Recipe(*streams, use.sampling, layers, faid, kept, schedule)
         return Plan(prompt, recipe, ())
 
     def score(
