@@ -45,6 +45,8 @@ class Wish:
 
 
 PLAIN = Wish(Sampling(cfg=3.0))
+REPEATED = ("plain", "guidance 1", "top-k and top-p", "DAiD 0.5")
+"""Drawn by one kept pass again and again."""
 WISHES = {
     "plain": PLAIN,
     "guidance 1": Wish(Sampling(cfg=1.0, temperature=0.8)),
@@ -134,7 +136,7 @@ def check_showo(device: torch.device) -> Checks:
 def check_captured(there: Subject) -> Checks:
     """A captured pass draws what it draws uncaptured, and serves prompts of other lengths."""
     device, bare = there.model.device, replace(there, passes=gpu.kept(capture=False))
-    for name in ("plain", "guidance 1", "top-k and top-p", "DAiD 0.5"):
+    for name in REPEATED:
         wish = WISHES[name]
         pairs = [(there.draw(wish, SEEDS), bare.draw(wish, SEEDS)) for _ in range(2)]
         error = equal("", *(torch.cat(drawn) for drawn in zip(*pairs, strict=True)))

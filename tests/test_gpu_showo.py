@@ -67,6 +67,7 @@ def checks_of(monkeypatch):
     names = ("plain", "DAiD 0.5", "inpainting")
     wishes = {name: gpu_showo_checks.WISHES[name] for name in names}
     monkeypatch.setattr(gpu_showo_checks, "WISHES", wishes)
+    monkeypatch.setattr(gpu_showo_checks, "REPEATED", names[:2])
     monkeypatch.setattr(gpu_showo_checks, "SEEDS", (7, 8))
     monkeypatch.setattr(gpu_showo_checks, "POSITIONS", 40)
     monkeypatch.setattr(check_gpu, "HALVES", {"bf16": torch.bfloat16})
@@ -86,7 +87,7 @@ def test_a_cpu_passes_every_check(monkeypatch):
 
 def test_a_search_that_finds_others_is_found(monkeypatch):
     ranks = DeviceBits._ranks
-    monkeypatch.setattr(DeviceBits, "_ranks", lambda self, q, k: ranks(self, -q, k))
+    monkeypatch.setattr(DeviceBits, "_ranks", lambda self, q, *rest: ranks(self, -q, *rest))
     failed = {name for name, check in checks_of(monkeypatch).items() if not check.ok}
     assert "Show-o, DAiD 0.5, device = host" in failed
     assert "Show-o, search by bits, unknown zero" in failed
