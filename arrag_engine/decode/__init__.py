@@ -1,10 +1,11 @@
 """Decoding: from a model and a recipe to token grids."""
 
 from .draw import draw_one_by_one, draw_pictures
-from .fixed import WIDTH, KeptPasses, pass_width
+from .fixed import WIDTH, pass_width
 from .graphs import GraphRecorder
 from .kept import Kept
 from .recipe import Drawing, Progress, Recipe
+from .recorded import KeptPasses
 from .trace import Trace, TraceLayer
 from .trace_file import is_trace, load_trace, save_trace, trace_facts
 

@@ -11,10 +11,10 @@ import torch
 
 from ..errors import InputError
 from ..models.base import Backbone, MaskedBackbone, RasterBackbone
-from .fixed import KeptPasses
 from .masked import draw_masked
 from .raster import draw_raster
 from .recipe import Drawing, Progress, Recipe
+from .recorded import KeptPasses
 
 
 def draw_pictures(

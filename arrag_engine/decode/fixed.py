@@ -9,9 +9,8 @@ like all others.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -28,14 +27,8 @@ from .graphs import GraphRecorder
 from .packet import Packet
 from .passes import Chosen, fill_candidates, not_numbers, prompt_groups
 from .recipe import Recipe
-from .recorded import RecordedPass
+from .recorded import STEP, KeptPasses, RecordedPass
 
-P = TypeVar("P", bound=RecordedPass)
-Make = Callable[[Any, Recipe, Any], P]
-"""Makes a pass of a model, a recipe and a shape."""
-
-STEP = 64
-"""Capacities of the cache are multiples of it, so that prompts of like length share a pass."""
 WIDTH = 16
 """Positions of a pass in 16 bit, whatever the window: another width would round differently."""
 
@@ -220,77 +213,6 @@ class FixedPass(RecordedPass):
         proposed = torch.zeros_like(p_model)
         proposed.scatter_add_(-1, self.sent.device["proposed"], self.shares.device["shares"])
         return (1 - weight) * p_model + weight * proposed
-
-
-class KeptPasses:
-    """Passes that former drawings left, for the next ones of the same shape. Whoever manages the
-    model's memory owns this object and clears it when the weights are moved.
-
-    A pass serves one drawing at a time: a drawing takes it out and gives it back.
-    """
-
-    MOST = 2
-
-    def __init__(self, recorder: GraphRecorder | None = None) -> None:
-        """
-        Args:
-            recorder: Records passes as CUDA graphs; without one, every pass runs as it is.
-        """
-        self.recorder = recorder
-        self._kept: list[RecordedPass] = []
-
-    def find(self, make: Make[P], model: Backbone, recipe: Recipe, shape: Hashable) -> P:
-        """The pass of a shape, kept from before or new; the one used longest ago makes room.
-
-        Args:
-            make: The class of the pass; each has a class of shapes of its own.
-        """
-        adapter = None if recipe.adapter is None else recipe.adapter.adapter
-        for one in self._kept:
-            if one.shape == shape and one.model is model and one.adapter is adapter:
-                self._kept.remove(one)
-                break
-        else:
-            self._kept = self._kept[-self.MOST + 1 :]  # before memory is taken for another
-            one = self._make(make, model, recipe, shape)
-        self._kept.append(one)
-        return cast(P, one)
-
-    def _make(self, make: Make[P], model: Backbone, recipe: Recipe, shape: Hashable) -> P:
-        try:
-            return make(model, recipe, shape)
-        except torch.OutOfMemoryError:
-            self._kept.clear()
-            return make(model, recipe, shape)
-
-    def take(self, make: Make[P], model: Backbone, recipe: Recipe, shape: Hashable) -> P:
-        """As `find`, for one drawing alone, which has to give it back."""
-        one = self.find(make, model, recipe, shape)
-        self._kept.remove(one)
-        return one
-
-    def give_back(self, one: RecordedPass) -> None:
-        self._kept = [*self._kept, one][-self.MOST :]
-
-    def clear(self) -> None:
-        """Free all buffers."""
-        self._kept.clear()
-
-    def make_room(self, device: torch.device, needed: int) -> None:
-        """Free all buffers if the device has less memory left than is needed for other work."""
-        if self._kept and free_bytes(device) < needed:
-            self.clear()
-
-    def __len__(self) -> int:
-        return len(self._kept)
-
-
-def free_bytes(device: torch.device) -> float:
-    """Memory of a GPU that this process can take, with what its allocator holds unused."""
-    if device.type != "cuda":
-        return float("inf")
-    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return torch.cuda.mem_get_info(device)[0] + unused
 
 
 class FixedPasses:

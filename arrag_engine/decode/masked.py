@@ -27,10 +27,10 @@ from ..models.base import MaskedBackbone
 from ..retrieval import Asked, FoundByLayers, Layers
 from ..settings import Schedule
 from .canvas import Canvas, begin_all
-from .fixed import KeptPasses
 from .masked_passes import open_masked
 from .passes import check_adapter, check_lengths, fill_candidates
 from .recipe import Drawing, Progress, Recipe
+from .recorded import KeptPasses
 from .step_noise import StepNoise, draw_by_sum, step_noise
 from .trace import Cost, make_trace
 

@@ -21,12 +21,11 @@ from ..faid import FaidHook
 from ..models.base import MaskedBackbone
 from ..sampling import guide, model_distribution, shape_distribution
 from .canvas import Canvas
-from .fixed import STEP, KeptPasses
 from .graphs import GraphRecorder
 from .packet import Packet
 from .passes import not_numbers, prompt_groups
 from .recipe import Recipe
-from .recorded import RecordedPass
+from .recorded import STEP, KeptPasses, RecordedPass
 
 
 class MaskedPasses(Protocol):

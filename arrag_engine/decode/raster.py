@@ -20,9 +20,10 @@ from ..bounds import PASS_WINDOW
 from ..models.base import RasterBackbone
 from .canvas import Canvas, begin_all
 from .choice import Chooser, Draft, DraftRule
-from .fixed import KeptPasses, open_fixed
+from .fixed import open_fixed
 from .passes import Chosen, ExactPasses, Passes, check_adapter, check_lengths
 from .recipe import Drawing, Progress, Recipe
+from .recorded import KeptPasses
 from .trace import Cost, make_trace
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from arrag_engine.bounds import MAX_SEED
-from arrag_engine.decode import Kept, KeptPasses, Recipe, draw_pictures, fixed
+from arrag_engine.decode import Kept, KeptPasses, Recipe, draw_pictures, recorded
 from arrag_engine.decode.fixed import FixedPass, shape_of
 from arrag_engine.errors import InputError
 from arrag_engine.faid import Faid
@@ -291,7 +291,7 @@ def test_kept_passes_make_room_for_other_work(small, monkeypatch):
     both(small, recipe_of(small), kept=kept)
     kept.make_room(CPU, 10**15)  # a CPU's memory is not counted
     assert len(kept) == 1
-    monkeypatch.setattr(fixed, "free_bytes", lambda device: 1000)
+    monkeypatch.setattr(recorded, "free_bytes", lambda device: 1000)
     kept.make_room(CPU, 1000)
     assert len(kept) == 1
     kept.make_room(CPU, 1001)
