@@ -20,7 +20,7 @@ from .grid import BORDERS, NEIGHBORHOODS
 from .index import EXACT, KEY_SPACES, AnyIndex, KeySpec, PatchIndex, ShardedLookup
 from .models.base import Loaded, Prompt
 from .recommended import Recommended
-from .retrieval import Retriever, Steering, calibrated_options, make_retriever
+from .retrieval import Retriever, Steering, calibrated_options, make_retriever, suited
 from .settings import AS_BUILT, PROMPT, RECOMMENDED, BorderKeys, Distances, RetrievalOptions
 
 LISTED = 5
@@ -259,17 +259,13 @@ def _retriever(
     base = calibrated_options(index) if auto else advised.retrieval
     if faid is not None and not auto:
         base = replace(base, weight=advised.faid_weight)
-    if not index.partial:
-        base = replace(base, border_keys="in")
-    options = replace(base, **layer.chosen())
+    options = replace(suited(base, index), **layer.chosen())
     notes += [*said, *more, _retrieval_note(index.spec, options, layer, advised)]
     if not order.raster:
         notes.append(f"Border keys {options.border_keys}, distances: {options.distances}.")
     notes += _weight_hint(layer, prompt, options, advised)
-    # Neighbours that are not known yet do not count: as zeros, they would be near border keys.
-    unknown = "ignore" if index.partial else "zero"
     retriever = make_retriever(
-        *(index, grid, codebook, options, bool(prompt.unknown), layer.steering, unknown, order)
+        *(index, grid, codebook, options, bool(prompt.unknown), layer.steering), order=order
     )
     if retriever.idle:
         raise InputError(

@@ -53,7 +53,8 @@ class Setting:
             layers = layers_of(None)
         else:
             layers = layers_of(retriever.using(replace(retriever.options, weight=self.weight)))
-        schedule = Schedule(self.steps)
+        grow = subject.schedule.grow and self.weight is not None
+        schedule = replace(subject.schedule, steps=self.steps, grow=grow)
         streams = (prompt.ids, prompt.unconditional)
         return Recipe(*streams, subject.sampling, layers, schedule=schedule)
 
@@ -71,6 +72,7 @@ class Subject:
     prompt: Prompt
     retriever: Retriever
     sampling: Sampling
+    schedule: Schedule
 
 
 def open_subject(name: str, text: str) -> Subject:
@@ -83,7 +85,7 @@ def open_subject(name: str, text: str) -> Subject:
     index = index if model.order.raster else index.by_bits()
     retriever = make_retriever(index, model.grid, codebook, options, order=model.order)
     prompt = checkpoint.prompt_encoder.encode(text)
-    return Subject(checkpoint, prompt, retriever, advised.sampling)
+    return Subject(checkpoint, prompt, retriever, advised.sampling, advised.schedule)
 
 
 def timed(subject: Subject, setting: Setting, seed: int) -> tuple[float, int]:

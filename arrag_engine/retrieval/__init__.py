@@ -5,7 +5,7 @@ from .device_source import Places, device_bytes, device_index, on_device, where_
 from .layers import FoundByLayers, Layers, Proposals, layers_of, nearest_codes
 from .mixture import Proposal, mix, proposal_distribution
 from .query import Asked, QueryMaker
-from .retriever import Retriever, calibrated_options, make_retriever
+from .retriever import Retriever, calibrated_options, make_retriever, suited
 from .source import PatchSource
 from .steering import Steering, row_weights, shares_of_cells
 
@@ -34,5 +34,6 @@ __all__ = [
     "proposal_distribution",
     "row_weights",
     "shares_of_cells",
+    "suited",
     "where_faster",
 ]

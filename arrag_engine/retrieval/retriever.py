@@ -280,6 +280,11 @@ class Retriever:
             )
 
 
+def suited(options: RetrievalOptions, source: PatchSource) -> RetrievalOptions:
+    """Recommended options as far as the search of a source has them."""
+    return options if source.partial else replace(options, border_keys="in")
+
+
 def make_retriever(
     source: PatchSource,
     grid: Grid,
@@ -287,7 +292,7 @@ def make_retriever(
     options: RetrievalOptions | None = None,
     unknown_words: bool = False,
     steering: Steering | None = None,
-    unknown: Unknown = "zero",
+    unknown: Unknown | None = None,
     order: DrawingOrder = RASTER,
 ) -> Retriever:
     """A retriever for a model.
@@ -295,7 +300,9 @@ def make_retriever(
     Args:
         grid: What the model draws.
         codebook: The model's rows [codes, dim].
-        unknown: How neighbours count that a query does not know: as zeros, or not at all.
+        unknown: How neighbours count that a query does not know: as zeros, or not at all. When
+            absent, not at all where the search can do that: as zeros they would be near border
+            keys.
         order: Of the model. In raster order the steering's span is a part of the picture, in any
             other order of the drawing.
 
@@ -304,13 +311,14 @@ def make_retriever(
             neighbour; see also `Retriever`.
     """
     source.check_fits(grid, codebook)
-    options = options or RetrievalOptions()
-    if options.border_keys == "out" and not source.partial:
+    options, partial = options or RetrievalOptions(), source.partial
+    unknown = unknown or ("ignore" if partial else "zero")
+    if options.border_keys == "out" and not partial:
         raise InputError(
             "the search of this index cannot leave border keys out; build the index with the "
             "structure bits, or choose border keys in"
         )
-    if unknown == "ignore" and not source.partial:
+    if unknown == "ignore" and not partial:
         raise InputError(
             "the search of this index counts every neighbour; build the index with the structure "
             "bits, or count unknown neighbours as zeros"

@@ -7,7 +7,7 @@ behind its steps. What is retrieved depends on what is known, so every mask has 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -16,7 +16,7 @@ from ..checkpoints import Checkpoint
 from ..index import PatchIndex
 from ..layers import KeyChoice, keyed
 from ..recommended import recommended
-from ..retrieval import Retriever, make_retriever
+from ..retrieval import Retriever, make_retriever, suited
 from .data import image_hashes, pictures_by_hash
 from .settings import TrainSettings
 
@@ -97,12 +97,6 @@ def masks_for(base: Checkpoint, index: PatchIndex | None, settings: TrainSetting
 def drawing_retriever(base: Checkpoint, index: PatchIndex) -> Retriever:
     """One that finds what a drawing finds where nothing else is chosen."""
     model, advised = base.model, recommended(base)
-    options = advised.retrieval
     searched = keyed(index, KeyChoice(), advised.keys)[0].by_bits()
-    if not searched.partial:
-        options = replace(options, border_keys="in")
-    codebook = model.vq.codebook(model.device)
-    unknown = "ignore" if searched.partial else "zero"
-    return make_retriever(
-        searched, model.grid, codebook, options, unknown=unknown, order=model.order
-    )
+    options, codebook = suited(advised.retrieval, searched), model.vq.codebook(model.device)
+    return make_retriever(searched, model.grid, codebook, options, order=model.order)

@@ -20,7 +20,7 @@ from ...layers import KeyChoice, Layer
 from ...likelihood import model_probabilities
 from ...models.base import MaskedBackbone
 from ...recommended import recommended
-from ...retrieval import Layers, Retriever, make_retriever, proposal_distribution
+from ...retrieval import Layers, Retriever, make_retriever, proposal_distribution, suited
 from ...settings import RetrievalOptions, Sampling
 from ..benchmark import Progress
 from ..journal import Journal
@@ -111,13 +111,10 @@ class Bits:
 
     def _retriever(self, neighborhood: str, tau: float, k: int) -> Retriever:
         """One that proposes alone, λ = 1."""
-        base = recommended(self.checkpoint).retrieval
-        options = replace(base, weight=1.0, temperature=tau, neighbours=k)
         model, index = self.checkpoint.model, self.rekeyed[neighborhood]
-        unknown = "ignore" if index.partial else "zero"
-        return make_retriever(
-            *(index, model.grid, self.codebook, options), unknown=unknown, order=model.order
-        )
+        base = suited(recommended(self.checkpoint).retrieval, index)
+        options = replace(base, weight=1.0, temperature=tau, neighbours=k)
+        return make_retriever(index, model.grid, self.codebook, options, order=model.order)
 
     def _raster(self, picture: HeldOut) -> tuple[np.ndarray, Callable[..., np.ndarray]]:
         """(p_model [N] of a picture's tokens, what gives p_retrieval, or p_model where nothing is

@@ -74,10 +74,8 @@ class Library:
         if method == "faid":
             options = replace(options, weight=0.0)
         view = self.view_of(use, method, word)
-        unknown = "ignore" if view.partial else "zero"
         return make_retriever(
             *(view, self.grid, self.codebook, options, unknown_words, use.steering),
-            unknown=unknown,
             order=self.order,
         )
 
