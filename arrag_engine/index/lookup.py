@@ -15,7 +15,6 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from ..codebook import codebook_agreement
 from ..errors import InputError
 from ..grid import Grid
 from .calibration import Calibration
@@ -23,7 +22,7 @@ from .file import load_index
 from .hits import Hits
 from .keys import KeySpec
 from .manifest import Manifest, is_manifest, open_shard, read_manifest
-from .patch_index import NOTHING_LEFT, PatchIndex
+from .patch_index import NOTHING_LEFT, PatchIndex, check_model, nothing_matches
 from .sources import Source
 from .subject import Holders, fold, weigh
 
@@ -71,9 +70,7 @@ class Filtered:
     exclude: tuple[str, ...]
 
     def pictures(self, shard: LocalLookup) -> np.ndarray:
-        sources = shard.index.sources
-        images = sources.any_of(self.include) if self.include else np.arange(len(sources))
-        return np.setdiff1d(images, sources.any_of(self.exclude)) if self.exclude else images
+        return shard.index.sources.filtered(self.include, self.exclude)
 
 
 @dataclass(frozen=True)
@@ -305,16 +302,7 @@ class ShardedLookup:
 
     def check_fits(self, grid: Grid, codebook: np.ndarray) -> None:
         """See `PatchIndex.check_fits`."""
-        if grid != self.grid:
-            raise InputError(
-                f"the index was built for a {self.grid} grid, the model draws {grid}; "
-                "build an index with this model"
-            )
-        agreement = codebook_agreement(codebook, self.codebook)
-        if not agreement.same:
-            raise InputError(
-                f"the index was built with another VQ ({agreement}); build an index with this model"
-            )
+        check_model(self.grid, self.codebook, grid, codebook)
 
     def identity(self) -> str:
         """What a trace names the index by; another one than that of the same pictures in one
@@ -337,10 +325,7 @@ class ShardedLookup:
         """See `PatchIndex.matching`."""
         view = self._narrowed(Matching(pattern))
         if view.pictures == 0:
-            raise InputError(
-                f"no caption, name or origin of the {self.manifest.pictures} pictures in the index "
-                f"matches {pattern!r}; choose another pattern"
-            )
+            raise InputError(nothing_matches(pattern, self.manifest.pictures))
         return view
 
     def matches(self, patterns: Sequence[str]) -> list[int]:

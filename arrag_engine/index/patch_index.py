@@ -26,6 +26,14 @@ if TYPE_CHECKING:
 NOTHING_LEFT = "no picture of the index is left to retrieve from"
 
 
+def nothing_matches(pattern: str, pictures: int) -> str:
+    """What to say of a pattern that none of so many pictures matches."""
+    return (
+        f"no caption, name or origin of the {pictures} pictures in the index matches {pattern!r}; "
+        "choose another pattern"
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class PatchIndex:
     """Token grids of pictures under one VQ, and a search structure over the keys made from them.
@@ -190,10 +198,7 @@ class PatchIndex:
         """
         images = self.sources.matching(pattern)
         if len(images) == 0:
-            raise InputError(
-                f"no caption, name or origin of the {len(self.sources)} pictures in the index "
-                f"matches {pattern!r}; choose another pattern"
-            )
+            raise InputError(nothing_matches(pattern, len(self.sources)))
         return self.restricted(images)
 
     def about(self, words: Iterable[str]) -> tuple[tuple[str, ...], PatchIndex | None]:
@@ -213,12 +218,10 @@ class PatchIndex:
         Raises:
             InputError: No picture is left.
         """
-        images = np.arange(len(self.tokens)) if self.images is None else self.images
-        if include:
-            images = np.intersect1d(images, self.sources.any_of(include))
-        if exclude:
-            images = np.setdiff1d(images, self.sources.any_of(exclude))
-        return self.restricted(images)
+        images = self.sources.filtered(include, exclude)
+        return self.restricted(
+            images if self.images is None else np.intersect1d(images, self.images)
+        )
 
     def identity(self) -> str:
         """What stays the same of an index whatever its keys and search: SHA-256 of the pictures'
@@ -284,16 +287,31 @@ class PatchIndex:
                 changed on disk since it was mapped.
         """
         self.check_unchanged()
-        if grid != self.grid:
-            raise InputError(
-                f"the index was built for a {self.grid} grid, the model draws {grid}; "
-                "build an index with this model"
-            )
-        agreement = codebook_agreement(codebook, self.codebook)
-        if not agreement.same:
-            raise InputError(
-                f"the index was built with another VQ ({agreement}); build an index with this model"
-            )
+        check_model(self.grid, self.codebook, grid, codebook)
+
+
+def check_model(own: Grid, rows: np.ndarray, grid: Grid, codebook: np.ndarray) -> None:
+    """Refuse a model whose tokens mean something else than those of an index.
+
+    Args:
+        own: What the index was built for.
+        rows: The codebook that it was built with.
+        grid: What the model draws.
+        codebook: The model's unit rows [codes, dim].
+
+    Raises:
+        InputError: Another grid, another number of codes, or another VQ.
+    """
+    if grid != own:
+        raise InputError(
+            f"the index was built for a {own} grid, the model draws {grid}; "
+            "build an index with this model"
+        )
+    agreement = codebook_agreement(codebook, rows)
+    if not agreement.same:
+        raise InputError(
+            f"the index was built with another VQ ({agreement}); build an index with this model"
+        )
 
 
 def create_index(

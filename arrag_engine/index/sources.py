@@ -287,6 +287,12 @@ class SourceTable(Sequence[Source]):
             hits[self.named(pattern[1:]) if pattern.startswith("=") else self.matching(pattern)] = 1
         return np.flatnonzero(hits)
 
+    def filtered(self, include: Sequence[str], exclude: Sequence[str]) -> np.ndarray:
+        """Numbers, ascending, of the pictures that match a pattern to include, if there are any,
+        and none to exclude."""
+        images = self.any_of(include) if include else np.arange(len(self))
+        return np.setdiff1d(images, self.any_of(exclude)) if exclude else images
+
     def named(self, name: str) -> np.ndarray:
         """Numbers of the pictures of a name, whatever its spaces and line breaks."""
         wanted = name.split()
