@@ -81,14 +81,17 @@ def plan(
     prompt = checkpoint.prompt_encoder.encode(text)
     advised = recommended(checkpoint)
     chosen = (sampling or SamplingChoice()).over(advised.sampling)
+    told = schedule or ScheduleChoice()
+    _check_schedule(checkpoint, told)
     retrievers: Sequence[Retriever] = ()
     found: list[str] = []
     if layers:
         if codebook is None:
             codebook = checkpoint.model.vq.codebook(checkpoint.model.device)
         retrievers, found = make_retrievers(checkpoint, prompt, layers, advised, faid, codebook)
-    weighed = any(one.options.weighs for one in retrievers)
-    filled = _schedule(checkpoint, schedule or ScheduleChoice(), advised, weighed)
+    # Without retrieval, growing costs more than it brings: it is not recommended there.
+    grow = advised.schedule.grow and any(one.options.weighs for one in retrievers)
+    filled = told.over(replace(advised.schedule, grow=grow))
     unconditional, said = _unconditional(checkpoint, prompt, negative, chosen)
     notes = [*prompt.notes, *_unknown_note(prompt), *said]
     notes.append(_sampling_note(chosen, advised, sampling))
@@ -204,23 +207,17 @@ def _sampling_note(used: Sampling, advised: Recommended, choice: SamplingChoice 
     return f"Sampling: {values} ({', '.join(own)}: {advised.source})."
 
 
-def _schedule(
-    checkpoint: Loaded, choice: ScheduleChoice, advised: Recommended, weighed: bool
-) -> Schedule:
-    """The schedule that is meant.
-
-    Args:
-        weighed: Whether retrieval has any say. Where it has none, growing is not recommended.
+def _check_schedule(checkpoint: Loaded, choice: ScheduleChoice) -> None:
+    """Refuse a schedule for a model that has none.
 
     Raises:
-        InputError: One is chosen for a model that has none.
+        InputError: One is chosen.
     """
     if choice != ScheduleChoice() and checkpoint.model.order.raster:
         raise InputError(
             f"steps and schedule are chosen, but {checkpoint.name} draws in raster order, one "
             "token after the other; leave them out, or choose a model that draws in any order"
         )
-    return choice.over(replace(advised.schedule, grow=advised.schedule.grow and weighed))
 
 
 def _schedule_note(schedule: Schedule) -> str:
