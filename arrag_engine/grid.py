@@ -99,6 +99,15 @@ def offset_table(grid: Grid, offsets: tuple[Offset, ...]) -> np.ndarray:
     return np.where(inside, r * grid.width + c, -1)
 
 
+def beside(table: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Mask [grid.size] of the positions of which a neighbour is known, for a mask [grid.size].
+
+    Args:
+        table: Of neighbours, as of `offset_table`.
+    """
+    return np.asarray((known[table] & (table >= 0)).any(axis=1))
+
+
 def active_positions(grid: Grid, neighborhood: str, borders: str) -> np.ndarray:
     """Mask [grid.size] of the positions where retrieval runs.
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..faid import FaidHook, MaskedBlending
-from ..grid import Grid, neighbor_table
+from ..grid import Grid, beside, neighbor_table
 from ..models.base import MaskedBackbone
 from ..retrieval import Asked, FoundByLayers, Layers
 from ..settings import Schedule
@@ -203,14 +203,10 @@ def fill(
     modelled = of_tokens(p_model, canvas.tokens)
     canvas.p_model[unknown] = modelled[unknown]
     sure = modelled if recipe.schedule.confidence == "model" else drawn
-    near = beside(known, grid) if recipe.schedule.grow and known.any() else None
+    near = None
+    if recipe.schedule.grow and known.any():
+        near = beside(neighbor_table(grid, "ring-8"), known)
     return stays(sure, known, recipe.schedule, step, noise, near)
-
-
-def beside(known: np.ndarray, grid: Grid) -> np.ndarray:
-    """Mask [N] of the positions of which one of the eight neighbours is known, for a mask [N]."""
-    around = neighbor_table(grid, "ring-8")
-    return np.asarray((known[around] & (around >= 0)).any(axis=1))
 
 
 def draw_unknown(

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..grid import Grid, neighbor_table
+from ..grid import Grid, beside, neighbor_table
 from ..index import KeySpec
 from ..index.keys import gather_keys
 from ..settings import Unknown
@@ -72,8 +72,7 @@ class QueryMaker:
     def informed(self, known: np.ndarray) -> np.ndarray:
         """Mask [N] of the active positions of which a neighbour stands, for a mask [N] of the
         tokens that stand."""
-        inside = self.neighbors >= 0
-        return self.active & (known[self._inside] & inside).any(axis=1)
+        return self.active & beside(self.neighbors, known)
 
     def knows(self, asked: Asked) -> np.ndarray:
         """Mask [P] of the positions asked for of which a neighbour stands; active ones without

@@ -9,10 +9,10 @@ import torch
 from scipy import stats
 
 from arrag_engine.decode import Kept, Recipe, draw_pictures
-from arrag_engine.decode.masked import beside, stays
+from arrag_engine.decode.masked import stays
 from arrag_engine.decode.step_noise import step_noise
 from arrag_engine.errors import InputError
-from arrag_engine.grid import NEIGHBORHOODS, Grid
+from arrag_engine.grid import NEIGHBORHOODS, Grid, beside, neighbor_table
 from arrag_engine.retrieval import Asked, Steering, make_retriever
 from arrag_engine.settings import RetrievalOptions, Sampling, Schedule
 from tests.tiny_showo import sign_index, tiny_showo
@@ -178,7 +178,8 @@ def test_a_growing_picture_keeps_as_many_tokens_a_step_as_any():
     """Without noise, from a corner: fewer positions lie beside known ones than a step wants."""
     known, drawn = np.zeros(144, bool), np.linspace(0.1, 0.9, 144, dtype=np.float32)
     known[0] = True
-    near, schedule = beside(known, Grid(12, 12)), Schedule(4, temperature=0, grow=True)
+    near = beside(neighbor_table(Grid(12, 12), "ring-8"), known)
+    schedule = Schedule(4, temperature=0, grow=True)
     after = stays(drawn, known, schedule, 1, None, near)
     assert after.sum() == stays(drawn, known, schedule, 1, None).sum() == 43
     assert after[near].all()
