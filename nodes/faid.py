@@ -22,11 +22,11 @@ from .samplers import (
     check_order,
     draw,
     drawing_inputs,
-    drawing_outputs,
     later_inputs,
-    notes_output,
+    retrieval_input,
+    traced_outputs,
 )
-from .types import CATEGORY, Model, Retrieval, Trace
+from .types import CATEGORY, Model
 
 
 class LoadFAiDAdapter(io.ComfyNode):
@@ -82,23 +82,7 @@ class FAiDSampler(io.ComfyNode):
             **found_by("AR-RAG", "adapter", "retrieval", "Janus"),
             inputs=[
                 *drawing_inputs(),
-                io.Float.Input(
-                    "strength",
-                    default=1.0,
-                    min=STRENGTH.low,
-                    max=STRENGTH.high,
-                    step=0.05,
-                    tooltip="Strength of the adapter. 0 = the model alone, 1 = as trained.",
-                ),
-                io.Int.Input(
-                    "candidates",
-                    default=0,
-                    min=CANDIDATES.low,
-                    max=CANDIDATES.high,
-                    tooltip="Number of nearest patches that the adapter receives at each position. "
-                    "0 = the number that it was trained with.",
-                    **ADVANCED,
-                ),
+                *adapter_inputs("Strength of the adapter. 0 = the model alone, 1 = as trained."),
                 io.Combo.Input(
                     "semantics",
                     options=list(SEMANTICS),
@@ -108,21 +92,13 @@ class FAiDSampler(io.ComfyNode):
                     "or zeros (stepzero, as in the official training).",
                     **ADVANCED,
                 ),
-                Retrieval.Input(
-                    "retrieval",
-                    optional=True,
-                    tooltip="From Retrieval Options: the index to retrieve patches from. Without "
-                    "it, the adapter receives no patches.",
+                retrieval_input(
+                    "From Retrieval Options: the index to retrieve patches from. Without it, the "
+                    "adapter receives no patches."
                 ),
                 *later_inputs(),
             ],
-            outputs=[
-                *drawing_outputs(),
-                Trace.Output(
-                    "TRACE", display_name="trace", tooltip="What was retrieved at each position."
-                ),
-                notes_output(),
-            ],
+            outputs=traced_outputs(),
             hidden=[io.Hidden.unique_id],
         )
 
@@ -148,3 +124,30 @@ class FAiDSampler(io.ComfyNode):
             cls.hidden.unique_id, model, DrawingSettings(**settings), retrieval or (), faid
         )
         return io.NodeOutput(*drawn)
+
+
+def adapter_inputs(strength: str) -> list[io.Input]:
+    """How an adapter works.
+
+    Args:
+        strength: Tooltip of its strength.
+    """
+    return [
+        io.Float.Input(
+            "strength",
+            default=1.0,
+            min=STRENGTH.low,
+            max=STRENGTH.high,
+            step=0.05,
+            tooltip=strength,
+        ),
+        io.Int.Input(
+            "candidates",
+            default=0,
+            min=CANDIDATES.low,
+            max=CANDIDATES.high,
+            tooltip="Number of nearest patches that the adapter receives at each position. "
+            "0 = the number that it was trained with.",
+            **ADVANCED,
+        ),
+    ]

@@ -9,10 +9,8 @@ from comfy_api.latest import io
 from ..arrag_engine.bounds import (
     BEND,
     BEND_WIDTH,
-    CANDIDATES,
     POWER,
     STEPS,
-    STRENGTH,
     TEMPERATURE,
     TIMES,
     check_choice,
@@ -27,6 +25,7 @@ from ..arrag_engine.settings import (
     Schedule,
     ScheduleChoice,
 )
+from .faid import adapter_inputs
 from .inputs import checked, chosen
 from .memory import ManagedModel
 from .newer import ADVANCED, found_by
@@ -35,14 +34,14 @@ from .samplers import (
     DrawingSettings,
     check_order,
     draw,
-    drawing_outputs,
     later_inputs,
-    notes_output,
     picture_inputs,
     preview_input,
+    retrieval_input,
     sampling_inputs,
+    traced_outputs,
 )
-from .types import CATEGORY, RECOMMENDED_NUMBER, Retrieval, Trace
+from .types import CATEGORY, RECOMMENDED_NUMBER
 
 SCALE = " Show-o's own programs call the same guidance one less: their 5 is 6 here."
 RECOMMENDED_STEPS = 0
@@ -67,23 +66,16 @@ class MaskedSampler(io.ComfyNode):
                 *sampling_inputs(SCALE),
                 *schedule_inputs(),
                 preview_input("steps", 1),
-                Retrieval.Input(
-                    "retrieval",
-                    optional=True,
-                    tooltip="From Retrieval Options. Without it, the model draws alone.",
+                retrieval_input("From Retrieval Options. Without it, the model draws alone."),
+                *adapter_inputs(
+                    "Strength of the FAiD adapter that the model has from Load FAiD Adapter. 0 = "
+                    "the model alone, 1 = as trained. Without an adapter it has no effect."
                 ),
-                *adapter_inputs(),
                 *later_inputs(),
                 *outpaint_inputs(),
                 grow_input(),
             ],
-            outputs=[
-                *drawing_outputs(),
-                Trace.Output(
-                    "TRACE", display_name="trace", tooltip="What was retrieved at each position."
-                ),
-                notes_output(),
-            ],
+            outputs=traced_outputs(),
             hidden=[io.Hidden.unique_id],
         )
 
@@ -243,30 +235,6 @@ def sigmoid_inputs() -> list[io.Input]:
             max=BEND_WIDTH.high,
             step=0.1,
             tooltip="For the schedule sigmoid: a low value makes the curve steeper.",
-            **ADVANCED,
-        ),
-    ]
-
-
-def adapter_inputs() -> list[io.Input]:
-    """How the FAiD adapter of the model works."""
-    return [
-        io.Float.Input(
-            "strength",
-            default=1.0,
-            min=STRENGTH.low,
-            max=STRENGTH.high,
-            step=0.05,
-            tooltip="Strength of the FAiD adapter that the model has from Load FAiD Adapter. 0 = "
-            "the model alone, 1 = as trained. Without an adapter it has no effect.",
-        ),
-        io.Int.Input(
-            "candidates",
-            default=0,
-            min=CANDIDATES.low,
-            max=CANDIDATES.high,
-            tooltip="Number of nearest patches that the adapter receives at each position. "
-            "0 = the number that it was trained with.",
             **ADVANCED,
         ),
     ]

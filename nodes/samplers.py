@@ -308,6 +308,18 @@ def notes_output() -> io.Output:
     )
 
 
+def traced_outputs() -> list[io.Output]:
+    """Of the samplers that retrieve."""
+    trace = Trace.Output(
+        "TRACE", display_name="trace", tooltip="What was retrieved at each position."
+    )
+    return [*drawing_outputs(), trace, notes_output()]
+
+
+def retrieval_input(tooltip: str) -> io.Input:
+    return Retrieval.Input("retrieval", optional=True, tooltip=tooltip)
+
+
 def draw(
     node_id: str | None,
     managed: ManagedModel,
@@ -455,20 +467,10 @@ class DAiDSampler(io.ComfyNode):
             **found_by("AR-RAG", "retrieval", "reference", "Janus", "text to image"),
             inputs=[
                 *drawing_inputs(),
-                Retrieval.Input(
-                    "retrieval",
-                    optional=True,
-                    tooltip="From Retrieval Options. Without it, the model draws alone.",
-                ),
+                retrieval_input("From Retrieval Options. Without it, the model draws alone."),
                 *later_inputs(),
             ],
-            outputs=[
-                *drawing_outputs(),
-                Trace.Output(
-                    "TRACE", display_name="trace", tooltip="What was retrieved at each position."
-                ),
-                notes_output(),
-            ],
+            outputs=traced_outputs(),
             hidden=[io.Hidden.unique_id],
         )
 
