@@ -1,5 +1,5 @@
 """Probabilities of the tokens of real pictures, by the model and by retrieval: each token
-given those before it."""
+given those before it, or given those that are known."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .decode import Recipe
+from .decode.canvas import Canvas, begin
+from .decode.masked_passes import open_prompts, predict
 from .index import evidence
-from .models.base import RasterBackbone
+from .models.base import MaskedBackbone, RasterBackbone
 from .retrieval import Retriever, proposal_distribution
 from .sampling import guide, model_distribution
 from .settings import RetrievalOptions, Sampling
@@ -41,6 +44,19 @@ def model_probabilities(
         text = model.embed_text(torch.tensor(ids, device=device))
         logits.append(model.logits(torch.cat((text, picture))[None])[:, -len(tokens) :])
     return model_distribution(guide(torch.cat(logits), sampling.cfg)[0].cpu(), sampling)
+
+
+@torch.inference_mode()
+def masked_probabilities(
+    model: MaskedBackbone, recipe: Recipe, tokens: np.ndarray, masks: Sequence[np.ndarray]
+) -> tuple[Canvas, list[Tensor]]:
+    """(the picture of tokens [N], to look up what is around them; p_model [1, N, vocab] on the CPU,
+    given the tokens that each mask [N] says are known)."""
+    opened, canvas = open_prompts(model, recipe, model.device), begin(0, len(tokens))
+    canvas.tokens[:] = tokens
+    return canvas, [
+        predict(model, opened, recipe, [canvas], mask[None], model.device).cpu() for mask in masks
+    ]
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,10 @@ import torch
 
 from ...checkpoints import Checkpoint
 from ...decode import Recipe
-from ...decode.canvas import begin
 from ...decode.masked import look_up, mixed, of_tokens
-from ...decode.masked_passes import open_prompts, predict
 from ...index import KeySpec, PatchIndex
 from ...layers import KeyChoice, Layer
-from ...likelihood import model_probabilities
+from ...likelihood import masked_probabilities, model_probabilities
 from ...models.base import MaskedBackbone
 from ...recommended import recommended
 from ...retrieval import Layers, Retriever, make_retriever, proposal_distribution, suited
@@ -150,14 +148,9 @@ class Bits:
         known."""
         model, prompt = cast(MaskedBackbone, self.checkpoint.model), self._prompt(picture)
         recipe = Recipe(prompt.ids, prompt.unconditional, Sampling(1.0))
-        opened, canvas = open_prompts(model, recipe, model.device), begin(0, model.grid.size)
-        canvas.tokens[:] = picture.tokens
         order = np.random.default_rng(0).permutation(model.grid.size)
         masks = [order < round(share * model.grid.size) for share in SHARES]
-        alone = [
-            predict(model, opened, recipe, [canvas], mask[None], model.device).cpu()
-            for mask in masks
-        ]
+        canvas, alone = masked_probabilities(model, recipe, picture.tokens, masks)
 
         def of_all(ps: Sequence[torch.Tensor]) -> np.ndarray:
             parts = [of_tokens(p[0], canvas.tokens)[~m] for p, m in zip(ps, masks, strict=True)]

@@ -15,13 +15,17 @@ import torch
 
 from arrag_engine.checkpoints import Checkpoint
 from arrag_engine.decode import Recipe
-from arrag_engine.decode.canvas import begin
 from arrag_engine.decode.masked import look_up, of_tokens
 from arrag_engine.decode.masked import mixed as masked_mixture
-from arrag_engine.decode.masked_passes import open_prompts, predict
 from arrag_engine.evaluate.benchmark import Part, Progress
 from arrag_engine.evaluate.journal import Journal
-from arrag_engine.likelihood import bits, mixed, model_probabilities, retrieve_truth
+from arrag_engine.likelihood import (
+    bits,
+    masked_probabilities,
+    mixed,
+    model_probabilities,
+    retrieve_truth,
+)
 from arrag_engine.retrieval import Layers, layers_of
 
 from .library import Library
@@ -106,12 +110,8 @@ def in_any_order(
     model, prompt = checkpoint.model, checkpoint.prompt_encoder.encode(scene.truth.text)
     use = family_of(model.order).forced[scene.split]
     recipe = Recipe(prompt.ids, prompt.unconditional, use.sampling)
-    opened, canvas = open_prompts(model, recipe, model.device), begin(0, len(tokens))
-    canvas.tokens[:] = tokens
     masks = masks_of(scene, len(tokens))
-    p_model = [
-        predict(model, opened, recipe, [canvas], mask[None], model.device).cpu() for mask in masks
-    ]
+    canvas, p_model = masked_probabilities(model, recipe, tokens, masks)
     positions = np.concatenate([np.flatnonzero(~mask) for mask in masks])
     for method in methods:
         layers = Layers(layers_of(library.retriever(use, method, "", bool(prompt.unknown))))
