@@ -53,6 +53,12 @@ def atomic_write(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text file as `atomic_write` does, in UTF-8."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 def _new_file(path: Path) -> Path:
     """An empty file of a name that nothing else has, in the folder of `path`."""
     with suppress(FileNotFoundError):

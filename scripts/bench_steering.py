@@ -31,7 +31,7 @@ import numpy as np
 import torch
 
 import arrag_engine as arrag
-from arrag_engine.files import atomic_write
+from arrag_engine.files import write_text
 from arrag_engine.index import PatchIndex, SourceTable, create_index
 
 PROMPT = "a flamingo"
@@ -273,8 +273,7 @@ def main() -> None:
 
     def record(group: str, rows: Any) -> None:
         measured[group] = rows
-        with atomic_write(a.out) as temporary:
-            temporary.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
+        write_text(a.out, json.dumps(measured, indent=1) + "\n")
 
     if a.what == "layers":
         measure_layers(a.seeds, record)

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ..errors import InputError
-from ..files import atomic_write
+from ..files import write_text
 from ..index import Source
 from ..locks import locked
 from .encoding import Encoded, Report
@@ -215,8 +215,7 @@ def _agree(
         say(f"starting afresh: {' and '.join(changed)} changed since the build that was stopped")
     staging.clear()
     staging.take_up()
-    with atomic_write(manifest) as temporary:
-        temporary.write_text(json.dumps(identity), encoding="utf-8")
+    write_text(manifest, json.dumps(identity))
 
 
 def _append(path: Path, data: bytes) -> None:

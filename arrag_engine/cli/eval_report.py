@@ -23,7 +23,7 @@ from ..evaluate.quoted import (
     Quoted,
 )
 from ..evaluate.results import Results, Score, read_dpg_results, read_geneval_results
-from ..files import atomic_write
+from ..files import write_text
 from ..paths import check_output, check_readable, given_name, given_path, is_folder, look_at
 from .progress import Bars
 
@@ -129,8 +129,7 @@ def report(a: argparse.Namespace) -> int:
     tables.append(sources())
     print(*tables, sep="\n\n")
     if a.json is not None:
-        with atomic_write(a.json) as temporary:
-            temporary.write_text(json.dumps(found, indent=1, ensure_ascii=False), "utf-8")
+        write_text(a.json, json.dumps(found, indent=1, ensure_ascii=False))
     return 0
 
 

@@ -14,7 +14,7 @@ from ..bounds import NEIGHBOURS, RETRIEVAL_TEMPERATURE, TOP_K, WEIGHT, Bound, ch
 from ..errors import InputError
 from ..evaluate.benchmark import Progress, evenly
 from ..evaluate.results import read_dpg_results, read_geneval_results
-from ..files import atomic_write
+from ..files import write_text
 from ..grid import NEIGHBORHOODS
 from ..paths import check_work_folder
 from .eval_lists import (
@@ -281,8 +281,7 @@ def told(points: Sequence[Point], out: Path, suite: str, method: str) -> int:
         ("sweep.json", json.dumps(facts, indent=1)),
         ("sweep.svg", chart),
     ):
-        with atomic_write(out / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write_text(out / name, text)
     print(table)
     print(out / "sweep.svg")
     return 0

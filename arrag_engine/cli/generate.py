@@ -21,7 +21,7 @@ from ..bounds import (
     picture_seeds,
 )
 from ..errors import InputError
-from ..files import atomic_write
+from ..files import write_text
 from ..models.tokenizing import check_prompt
 from ..paths import check_output, given_name
 from ..settings import SEMANTICS, SIDES, SamplingChoice
@@ -399,8 +399,7 @@ def _save_credits(drawing: Drawing, out: Path) -> list[dict[str, str]]:
     owed = drawing_credits(drawing)
     for path, credits in zip(_numbered(out, len(owed)), owed, strict=True):
         text = credits.as_text() if path.suffix.lower() == ".txt" else credits.as_json()
-        with atomic_write(path) as temporary:
-            temporary.write_text(f"{text}\n", encoding="utf-8")
+        write_text(path, f"{text}\n")
     return [{CHUNK: credits.as_json()} for credits in owed]
 
 
@@ -432,5 +431,4 @@ def _write_report(
     traces = drawing.traces if settings.get("outpaint") is None else []
     for image, trace in zip(report["images"], traces, strict=False):
         image["positions"] = [trace.position_facts(i) for i in range(trace.grid.size)]
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(report, ensure_ascii=False, indent=1), encoding="utf-8")
+    write_text(path, json.dumps(report, ensure_ascii=False, indent=1))

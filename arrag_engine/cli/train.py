@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from .. import shipped
 from ..bounds import TRAINING
 from ..errors import InputError
-from ..files import atomic_write
+from ..files import write_text
 from ..index import PatchIndex, load_index
 from ..locks import locked
 from ..paths import check_output, check_work_folder, given_name
@@ -480,9 +480,8 @@ def loss(a: argparse.Namespace) -> int:
             {"caption": caption, "bits": round(float(value), 6)}
             for caption, value in zip(examples.captions, bits, strict=True)
         ]
-        with atomic_write(a.json) as temporary:
-            report = {"bits": float(bits.mean()), "pictures": pictures}
-            temporary.write_text(json.dumps(report, ensure_ascii=False, indent=1), "utf-8")
+        report = {"bits": float(bits.mean()), "pictures": pictures}
+        write_text(a.json, json.dumps(report, ensure_ascii=False, indent=1))
     return 0
 
 

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 from ..bounds import shown
 from ..errors import InputError
-from ..files import atomic_write
+from ..files import write_text
 from ..locks import locked
 
 Key = Sequence[str | float]
@@ -125,8 +125,7 @@ def _make(folder: Path) -> None:
 
 
 def _write(path: Path, facts: Any) -> None:
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(facts, indent=1, ensure_ascii=False), encoding="utf-8")
+    write_text(path, json.dumps(facts, indent=1, ensure_ascii=False))
 
 
 def read_manifests(folder: Path) -> dict[Path, dict[str, Any]]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..bounds import MAX_BATCH
 from ..checkpoints import Checkpoint
-from ..files import atomic_write
+from ..files import write_text
 from ..session import Plan, draw
 from .benchmark import Benchmark, Part, Progress, Task, Wanted, no_progress
 from .journal import Journal
@@ -110,11 +110,11 @@ def evaluate(
         parts[part] = pictures
         if folder is not None:
             benchmark.write(folder, part, pictures)
-            _write(folder / "scores.json", _scores(benchmark, parts))
+            write_text(folder / "scores.json", _scores(benchmark, parts))
     tables += benchmark.tables(parts, progress)
     text = "\n\n".join(table for table in tables if table)
     if folder is not None:
-        _write(folder / "table.txt", text + "\n")
+        write_text(folder / "table.txt", text + "\n")
     return text
 
 
@@ -124,8 +124,3 @@ def _scores(benchmark: Benchmark, parts: dict[Part, Pictures]) -> str:
         for (kind, method), pictures in parts.items()
     ]
     return json.dumps(scores, indent=1)
-
-
-def _write(path: Path, text: str) -> None:
-    with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")

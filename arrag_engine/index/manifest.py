@@ -18,7 +18,7 @@ import numpy as np
 
 from ..bounds import shown
 from ..errors import InputError
-from ..files import atomic_write
+from ..files import write_text
 from ..grid import Grid
 from .container import FINGERPRINT
 from .file import MANIFEST, load_index, read_header, save_index
@@ -233,8 +233,7 @@ def write_manifest(path: Path, names: Sequence[str]) -> Manifest:
         "structure": index.structure,
         "shards": [asdict(shard) for shard in shards],
     }
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(facts, indent=1), encoding="utf-8")
+    write_text(path, json.dumps(facts, indent=1))
     return read_manifest(path)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..checkpoints.weights import open_weights
 from ..errors import InputError
 from ..faid import FaidAdapter
-from ..files import atomic_write
+from ..files import atomic_write, write_text
 from .data import Examples
 
 RESULTS = ("base_held_out_bits", "held_out_bits", "base_own_bits", "own_bits")
@@ -75,8 +75,7 @@ class RunFolder:
             raise InputError(
                 f"cannot make {self.folder}: {error.strerror}; choose another folder"
             ) from error
-        with atomic_write(self.settings) as temporary:
-            temporary.write_text(json.dumps(facts, indent=1), encoding="utf-8")
+        write_text(self.settings, json.dumps(facts, indent=1))
 
     def save_examples(self, examples: Examples) -> None:
         _write_examples(examples, self.examples)
@@ -181,8 +180,7 @@ class RunFolder:
         if self.log.is_file():
             lines = [json.loads(line) for line in self.log.read_text(encoding="utf-8").splitlines()]
         kept = [line for line in lines if line["step"] <= step]
-        with atomic_write(self.log) as temporary:
-            temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), "utf-8")
+        write_text(self.log, "".join(json.dumps(line) + "\n" for line in kept))
         return kept
 
     def results(self) -> dict[str, float]:

@@ -36,7 +36,7 @@ import arrag_engine as arrag
 from arrag_engine.evaluate.benchmark import evenly
 from arrag_engine.evaluate.measures import mean_and_spread
 from arrag_engine.evaluate.pictures import decode_tokens
-from arrag_engine.files import atomic_write
+from arrag_engine.files import write_text
 from arrag_engine.index import PatchIndex
 from arrag_engine.layers import KeyChoice
 from arrag_engine.retrieval import Steering, copied_regions, over_copying_score
@@ -121,8 +121,7 @@ class Record:
             return
         self.rows[key] = measure()
         text = ",\n".join(f"{json.dumps(k)}: {json.dumps(v)}" for k, v in self.rows.items())
-        with atomic_write(self.path) as temporary:
-            temporary.write_text(f"{{\n{text}\n}}\n", encoding="utf-8")
+        write_text(self.path, f"{{\n{text}\n}}\n")
         print(key, self.rows[key], flush=True)
 
     def under(self, prefix: str) -> dict[str, list[dict[str, Any]]]:

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from ...checkpoints import Checkpoint
-from ...files import atomic_write
+from ...files import write_text
 from ...grid import NEIGHBORHOODS
 from ...images import save_png
 from ..benchmark import Progress
@@ -126,8 +126,8 @@ def write(
         picture = thumbnail(checkpoint, one.tokens)
         rows.setdefault(one.prompt, []).append((one.label, picture))
     page = make_page({**facts, "unreadable": material.unreadable}, list(rows.items()))
-    _write(out / JSON, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
-    _write(out / PAGE, page)
+    write_text(out / JSON, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
+    write_text(out / PAGE, page)
     columns = len(drawn) // len(rows)
     save_png(sheet(checkpoint, [one.tokens for one in drawn], columns), out / SHEET, {})
 
@@ -140,8 +140,3 @@ def sheet(checkpoint: Checkpoint, drawn: Sequence[np.ndarray], columns: int) -> 
     for place, picture in enumerate(pictures):
         whole.paste(picture, (place % columns * width, place // columns * height))
     return whole
-
-
-def _write(path: Path, text: str) -> None:
-    with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
