@@ -7,19 +7,31 @@ comes from a command line or the environment, never from a file or a workflow.
 from __future__ import annotations
 
 import os
+import socket
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from ..errors import InputError
-from .lookup import LocalLookup, ShardedLookup
-from .manifest import Manifest, open_shard
+from . import actor
+from .lookup import ShardedLookup
+from .manifest import Manifest, facts_of
+from .wire import answer_of, plain_arguments
 
 LOCAL = "local"
 """The address of a cluster of this machine alone, which ends with the process."""
+TOKEN = "~/.ray/auth_token"
+"""Where Ray keeps the token without which a cluster answers nobody."""
+REACHING = 5.0
+"""Seconds in which the first machine of a cluster must answer."""
 PATIENCE = 120.0
 """Seconds in which shards of a machine that is lost must be found on others."""
+OPENING = 5.0
+"""The same when an index is opened: no machine was lost."""
 STARTING = 60.0
 """Seconds in which a machine must have opened its shards."""
 
@@ -30,7 +42,9 @@ def connect(address: str) -> Any:
     Raises:
         InputError: The package is not installed, or there is no cluster.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before the import
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # both are read by the import
+    if address == LOCAL or _has_token():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     try:
         import ray  # type: ignore[import]
     except ImportError:
@@ -39,51 +53,68 @@ def connect(address: str) -> Any:
         ) from None
     if ray.is_initialized():
         return ray
-    where: dict[str, Any] = {} if address == LOCAL else {"address": address}
+    _check_reachable(address)
+    where: dict[str, Any] = {"address": address}  # without one, Ray takes any cluster that is here
     if address == LOCAL:
-        where = {"include_dashboard": False}
+        where["include_dashboard"] = False
     try:
-        ray.init(**where, configure_logging=False, log_to_driver=False)
+        with _found_by_workers() if address == LOCAL else nullcontext():
+            ray.init(**where, configure_logging=False, log_to_driver=False)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-        raise InputError(
-            f"there is no Ray cluster at {address!r} ({reason}); start one with 'ray start --head'"
-        ) from error
+        raise _no_cluster(address, error) from error
     return ray
 
 
-class Machine:
-    """An actor: the shards that one machine searches, all of them at once."""
-
-    def __init__(self, manifest: Manifest, numbers: Sequence[int]) -> None:
-        self.shards = {number: LocalLookup(open_shard(manifest, number)) for number in numbers}
-        self.pool = ThreadPoolExecutor(max(1, min(len(numbers), os.cpu_count() or 1)))
-
-    def node(self) -> str:
-        """Id of the machine; answered once the shards are open."""
-        import ray  # type: ignore[import]
-
-        return ray.get_runtime_context().get_node_id()
-
-    def ask(self, method: str, each: Mapping[int, tuple[Any, ...]]) -> dict[int, Any]:
-        """What shards answer to a method of `LocalLookup`, by their numbers."""
-
-        def answer(number: int) -> Any:
-            return getattr(self.shards[number], method)(*each[number])
-
-        if len(each) == 1:
-            return {number: answer(number) for number in each}
-        return dict(zip(each, self.pool.map(answer, each), strict=True))
+def _check_reachable(address: str) -> None:
+    """Ray would try for minutes, without a word."""
+    host, _, port = address.rpartition(":")
+    if port.isdecimal():
+        try:
+            socket.create_connection((host, int(port)), REACHING).close()
+        except (OSError, OverflowError) as error:
+            raise _no_cluster(address, error) from error
 
 
-def present(manifest: Manifest) -> list[int]:
-    """Numbers of the shards whose files are on this machine."""
-    places = enumerate(map(manifest.place, manifest.shards))
-    return [number for number, place in places if place.is_file()]
+def _no_cluster(address: str, error: Exception) -> InputError:
+    reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+    return InputError(
+        f"there is no Ray cluster at {address!r} that answers ({reason}); start one with 'ray "
+        f"start --head', or if it runs, copy {TOKEN} from its first machine to this one"
+    )
 
 
-class Machines:
-    """The actors that search the shards of a manifest.
+@contextmanager
+def _found_by_workers() -> Iterator[None]:
+    """Processes that are started here find this package, which in ComfyUI need not be installed."""
+    before = os.environ.get("PYTHONPATH")
+    root = str(Path(__file__).parents[2])
+    os.environ["PYTHONPATH"] = root if before is None else os.pathsep.join((root, before))
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
+
+
+def _has_token() -> bool:
+    """Whether this machine has the token of a cluster, in one of the places where Ray looks."""
+    named = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ)
+    return bool(named) or Path(TOKEN).expanduser().is_file()
+
+
+class Slot(NamedTuple):
+    """Room for an actor: a core of a machine. In order, the first cores of all machines come
+    before any second one."""
+
+    core: int
+    node: str
+    """Id of the machine."""
+
+
+class ShardActors:
+    """The actors that search the shards of a manifest, no more on a machine than it has cores.
 
     An actor that is lost, or whose machine is, is replaced on a machine that has the files; the
     question is asked again.
@@ -95,13 +126,15 @@ class Machines:
     def __init__(self, manifest: Manifest, address: str) -> None:
         self.manifest = manifest
         self.ray = connect(address)
+        self.ray.cloudpickle.register_pickle_by_value(actor)
         self.actors: dict[int, Any] = {}  # by shard
         self._place(range(len(manifest.shards)))
 
     def ask(self, method: str, each: Mapping[int, tuple[Any, ...]]) -> list[Any]:
         """What shards answer to a method of `LocalLookup`, in order of their numbers."""
+        left = {number: plain_arguments(arguments) for number, arguments in each.items()}
         answers: dict[int, Any] = {}
-        while left := {n: arguments for n, arguments in each.items() if n not in answers}:
+        while left:
             asked = [
                 (numbers, actor.ask.remote(method, {n: left[n] for n in numbers}))
                 for actor, numbers in self._grouped(left)
@@ -109,12 +142,17 @@ class Machines:
             lost: list[int] = []
             for numbers, answer in asked:
                 try:
-                    answers |= self._get(answer)
+                    problem, found = self.ray.get(answer)
                 except self.ray.exceptions.RayActorError:
                     lost += numbers
+                    continue
+                if problem:
+                    raise InputError(problem)
+                answers |= found
+            left = {number: left[number] for number in lost}
             if lost:
                 self._place(lost)
-        return [answers[number] for number in sorted(answers)]
+        return [answer_of(method, answers[number]) for number in sorted(answers)]
 
     def _grouped(self, numbers: Any) -> list[tuple[Any, list[int]]]:
         """(actor, its shards) of some shards."""
@@ -123,18 +161,9 @@ class Machines:
             groups.setdefault(self.actors[number], []).append(number)
         return list(groups.items())
 
-    def _get(self, answer: Any, timeout: float | None = None) -> Any:
-        """A result of the cluster; what went wrong there with a sentence is raised here."""
-        try:
-            return self.ray.get(answer, timeout=timeout)
-        except self.ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, InputError):
-                raise InputError(str(error.cause)) from None
-            raise
-
     def _place(self, numbers: Any) -> None:
         """New actors for some shards."""
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + (PATIENCE if self.actors else OPENING)
         left = set(numbers)
         while left:
             plan, missing = spread(self.manifest, sorted(left), self._holders(left))
@@ -147,89 +176,85 @@ class Machines:
                     "one of them, under this path, or on storage that all of them have"
                 )
             if left:
-                if not self._waits():
-                    end = 0.0
                 time.sleep(1.0)
 
-    def _waits(self) -> bool:
-        """Whether a machine may still come back or be found dead: some are not alive, or an actor
-        of before was lost."""
-        return bool(self.actors) or any(not node["Alive"] for node in self.ray.nodes())
-
-    def _holders(self, numbers: Any) -> dict[str, set[int]]:
-        """Which of some shards each living machine has, by the machine's id."""
-        look = self.ray.remote(num_cpus=0, max_retries=0)(present)
-        nodes = [node["NodeID"] for node in self.ray.nodes() if node["Alive"]]
-        asked = {node: look.options(**self._pinned(node)).remote(self.manifest) for node in nodes}
-        found: dict[str, set[int]] = {}
+    def _holders(self, numbers: Any) -> dict[Slot, set[int]]:
+        """Which of some shards the machine of each slot has; of machines that are alive."""
+        look = self.ray.remote(num_cpus=0, max_retries=0)(actor.present)
+        paths = [str(self.manifest.place(shard)) for shard in self.manifest.shards]
+        cores = {
+            node["NodeID"]: max(1, int(node["Resources"].get("CPU", 1)))
+            for node in self.ray.nodes()
+            if node["Alive"]
+        }
+        asked = {node: look.options(**self._pinned(node)).remote(paths) for node in cores}
+        found: dict[Slot, set[int]] = {}
         for node, answer in asked.items():
             try:
-                found[node] = set(self._get(answer, STARTING)) & set(numbers)
-            except self.ray.exceptions.RayError:
-                continue  # a machine that has just gone
+                own = set(self.ray.get(answer, timeout=STARTING)) & set(numbers)
+            except self._gone():
+                continue
+            found |= {Slot(core, node): own for core in range(cores[node])}
         return found
 
-    def _started(self, plan: Mapping[str, Sequence[int]]) -> set[int]:
-        """Start an actor on each machine of a plan; returns the shards that are open then."""
-        make = self.ray.remote(num_cpus=0, max_restarts=0)(Machine)
-        actors = {
-            node: make.options(**self._pinned(node)).remote(self.manifest, numbers)
-            for node, numbers in plan.items()
-        }
+    def _started(self, plan: Mapping[Slot, Sequence[int]]) -> set[int]:
+        """Start an actor for each slot of a plan; returns the shards that are open then."""
+        make = self.ray.remote(num_cpus=0, max_restarts=0)(actor.ShardActor)
+        actors = {slot: make.options(**self._pinned(slot.node)).remote() for slot in plan}
+        given = str(self.manifest.path), facts_of(self.manifest)
+        opened = {slot: actors[slot].open.remote(*given, plan[slot]) for slot in plan}
         open_: set[int] = set()
-        for node, actor in actors.items():
+        for slot, answer in opened.items():
             try:
-                self._get(actor.node.remote(), STARTING)
-            except self.ray.exceptions.RayActorError as error:
-                if sentence := said(error):
-                    raise InputError(sentence) from None
-                continue  # the machine has gone meanwhile
-            except self.ray.exceptions.GetTimeoutError:
+                problem = self.ray.get(answer, timeout=STARTING)
+            except self._gone():
                 continue
-            open_.update(plan[node])
-            self.actors |= dict.fromkeys(plan[node], actor)
+            if problem:
+                raise InputError(problem)
+            open_.update(plan[slot])
+            self.actors |= dict.fromkeys(plan[slot], actors[slot])
         return open_
+
+    def _gone(self) -> tuple[type[Exception], ...]:
+        """What is raised where a machine has gone meanwhile."""
+        errors = self.ray.exceptions
+        lost = errors.RayActorError, errors.NodeDiedError, errors.WorkerCrashedError
+        return *lost, errors.TaskUnschedulableError, errors.GetTimeoutError
 
     def _pinned(self, node: str) -> dict[str, Any]:
         pinned = self.ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
         return {"scheduling_strategy": pinned(node, soft=False)}
 
 
-def said(error: Exception) -> str:
-    """The sentence of the `InputError` with which an actor failed to start; empty if it is none."""
-    lines = [line.strip() for line in str(error).splitlines() if "InputError: " in line]
-    return lines[-1].split("InputError: ", 1)[1] if lines else ""
-
-
 def spread(
-    manifest: Manifest, numbers: Sequence[int], holders: Mapping[str, set[int]]
-) -> tuple[dict[str, list[int]], list[int]]:
-    """(shards by machine, shards that no machine has): each shard goes to the machine with the
-    fewest pictures of those that have its file.
+    manifest: Manifest, numbers: Sequence[int], holders: Mapping[Slot, set[int]]
+) -> tuple[dict[Slot, list[int]], list[int]]:
+    """(shards by slot, shards that no machine has): each shard goes to the slot with the fewest
+    pictures of those whose machines have its file.
 
     Args:
-        holders: Which shards each machine has.
+        holders: Which shards the machine of each slot has.
     """
-    plan: dict[str, list[int]] = {}
+    plan: dict[Slot, list[int]] = {}
     load = dict.fromkeys(sorted(holders), 0)
     missing = []
     for number in numbers:
-        able = [node for node in load if number in holders[node]]
+        able = [slot for slot in load if number in holders[slot]]
         if not able:
             missing.append(number)
             continue
-        node = min(able, key=lambda node: load[node])
-        load[node] += manifest.shards[number].pictures
-        plan.setdefault(node, []).append(number)
+        slot = min(able, key=lambda slot: load[slot])
+        load[slot] += manifest.shards[number].pictures
+        plan.setdefault(slot, []).append(number)
     return plan, missing
 
 
 class RayLookup(ShardedLookup):
     """The patches of an index whose shards are on the machines of a cluster: each look-up is one
-    question to every machine, and finds what `ShardedLookup` finds."""
+    question to every actor, and finds what `ShardedLookup` finds."""
 
     shards: Any
-    """`Machines`."""
+    """`ShardActors`."""
 
     def ask(self, method: str, each: Sequence[tuple[Any, ...]]) -> list[Any]:
         return self.shards.ask(method, dict(enumerate(each)))
@@ -244,7 +269,8 @@ def open_on_cluster(manifest: Manifest, address: str) -> RayLookup:
     Raises:
         InputError: There is no cluster, or a shard is missing or another file.
     """
-    return RayLookup(manifest, Machines(manifest, address))
+    absolute = replace(manifest, path=manifest.path.absolute())
+    return RayLookup(absolute, ShardActors(absolute, address))
 
 
 def on_cluster(
@@ -259,15 +285,17 @@ def on_cluster(
     ray = connect(address)
     gpus = 1 if gpu and ray.cluster_resources().get("GPU") else 0
     task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=-1)(function)
-    answers = [task.remote(*arguments) for arguments in calls]
+    left = deque(task.remote(*arguments) for arguments in calls)
     try:
-        for answer in answers:
-            try:
-                yield ray.get(answer)
-            except ray.exceptions.RayTaskError as error:
-                if isinstance(error.cause, InputError):
-                    raise InputError(str(error.cause)) from None
-                raise
+        while left:
+            answer = ray.get(left[0])
+            left.popleft()  # before it is passed on: Ray ends the process if what is done is ended
+            yield answer
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, InputError):
+            raise InputError(str(error.cause)) from None
+        raise
     finally:
-        for answer in answers:
-            ray.cancel(answer, force=False)
+        _, running = ray.wait(list(left), num_returns=len(left), timeout=0) if left else ([], [])
+        for answer in running:
+            ray.cancel(answer)

@@ -95,10 +95,7 @@ def open_index(path: Path) -> TensorFile:
         InputError: Not an index file of this format.
     """
     if Path(path).suffix.lower() == MANIFEST:
-        raise InputError(
-            f"{path} is the manifest of an index in shards, which is for drawing only; name the "
-            "file of one shard"
-        )
+        raise in_shards(path)
     file = TensorFile(path)
     header = file.header
     found, version = (header.get(name, "")[:20] for name in ("format", "version"))
@@ -115,6 +112,14 @@ def open_index(path: Path) -> TensorFile:
     if missing := [f for f in FIELDS if f not in header]:
         raise damaged(path, f"its header lacks {', '.join(missing)}")
     return file
+
+
+def in_shards(path: Path) -> InputError:
+    """What is said of a manifest where an index in one file is needed."""
+    return InputError(
+        f"{path} is the manifest of an index in shards, which is for drawing only; name an index "
+        "in one file"
+    )
 
 
 def load_index(path: Path) -> PatchIndex:

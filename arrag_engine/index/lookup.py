@@ -18,7 +18,7 @@ import numpy as np
 from ..errors import InputError
 from ..grid import Grid
 from .calibration import Calibration
-from .file import load_index
+from .file import in_shards, load_index
 from .hits import Hits
 from .keys import KeySpec
 from .manifest import Manifest, is_manifest, open_shard, read_manifest
@@ -368,9 +368,7 @@ def one_file(index: AnyIndex) -> PatchIndex:
         InputError: It is in shards.
     """
     if isinstance(index, ShardedLookup):
-        raise InputError(
-            f"{index.manifest.path} is an index in shards, which is for drawing only; use one file"
-        )
+        raise in_shards(index.manifest.path)
     return index
 
 

@@ -103,7 +103,7 @@ def read_manifest(path: Path) -> Manifest:
             data = file.read(LARGEST + 1)
         if len(data) > LARGEST:
             raise ValueError(f"it is larger than {LARGEST >> 20} MB")
-        return _manifest(path, json.loads(data.decode(), parse_constant=_no_number))
+        return manifest_of(path, json.loads(data.decode(), parse_constant=_no_number))
     except RecursionError:
         problem = "it is nested too deep"
     except (OSError, ValueError, InputError) as error:
@@ -115,8 +115,22 @@ def _no_number(name: str) -> float:
     raise ValueError(f"it holds {name}")
 
 
-def _manifest(path: Path, facts: Any) -> Manifest:
-    """
+def facts_of(manifest: Manifest) -> dict[str, Any]:
+    """What the file of a manifest holds."""
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "grid": str(manifest.grid),
+        "vq": manifest.vq,
+        "keys": asdict(manifest.keys),
+        "structure": manifest.structure,
+        "shards": [asdict(shard) for shard in manifest.shards],
+    }
+
+
+def manifest_of(path: Path, facts: Any) -> Manifest:
+    """The manifest at `path` that holds these facts.
+
     Raises:
         ValueError, InputError: It is none.
     """
@@ -218,22 +232,17 @@ def write_manifest(path: Path, names: Sequence[str]) -> Manifest:
     Raises:
         InputError: A file cannot be read, or the manifest not be written.
     """
-    index, count, shards = load_index(path.parent / names[0]), 0, []
-    for name in names:
-        pictures = len(load_index(path.parent / name).tokens)
-        sha256 = read_header(path.parent / name)[FINGERPRINT]
-        shards.append(Shard(name, count, pictures, sha256))
-        count += pictures
-    facts = {
-        "format": FORMAT,
-        "version": VERSION,
-        "grid": str(index.grid),
-        "vq": codebook_hash(index.codebook),
-        "keys": asdict(index.spec),
-        "structure": index.structure,
-        "shards": [asdict(shard) for shard in shards],
-    }
-    write_text(path, json.dumps(facts, indent=1))
+    indexes = [load_index(path.parent / name) for name in names]
+    counts = [len(index.tokens) for index in indexes]
+    shards = tuple(
+        Shard(name, last - count, count, read_header(path.parent / name)[FINGERPRINT])
+        for name, count, last in zip(names, counts, accumulate(counts), strict=True)
+    )
+    index = indexes[0]
+    manifest = Manifest(
+        path, index.grid, codebook_hash(index.codebook), index.spec, index.structure, shards
+    )
+    write_text(path, json.dumps(facts_of(manifest), indent=1))
     return read_manifest(path)
 
 

@@ -2,8 +2,10 @@
 
 import os
 import shutil
+import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from arrag_engine.build import build_in_parts, build_index
 from arrag_engine.decode import Recipe, draw_pictures
 from arrag_engine.errors import InputError
 from arrag_engine.index import Hits, open_lookup, save_shards
-from arrag_engine.index.cluster import Machines, connect, on_cluster, spread
+from arrag_engine.index.cluster import Slot, connect, on_cluster, spread
 from arrag_engine.index.manifest import Shard
 from arrag_engine.retrieval import make_retriever
 from arrag_engine.settings import RetrievalOptions, Sampling
@@ -21,6 +23,8 @@ from tests.pictures import picture
 from tests.tiny import tiny_index
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ["RAY_AUTH_MODE"] = "disabled"  # a key would be written to the home folder
+ROOT = Path(__file__).parents[2]
 NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
 
 
@@ -29,11 +33,18 @@ class FakeManifest:
 
 
 def test_shards_go_to_machines_that_have_them_evenly():
-    holders = {"a": {0, 1, 2, 3}, "b": {2, 3, 4}, "c": set()}
+    a, b, c = (Slot(0, node) for node in "abc")
+    holders = {a: {0, 1, 2, 3}, b: {2, 3, 4}, c: set()}
     plan, missing = spread(FakeManifest, range(5), holders)
-    assert (plan, missing) == ({"a": [0, 1], "b": [2, 3, 4]}, [])
-    plan, missing = spread(FakeManifest, [0, 4], {"a": {0}})
-    assert (plan, missing) == ({"a": [0]}, [4])
+    assert (plan, missing) == ({a: [0, 1], b: [2, 3, 4]}, [])
+    plan, missing = spread(FakeManifest, [0, 4], {a: {0}})
+    assert (plan, missing) == ({a: [0]}, [4])
+
+
+def test_all_machines_are_used_before_a_second_core_of_one():
+    holders = {Slot(core, node): set(range(5)) for node, core in (("a", 0), ("a", 1), ("b", 0))}
+    plan, _ = spread(FakeManifest, range(5), holders)
+    assert plan == {Slot(0, "a"): [0, 3], Slot(0, "b"): [1, 4], Slot(1, "a"): [2]}
 
 
 def test_without_ray_a_cluster_is_refused_in_one_sentence(monkeypatch):
@@ -42,13 +53,21 @@ def test_without_ray_a_cluster_is_refused_in_one_sentence(monkeypatch):
         connect("127.0.0.1:6379")
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "127.0.0.1:99999", "nowhere.invalid:6379"])
+def test_where_nothing_answers_it_is_one_sentence_at_once(address):
+    pytest.importorskip("ray", reason="the package ray is not installed")
+    with pytest.raises(InputError, match=f"there is no Ray cluster at '{address}' that answers"):
+        connect(address)
+
+
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
     ray = pytest.importorskip("ray", reason="the package ray is not installed")
     from ray.cluster_utils import Cluster
 
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a key would be written to the home folder
     health = {"health_check_period_ms": 500, "health_check_failure_threshold": 3}
+    patch = pytest.MonkeyPatch()
+    patch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)  # as if installed there
     made = Cluster(
         initialize_head=True,
         head_node_args=NODE | {"include_dashboard": False, "_system_config": health},
@@ -58,6 +77,7 @@ def cluster(tmp_path_factory):
     yield made
     ray.shutdown()
     made.shutdown()
+    patch.undo()
 
 
 @pytest.fixture
@@ -198,7 +218,58 @@ def test_what_a_lost_process_had_begun_is_begun_again(cluster, tmp_path):
 def test_machines_are_asked_once_a_look_up(cluster, path, monkeypatch):
     there = open_lookup(path, cluster.address)
     asked = []
-    get = Machines._get
-    monkeypatch.setattr(Machines, "_get", lambda *a: (asked.append(1), get(*a))[1])
+    get = there.shards.ray.get
+    monkeypatch.setattr(there.shards.ray, "get", lambda a: (asked.append(1), get(a))[1])
     there.lookup(np.zeros((32, 32), np.float32), 5)
     assert len(asked) == 3
+
+
+IN_COMFYUI = """
+import importlib.util, os, sys
+from pathlib import Path
+
+root, path, address = sys.argv[1:]
+sys.path = [p for p in sys.path if Path(p or ".").resolve() != Path(root)]
+spec = importlib.util.spec_from_file_location(
+    "/custom_nodes/ComfyUI-ARRAG", root + "/__init__.py", submodule_search_locations=[root]
+)
+module = importlib.util.module_from_spec(spec)
+sys.modules[spec.name] = module
+spec.loader.exec_module(module)
+index = importlib.import_module(spec.name + ".arrag_engine.index")
+errors = importlib.import_module(spec.name + ".arrag_engine.errors")
+import numpy as np
+
+here, there = index.open_lookup(Path(path)), index.open_lookup(Path(path), address)
+queries = np.random.default_rng(0).standard_normal((9, here.spec.dim(here.codebook.shape[1])))
+for view in (lambda one: one, lambda one: one.about(["red"])[1], lambda one: one.matching("car")):
+    hits = [view(one).lookup(queries, 9) for one in (here, there)]
+    assert all(map(np.array_equal, hits[0].fields, hits[1].fields))
+assert list(here.sources) == list(there.sources)
+os.remove(Path(path).with_name("a-00001.safetensors"))
+try:
+    index.open_lookup(Path(path), address)
+except errors.InputError as error:
+    print(error)
+assert "arrag_engine" not in sys.modules
+print("done")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("local", [False, True], ids=["cluster", "local"])
+def test_comfyui_reaches_a_cluster_under_its_own_name_for_the_package(
+    cluster, path, tmp_path, local
+):
+    """ComfyUI imports a custom node by its path; no class of that name exists on the machines."""
+    address = "local" if local else cluster.address
+    ran = subprocess.run(
+        [sys.executable, "-c", IN_COMFYUI, str(ROOT), str(path), address],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 0, ran.stderr
+    refused, last = ran.stdout.splitlines()
+    assert refused.startswith("no machine of the cluster has ")
+    assert last == "done"

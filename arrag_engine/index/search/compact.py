@@ -102,8 +102,9 @@ class TableScanner:
         distances, places = np.empty(0, np.float32), np.empty(0, np.int64)
         for spans in self._runs(probes):
             codes = np.concatenate([self.codes[first:last] for first, last in spans])
-            sums = tables[0].take(codes[:, 0])
-            for table, column in zip(tables[1:], codes.T[1:], strict=True):
+            columns = codes.T.astype(np.intp, order="C")  # else each take casts, a little at a time
+            sums = tables[0].take(columns[0])
+            for table, column in zip(tables[1:], columns[1:], strict=True):
                 sums += table.take(column)
             near = nearest_entries(sums, k)
             distances = np.concatenate((distances, sums[near]))
