@@ -3,13 +3,17 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
+import textwrap
 
 import numpy as np
 import pytest
 
 from arrag_engine.build import BuildOptions, ReadSettings, build_in_parts, build_index, parts
 from arrag_engine.errors import InputError
-from arrag_engine.index import KeySpec, load_index, open_lookup
+from arrag_engine.index import KeySpec, load_index, open_lookup, save_shards
+from tests.index.test_lookup import parts_of
 from tests.pictures import picture
 
 COUNT = 21
@@ -117,6 +121,32 @@ def test_shards_hold_what_one_file_holds(model, model_file, folder, tmp_path, pi
     assert len(os.listdir(tmp_path)) == shards + 2
 
 
+def test_a_shard_that_is_written_is_not_made_again(
+    model, model_file, folder, tmp_path, monkeypatch
+):
+    out, made = tmp_path / "a.json", []
+    save = parts.save_index
+    monkeypatch.setattr(parts, "save_index", lambda i, p: (made.append(p.name), save(i, p)))
+
+    def killed(unit, done, total):
+        if (unit, done) == ("shard", 2):
+            raise KeyboardInterrupt
+
+    def build(shard_pictures=8, **more):
+        build_in_parts(model, model_file, folder, out, shard_pictures=shard_pictures, **more)
+
+    with pytest.raises(KeyboardInterrupt):
+        build(progress=killed)
+    assert not out.exists()
+    with pytest.raises(KeyboardInterrupt):
+        build(16, progress=killed)
+    assert made == ["0.safetensors", "1.safetensors"] * 2
+    build()
+    assert made[4:] == ["2.safetensors"]
+    names = ["a-00000.safetensors", "a-00001.safetensors", "a-00002.safetensors", "a.json"]
+    assert [name for name in sorted(os.listdir(tmp_path)) if not name.endswith(".lock")] == names
+
+
 def test_a_build_in_parts_by_command(run, files, tmp_path):
     line = "build --model {model} --images {files}/pictures --out {tmp}/a.json --shard-pictures 1"
     code, out, err = run(line)
@@ -137,3 +167,77 @@ def test_without_pictures_nothing_is_written(model, model_file, tmp_path):
                 model, model_file, tmp_path / "none", tmp_path / name, shard_pictures=pictures
             )
         assert not (tmp_path / name).exists()
+
+
+KILLED = """
+    import os, random, signal, sys, threading
+    import torch
+    from pathlib import Path
+    from arrag_engine.build import build_in_parts, building, parts
+    from tests.tiny import tiny_model
+
+    torch.set_num_threads(1)
+    parts.PICTURES = building.PICTURES = 8
+    checkpoint, folder, out = map(Path, sys.argv[1:4])
+    shard_pictures, seed = map(int, sys.argv[4:])
+    rng = random.Random(seed)
+    calls, delay, count = rng.randint(0, 5), rng.uniform(0, 0.02), 0
+
+    def die(unit, done, total):
+        global count
+        count += 1
+        if count > calls:
+            threading.Timer(delay, os.kill, (os.getpid(), signal.SIGKILL)).start()
+
+    build_in_parts(
+        tiny_model(), checkpoint, folder, out, shard_pictures=shard_pictures, progress=die
+    )
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL there")
+@pytest.mark.parametrize("shard_pictures", [0, 8], ids=["one file", "shards"])
+def test_killed_builds_in_parts_go_on_to_the_same_files(
+    model, model_file, folder, tmp_path, shard_pictures
+):
+    name = "a.json" if shard_pictures else "a.safetensors"
+    for place in ("whole", "killed"):
+        (tmp_path / place).mkdir()
+    whole, out = tmp_path / "whole" / name, tmp_path / "killed" / name
+    build_in_parts(model, model_file, folder, whole, shard_pictures=shard_pictures)
+    for seed in range(4):
+        command = [sys.executable, "-c", textwrap.dedent(KILLED), model_file, folder, out]
+        ended = subprocess.run(
+            [*map(str, command), str(shard_pictures), str(seed)],
+            capture_output=True,
+            timeout=120,
+            check=False,
+        )
+        assert ended.returncode == -9, ended.stderr.decode()
+    build_in_parts(model, model_file, folder, out, shard_pictures=shard_pictures)
+    wanted = {path.name: path.read_bytes() for path in whole.parent.iterdir() if path.is_file()}
+    found = {path.name: path.read_bytes() for path in out.parent.iterdir() if path.is_file()}
+    assert wanted == found
+
+
+NEEDS_ONE_FILE = {
+    "add": "add {tmp}/a.json --model {model} --images {files}/pictures --out {tmp}/b.safetensors",
+    "remove": "remove {tmp}/a.json --source a --out {tmp}/b.safetensors",
+    "merge": "merge {tmp}/a.json {tmp}/a.json --out {tmp}/b.safetensors",
+    "calibrate": "calibrate --model {model} --index {tmp}/a.json --images {files}/pictures "
+    "--out {tmp}/b.safetensors",
+    "train": "train faid --model {model} --index {tmp}/a.json --images {files}/pictures "
+    "--work {tmp}/b --out {tmp}/b.safetensors",
+    "eval pocket": "eval pocket --model {model} --index {tmp}/a.json --out {tmp}/b",
+}
+
+
+@pytest.mark.parametrize("name", NEEDS_ONE_FILE)
+def test_what_needs_one_file_refuses_shards(run, index, tmp_path, name):
+    save_shards(tmp_path / "a.json", parts_of(index, (0, 1, len(index.tokens))))
+    before = sorted(tmp_path.iterdir())
+    code, _, err = run(NEEDS_ONE_FILE[name])
+    assert code == 2
+    assert "a.json is the manifest of an index in shards, which is for drawing only" in err
+    assert sorted(tmp_path.iterdir()) == before

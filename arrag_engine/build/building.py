@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -177,8 +179,11 @@ def build_in_parts(
             tick(count)
         paths = [part.path for part in parts]
         if shard_pictures:
-            report = _make_shards(model, paths, folder, out, options, shard_pictures, run, progress)
+            step = -(-shard_pictures // PICTURES)
+            made = place / f"shards-{_digest(identity, options, step)}"
+            report, files = _make_shards(model, paths, folder, made, options, step, run, progress)
             report.notes += notes
+            _publish(files, out)
         else:
             report = _join_parts(model, paths, folder, out, options, identity, notes, progress)
         shutil.rmtree(place)
@@ -223,14 +228,14 @@ def _make_shards(
     model: ImageModel,
     paths: Sequence[Path],
     folder: Path,
-    out: Path,
+    place: Path,
     options: BuildOptions,
-    shard_pictures: int,
+    step: int,
     run: Run,
     progress: Progress,
-) -> Report:
-    """The shards of parts, all with the search structure that the first one gets, and their
-    manifest."""
+) -> tuple[Report, list[Path]]:
+    """Shards of `step` parts, all with the search structure that the first one gets: a report and
+    the files. Those that are in the folder `place` already are not made again."""
     report = Report()
     kept: list[tuple[Path, np.ndarray]] = []
     seen: dict[str, str] = {}
@@ -238,9 +243,9 @@ def _make_shards(
         report.add(encoded.report)
         kept.append((path, rows))
     _check_found(folder, report)
-    step = -(-shard_pictures // PICTURES)
     spans = [tuple(kept[i : i + step]) for i in range(0, len(kept), step)]
     spans = [span for span in spans if any(len(rows) for _, rows in span)]
+    place.mkdir(exist_ok=True)
     orders = [
         ShardOrder(
             span,
@@ -249,7 +254,7 @@ def _make_shards(
             options.spec,
             options.structure,
             options.recall_target,
-            out.parent / shard_name(out, number),
+            place / f"{number}.safetensors",
         )
         for number, span in enumerate(spans)
     ]
@@ -258,8 +263,31 @@ def _make_shards(
     others = [(replace(order, structure=structure),) for order in orders[1:]]
     for number, _ in enumerate(run(make_shard, others, False), start=2):
         progress("shard", number, len(orders))
-    write_manifest(out, [order.path.name for order in orders])
-    return report
+    return report, [order.path for order in orders]
+
+
+def _publish(files: Sequence[Path], out: Path) -> None:
+    """Put finished shards beside their manifest at `out`, which is written last.
+
+    Raises:
+        InputError: A file cannot be written.
+    """
+    names = [shard_name(out, number) for number in range(len(files))]
+    for file, name in zip(files, names, strict=True):
+        try:
+            os.replace(file, out.parent / name)
+        except OSError as error:
+            raise InputError(
+                f"cannot write {out.parent / name}: {error.strerror}; close what uses it, and "
+                "build again"
+            ) from error
+    write_manifest(out, names)
+
+
+def _digest(identity: Mapping[str, str], options: BuildOptions, step: int) -> str:
+    """Tells shards of the same parts apart."""
+    facts = [dict(identity), asdict(options.spec), options.structure, options.recall_target, step]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def encode_folder(

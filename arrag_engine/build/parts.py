@@ -20,7 +20,7 @@ import torch
 
 from ..checkpoints import load_checkpoint, resolve_dtype
 from ..errors import InputError
-from ..index import PatchIndex, SourceTable, create_index, save_index
+from ..index import PatchIndex, SourceTable, create_index, read_header, save_index
 from ..index.container import TensorFile, write_tensors
 from ..index.keys import KeySpec
 from ..models.families import ImageModel
@@ -179,7 +179,9 @@ class ShardOrder:
 
 
 def make_shard(order: ShardOrder) -> str:
-    """Write a shard; returns the kind of its search structure."""
+    """Write a shard, unless that is done; returns the kind of its search structure."""
+    if order.path.exists():
+        return read_header(order.path)["structure"]
     tokens, vectors, tables = [], [], []
     for path, rows in order.parts:
         its_tokens, its_vectors, sources, _ = read_part(path)
