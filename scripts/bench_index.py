@@ -40,7 +40,6 @@ SPECS = {
 }
 ROUNDS = 5
 SHARES = (0.01, 0.1, 0.5, 0.9)
-PAPER_PATCHES = 6.9e9
 ALL = slice(None)
 
 
@@ -220,31 +219,6 @@ def table(results: dict[str, dict], encoder_seconds: float) -> str:
     return "\n".join(lines)
 
 
-def paper(structure: str, facts: dict, encoder_seconds: float) -> str:
-    """What the paper's index would take, by arithmetic.
-
-    Shards of the size at which the number of lists, 3 sqrt(n), comes to its 2^16. A query goes to
-    every shard; scanning a list takes as much longer as lists are longer there.
-    """
-    lists = 2**16
-    shard = (lists / 3) ** 2
-    shards = int(np.ceil(PAPER_PATCHES / shard))
-    longer = (shard / lists) / (facts["patches"] / facts["lists"])
-    nprobe = int(facts["built_nprobe"])
-    fixed = facts["ms"] - nprobe * facts["ms_a_list"]
-    ms = shards * (max(fixed, 0) * lists / facts["lists"] + nprobe * facts["ms_a_list"] * longer)
-    build = facts["build_seconds"] / facts["patches"] * PAPER_PATCHES * lists / facts["lists"]
-    per_image = len(KeySpec().active(GRID))
-    encoder = PAPER_PATCHES / per_image * encoder_seconds
-    return (
-        f"{structure}: {facts['bytes'] * PAPER_PATCHES / 1e9:.0f} GB in {shards} shards of "
-        f"{shard / 1e6:.0f} M patches ({facts['bytes'] * shard / 1e9:.1f} GB each, mapped; "
-        f"{4 * PAPER_PATCHES / 1e9:.0f} GB of memory for list order); {ms:.0f} ms a query on one "
-        f"core, {ms / shards:.1f} with a core for each shard; search built in "
-        f"{build / 3600:.0f} core hours, {build / encoder:.1%} of the encoder's"
-    )
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--patches", type=int, default=10_000_000)
@@ -267,10 +241,6 @@ def main() -> None:
         corpus = make_corpus(a.patches, a.queries, a.codes, folder)
         results = {s: bench(corpus, s, folder) for s in a.structures}
     print(table(results, a.encoder_seconds))
-    print(f"\nThe paper's {PAPER_PATCHES / 1e9:.1f} billion patches, by arithmetic:")
-    for structure, facts in results.items():
-        if structure != "flat":
-            print(paper(structure, facts, a.encoder_seconds))
 
 
 if __name__ == "__main__":

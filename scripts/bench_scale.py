@@ -9,13 +9,16 @@ says otherwise; a time is the median over queries.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -24,17 +27,20 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from arrag_engine.files import write_text
 from arrag_engine.index import (
     KeySpec,
     PatchIndex,
     SourceTable,
     create_index,
+    file_bytes,
     open_lookup,
-    read_manifest,
     save_shards,
 )
 from arrag_engine.index.keys import Keys
 from arrag_engine.index.search import build_searcher
+from arrag_engine.index.search.compact import TableScanner
+from arrag_engine.index.search.inverted import Inverted
 from scripts.bench_index import exact_distances
 from scripts.made_up_pictures import GRID, Corpus, make_corpus
 
@@ -42,11 +48,15 @@ K = 64
 SPECS = {"ivf": KeySpec(), "compact": KeySpec(space="codebook")}
 PROBES = (4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 QUANTILE = 1e-3
+TARGET = 0.95
+ROUNDS = 5
+PER_PICTURE = 506
+Row = dict[str, Any]
+Search = Callable[[np.ndarray], object]
+Rows = Iterator[Row]
 
 
-def milliseconds(
-    search: Callable[[np.ndarray], object], queries: np.ndarray, at_once: int
-) -> float:
+def milliseconds(search: Search, queries: np.ndarray, at_once: int) -> float:
     """Median time of a call with so many queries."""
     taken = []
     for first in range(0, len(queries) - at_once + 1, at_once):
@@ -78,40 +88,83 @@ def plain(keys: Keys, centroids: np.ndarray, quantiles: bool) -> faiss.IndexIVFS
     return index
 
 
-def structures(corpus: Corpus) -> None:
+def structures(corpus: Corpus) -> Rows:
+    """Each structure as built, and faiss's IVF-SQ8 at the target and at the same recall, all of
+    them asked in turn."""
     for kind, spec in SPECS.items():
         keys, queries = corpus.keys(spec, slice(None)), corpus.queries
         furthest = exact_distances(keys, queries)
         start = time.perf_counter()
         searcher = build_searcher(keys, kind)
-        seconds = time.perf_counter() - start
-        wanted = recall(keys, queries, furthest, searcher.search(queries, K)[1])
-        size = sum(array.nbytes for array in searcher.arrays().values()) / keys.size
-        ms = milliseconds(lambda xq, s=searcher: s.search(xq, K), queries, 1)
-        print(f"{kind}: {searcher.choice}")
-        print(f"  {size:.1f} B a patch, recall {wanted:.4f}, {ms:.3f} ms, built in {seconds:.0f} s")
+        row = {
+            "search": f"{kind}, as built: {searcher.choice}",
+            "recall": recall(keys, queries, furthest, searcher.search(queries, K)[1]),
+            "bytes": sum(array.nbytes for array in searcher.arrays().values()) / keys.size,
+            "build_seconds": time.perf_counter() - start,
+        }
+        asked: list[tuple[Row, Search]] = [(row, lambda xq, s=searcher: s.search(xq, K))]
         centroids = searcher.arrays()["centroids"]
         for quantiles in (False, True):
-            report_plain(keys, queries, furthest, plain(keys, centroids, quantiles), wanted)
+            index = plain(keys, centroids, quantiles)
+            asked += peers(keys, queries, furthest, index, (TARGET, row["recall"]))
+        times = [[milliseconds(one, queries, 1) for _, one in asked] for _ in range(ROUNDS)]
+        for (row, _), ms in zip(asked, np.median(times, axis=0), strict=True):
+            yield row | {"ms": ms, "ms_to_first": ms / np.median(times, axis=0)[0]}
+        if isinstance(scanner := getattr(searcher, "_scanner", None), TableScanner):
+            yield ids_only(keys, searcher, scanner, queries)  # type: ignore[arg-type]
 
 
-def report_plain(
+def ids_only(keys: Keys, searcher: Inverted, scanner: TableScanner, queries: np.ndarray) -> Row:
+    """Scanning lists that hold numbers of patches alone, their codes read from the token grids."""
+    image, slot = np.divmod(searcher.lists.ids.astype(np.int64), len(keys.active))
+    places = (image * keys.tokens.shape[1] + keys.active[slot]).astype(np.uint32)
+    tokens = np.ascontiguousarray(keys.tokens).ravel()
+    steps = (keys.neighbors[0] - keys.active[0]).tolist()
+    probes = [searcher._probes(query, K) for query in queries]
+
+    def codes(spans: list[tuple[int, int]]) -> np.ndarray:
+        held = np.concatenate([scanner.codes[first:last] for first, last in spans])
+        return held.T.astype(np.intp, order="C")
+
+    def looked_up(spans: list[tuple[int, int]]) -> np.ndarray:
+        held = np.concatenate([places[first:last] for first, last in spans]).astype(np.intp)
+        return np.stack([tokens.take(held + step) for step in steps]).astype(np.intp)
+
+    def taken(columns: Callable[[list[tuple[int, int]]], np.ndarray], row: int) -> float:
+        tables = scanner._tables(queries[row])
+        start = time.perf_counter()
+        for spans in scanner._runs(probes[row]):
+            sum(table.take(c) for table, c in zip(tables, columns(spans), strict=True))
+        return time.perf_counter() - start
+
+    for spans in scanner._runs(probes[0]):
+        assert np.array_equal(codes(spans), looked_up(spans))
+    times = [[taken(one, row) for one in (codes, looked_up)] for row in range(len(queries))]
+    held, ids = np.median(times, axis=0) * 1e3
+    return {"search": "compact, scan alone", "codes_ms": held, "ids_only_ms": ids}
+
+
+def peers(
     keys: Keys,
     queries: np.ndarray,
     furthest: np.ndarray,
     index: faiss.IndexIVFScalarQuantizer,
-    wanted: float,
-) -> None:
-    """The smallest nprobe with a recall, or the best one."""
+    wanted: Sequence[float],
+) -> list[tuple[Row, Search]]:
+    """The index with the smallest nprobe of some that has each recall, or with the largest."""
     name = "extremes" if index.sq.rangestat == faiss.ScalarQuantizer.RS_minmax else "quantiles"
-    found = 0.0
-    for nprobe in PROBES:
+
+    def search(nprobe: int, xq: np.ndarray) -> np.ndarray:
         index.nprobe = nprobe
-        found = recall(keys, queries, furthest, index.search(queries, K)[1])
-        if found >= wanted:
-            break
-    ms = milliseconds(lambda xq: index.search(xq, K), queries, 1)
-    print(f"  faiss IVF-SQ8, {name}: nprobe {index.nprobe}, recall {found:.4f}, {ms:.3f} ms")
+        return index.search(xq, K)[1]
+
+    shares = {nprobe: recall(keys, queries, furthest, search(nprobe, queries)) for nprobe in PROBES}
+    chosen = []
+    for least in wanted:
+        nprobe = next((n for n in PROBES if shares[n] >= least), PROBES[-1])
+        row = {"search": f"faiss IVF-SQ8, {name}, nprobe {nprobe}", "recall": shares[nprobe]}
+        chosen.append((row | {"wanted": least}, partial(search, nprobe)))
+    return chosen
 
 
 def cut(corpus: Corpus, shards: int) -> Iterator[PatchIndex]:
@@ -122,12 +175,9 @@ def cut(corpus: Corpus, shards: int) -> Iterator[PatchIndex]:
         yield create_index(GRID, tokens, None, codebook, sources, spec, "compact")
 
 
-def sharded(corpus: Corpus, shards: int, address: str, folder: Path) -> None:
+def sharded(corpus: Corpus, shards: int, address: str, folder: Path) -> Rows:
     path = folder / "shards.json"
     save_shards(path, cut(corpus, shards))
-    files = [read_manifest(path).place(shard) for shard in read_manifest(path).shards]
-    size = sum(file.stat().st_size for file in files) / (len(corpus.tokens) * 506)
-    print(f"{shards} shards of compact: {size:.1f} B a patch in files")
     here = open_lookup(path)
     there = open_lookup(path, address)
     first = there.lookup(corpus.queries[:32], K)
@@ -135,10 +185,12 @@ def sharded(corpus: Corpus, shards: int, address: str, folder: Path) -> None:
         assert np.array_equal(one, other)
     for at_once in (1, 32):
         times = [
-            milliseconds(lambda xq, s=source: s.lookup(xq, K), corpus.queries, at_once)
-            for source in (here, there)
+            [milliseconds(lambda xq, s=s: s.lookup(xq, K), corpus.queries, at_once) for s in both]
+            for both in [(here, there)] * ROUNDS
         ]
-        print(f"  {at_once} queries a call: {times[0]:.2f} ms here, {times[1]:.2f} ms on Ray")
+        one, other = np.median(times, axis=0)
+        yield {"queries": at_once, "shards": shards, "here_ms": one, "ray_ms": other}
+    yield {"bytes_a_patch": file_bytes(path) / (len(corpus.tokens) * PER_PICTURE)}
 
 
 def main() -> None:
@@ -149,6 +201,7 @@ def main() -> None:
     parser.add_argument("--shards", type=int, default=0, help="0 = no shards")
     parser.add_argument("--cluster", default="local", help="address of the Ray cluster")
     parser.add_argument("--folder", type=Path, help="for the files, which stay")
+    parser.add_argument("--out", type=Path, help="JSON file to write")
     a = parser.parse_args()
     faiss.omp_set_num_threads(1)
     with tempfile.TemporaryDirectory() as temporary:
@@ -157,9 +210,15 @@ def main() -> None:
         corpus = make_corpus(a.patches, a.queries, a.codes, folder)
         if a.shards:
             corpus = replace(corpus, tokens=np.ascontiguousarray(corpus.tokens))
-            sharded(corpus, a.shards, a.cluster, folder)
+            rows = sharded(corpus, a.shards, a.cluster, folder)
         else:
-            structures(corpus)
+            rows = structures(corpus)
+        facts = []
+        for row in rows:
+            print(json.dumps(row), flush=True)
+            facts.append(row)
+    if a.out:
+        write_text(a.out, json.dumps(facts, indent=1) + "\n")
 
 
 if __name__ == "__main__":

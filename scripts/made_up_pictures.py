@@ -33,12 +33,13 @@ class Corpus:
     """What indexes are made of, and what is asked."""
 
     tokens: np.ndarray
-    vectors: np.ndarray
+    vectors: np.ndarray | None
     codebook: np.ndarray
     queries: np.ndarray
 
     def keys(self, spec: KeySpec, images: np.ndarray | slice) -> Keys:
-        return Keys(self.tokens[images], self.vectors[images], self.codebook, GRID, spec)
+        vectors = None if self.vectors is None else self.vectors[images]
+        return Keys(self.tokens[images], vectors, self.codebook, GRID, spec)
 
 
 class Followers:
@@ -90,8 +91,14 @@ def draw_pictures(
     return drawn.reshape(count, -1)
 
 
-def make_corpus(patches: int, queries: int, codes: int, folder: Path) -> Corpus:
-    """A corpus of at least so many patches, mapped from files in `folder`."""
+def make_corpus(
+    patches: int, queries: int, codes: int, folder: Path, encoder: bool = True
+) -> Corpus:
+    """A corpus of at least so many patches, mapped from files in `folder`.
+
+    Args:
+        encoder: Make the encoder's vectors, too.
+    """
     pocket = load_index(shipped.resolve("pocket", shipped.INDEXES))
     assert pocket.vectors is not None
     rng = np.random.default_rng(0)
@@ -111,16 +118,30 @@ def make_corpus(patches: int, queries: int, codes: int, folder: Path) -> Corpus:
     places = draw_pictures(coarse, np.arange(split), count, rng)
     tokens = near[fine[places], rng.integers(0, NEAR, places.shape)].astype(np.uint16)
     np.save(folder / "tokens.npy", tokens)
-    size = (count, GRID.size, 8)
-    vectors = np.lib.format.open_memmap(folder / "vectors.npy", "w+", np.float32, size)
-    offsets = real - codebook[fine]  # of the real vectors from their codes
-    for i in range(0, count, 1024):
-        rows = codebook[tokens[i : i + 1024]]
-        rows = rows + offsets[rng.integers(0, len(offsets), rows.shape[:2])]
-        vectors[i : i + 1024] = rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+    vectors = None
+    if encoder:
+        offsets = real - codebook[fine]  # of the real vectors from their codes
+        vectors = _beside(tokens, codebook, offsets, rng, folder / "vectors.npy")
 
     places = draw_pictures(coarse, np.arange(split, len(coarse)), max(32, queries // 8), rng)
     held_out = near[fine[places], rng.integers(0, NEAR, places.shape)]
     asked = Keys(held_out, None, codebook, GRID, KeySpec(space="codebook"))
     rows = asked.rows(rng.choice(asked.size, queries, replace=False))
     return Corpus(np.load(folder / "tokens.npy", mmap_mode="r"), vectors, codebook, rows)
+
+
+def _beside(
+    tokens: np.ndarray,
+    codebook: np.ndarray,
+    offsets: np.ndarray,
+    rng: np.random.Generator,
+    path: Path,
+) -> np.ndarray:
+    """Unit vectors [images, N, 8], each beside its code by one of the offsets [n, 8]."""
+    shape = (*tokens.shape, 8)
+    vectors = np.lib.format.open_memmap(path, "w+", np.float32, shape)
+    for i in range(0, len(tokens), 1024):
+        rows = codebook[tokens[i : i + 1024]]
+        rows = rows + offsets[rng.integers(0, len(offsets), rows.shape[:2])]
+        vectors[i : i + 1024] = rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+    return vectors
