@@ -273,3 +273,26 @@ def test_comfyui_reaches_a_cluster_under_its_own_name_for_the_package(
     refused, last = ran.stdout.splitlines()
     assert refused.startswith("no machine of the cluster has ")
     assert last == "done"
+
+
+@pytest.mark.slow
+def test_the_cores_of_this_machine_build_the_same_file_by_command(model_file, tmp_path):
+    pytest.importorskip("ray", reason="the package ray is not installed")
+    (tmp_path / "pictures").mkdir()
+    for i in range(5):
+        picture(tmp_path / "pictures" / f"{i}.png", i, (20, 15))
+    given = ["--model", str(model_file), "--images", str(tmp_path / "pictures")]
+    for name, more in (("one", []), ("two", ["--cluster", "local"])):
+        ran = subprocess.run(
+            [
+                *(sys.executable, "-m", "arrag_engine", "build", *given, *more),
+                *("--out", str(tmp_path / f"{name}.safetensors")),
+            ],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
+        assert ran.returncode == 0, ran.stderr
+        assert "5 pictures" in ran.stdout
+    one, two = (tmp_path / f"{name}.safetensors" for name in ("one", "two"))
+    assert one.read_bytes() == two.read_bytes()
