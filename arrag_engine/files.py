@@ -42,7 +42,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        _replace(temporary, path)
+        move_file(temporary, path)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         shown = str(reason).replace(str(temporary), str(path))
@@ -73,9 +73,14 @@ def _new_file(path: Path) -> Path:
         return temporary
 
 
-def _replace(temporary: Path, path: Path) -> None:
+def move_file(source: Path, path: Path) -> None:
+    """Rename a file onto `path`, on the same disk.
+
+    Raises:
+        InputError: `path` is open in a program that does not let it be replaced.
+    """
     try:
-        temporary.replace(path)
+        source.replace(path)
     except PermissionError as error:  # Windows replaces no file that is open anywhere
         raise InputError(
             f"cannot replace {path}: {error.strerror}; close the program that has it open, or "

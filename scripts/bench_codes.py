@@ -65,9 +65,9 @@ def codes_and_margins(vq: Any, images: Tensor) -> tuple[Tensor, Tensor]:
         z = vq.encoder(images).permute(0, 2, 3, 1).float()
         places = 1 << torch.arange(z.shape[-1])
         return ((z > 0) * places).sum(dim=-1), z.abs().amin(dim=-1)
-    with torch.autocast("cpu", enabled=False):
-        rows = vq.quantize.rows(torch.device("cpu"))
-    products = vq.features(images).float() @ rows.T
+    z = vq.features(images).float()
+    with torch.autocast("cpu", enabled=False):  # else the product loses its last digits, too
+        products = z @ vq.quantize.rows(torch.device("cpu")).T
     first, second = products.topk(2, dim=-1).values.unbind(dim=-1)
     return products.argmax(dim=-1), first - second
 

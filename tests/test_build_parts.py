@@ -10,9 +10,16 @@ import textwrap
 import numpy as np
 import pytest
 
-from arrag_engine.build import BuildOptions, ReadSettings, build_in_parts, build_index, parts
+from arrag_engine.build import (
+    BuildOptions,
+    ReadSettings,
+    build_in_parts,
+    build_index,
+    building,
+    parts,
+)
 from arrag_engine.errors import InputError
-from arrag_engine.index import KeySpec, load_index, open_lookup, save_shards
+from arrag_engine.index import KeySpec, load_index, open_lookup, read_manifest, save_shards
 from tests.index.test_lookup import parts_of
 from tests.pictures import picture
 
@@ -140,11 +147,40 @@ def test_a_shard_that_is_written_is_not_made_again(
     assert not out.exists()
     with pytest.raises(KeyboardInterrupt):
         build(16, progress=killed)
-    assert made == ["0.safetensors", "1.safetensors"] * 2
+    assert len(made) == 4
     build()
-    assert made[4:] == ["2.safetensors"]
-    names = ["a-00000.safetensors", "a-00001.safetensors", "a-00002.safetensors", "a.json"]
-    assert [name for name in sorted(os.listdir(tmp_path)) if not name.endswith(".lock")] == names
+    assert len(made) == 5
+    assert sorted(made[:2] + made[4:]) == [s.file for s in read_manifest(out).shards]
+    assert len(list(tmp_path.glob("a*"))) == 4
+
+
+def test_an_index_is_as_it_was_until_another_one_is_complete(
+    model, model_file, folder, tmp_path, monkeypatch
+):
+    out = tmp_path / "a.json"
+
+    def build(shard_pictures):
+        return build_in_parts(model, model_file, folder, out, shard_pictures=shard_pictures)
+
+    def stuck(source, target):
+        if target.name.endswith("-00001.safetensors"):
+            raise InputError("in use")
+        move(source, target)
+
+    build(8)
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("a*")}
+    move = building.move_file
+    monkeypatch.setattr(building, "move_file", stuck)
+    with pytest.raises(InputError, match="in use"):
+        build(16)
+    open_lookup(out)
+    assert before.items() <= {path.name: path.read_bytes() for path in tmp_path.glob("a*")}.items()
+    monkeypatch.setattr(building, "move_file", move)
+    monkeypatch.setattr(parts, "save_index", lambda *_: pytest.fail("a shard is made again"))
+    said = build(16).notes
+    assert len(read_manifest(out).shards) == 2
+    assert sum("is no shard of a.json now, and was left where it is" in one for one in said) == 3
+    assert list(open_lookup(out).sources)
 
 
 def test_a_build_in_parts_by_command(run, files, tmp_path):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -16,9 +16,11 @@ import torch
 from PIL import Image
 
 from ..errors import InputError
-from ..index import KeySpec, PatchIndex, create_index, load_index, save_index, write_manifest
-from ..index.manifest import shard_name
-from ..index.search import check_search
+from ..files import move_file
+from ..index import KeySpec, PatchIndex, create_index, load_index, save_index
+from ..index.keys import Keys
+from ..index.manifest import describe, save_manifest, shard_name
+from ..index.search import check_search, chosen
 from ..locks import locked
 from ..models.families import ImageModel
 from .encoding import Encoded, Report, encode_all, join
@@ -179,11 +181,15 @@ def build_in_parts(
             tick(count)
         paths = [part.path for part in parts]
         if shard_pictures:
-            step = -(-shard_pictures // PICTURES)
-            made = place / f"shards-{_digest(identity, options, step)}"
-            report, files = _make_shards(model, paths, folder, made, options, step, run, progress)
-            report.notes += notes
-            _publish(files, out)
+            report, kept = _kept_rows(paths, folder)
+            spans = _spans(kept, -(-shard_pictures // PICTURES))
+            made = place / _digest(identity, options, shard_pictures)
+            made.mkdir(exist_ok=True)
+            files = _shard_files(out, made, len(spans), fresh)
+            orders = [(order,) for order in _orders(model, options, spans, files)]
+            for number, _ in enumerate(run(make_shard, orders, False), start=1):
+                progress("shard", number, len(orders))
+            report.notes += notes + _publish(files, out)
         else:
             report = _join_parts(model, paths, folder, out, options, identity, notes, progress)
         shutil.rmtree(place)
@@ -224,70 +230,72 @@ def _join_parts(
         return _finish(staging, model, model.device, folder, out, options, notes, progress)
 
 
-def _make_shards(
-    model: ImageModel,
-    paths: Sequence[Path],
-    folder: Path,
-    place: Path,
-    options: BuildOptions,
-    step: int,
-    run: Run,
-    progress: Progress,
-) -> tuple[Report, list[Path]]:
-    """Shards of `step` parts, all with the search structure that the first one gets: a report and
-    the files. Those that are in the folder `place` already are not made again."""
-    report = Report()
+Rows = tuple[tuple[Path, np.ndarray], ...]
+"""Parts, and the rows of each that are kept."""
+
+
+def _kept_rows(paths: Sequence[Path], folder: Path) -> tuple[Report, Rows]:
+    """What a build of all parts adds and leaves out, and what it keeps of each."""
+    report, seen = Report(), dict[str, str]()
     kept: list[tuple[Path, np.ndarray]] = []
-    seen: dict[str, str] = {}
     for path, (rows, encoded) in zip(paths, read_parts(paths, seen), strict=True):
         report.add(encoded.report)
         kept.append((path, rows))
     _check_found(folder, report)
-    spans = [tuple(kept[i : i + step]) for i in range(0, len(kept), step)]
-    spans = [span for span in spans if any(len(rows) for _, rows in span)]
-    place.mkdir(exist_ok=True)
-    orders = [
-        ShardOrder(
-            span,
-            model.vq.codebook(model.device),
-            model.config.grid,
-            options.spec,
-            options.structure,
-            options.recall_target,
-            place / f"{number}.safetensors",
-        )
-        for number, span in enumerate(spans)
+    return report, tuple(kept)
+
+
+def _spans(kept: Rows, step: int) -> list[Rows]:
+    """The parts of each shard, `step` of them; none without a picture."""
+    spans = [kept[i : i + step] for i in range(0, len(kept), step)]
+    return [span for span in spans if any(len(rows) for _, rows in span)]
+
+
+def _shard_files(out: Path, made: Path, count: int, fresh: bool) -> list[Path]:
+    """Where the shards are until all are made: in the folder `made`, or beside `out` after a build
+    that was killed when it put them there."""
+    names = [shard_name(out, number, made.name) for number in range(count)]
+    moved = [not fresh and not (made / n).exists() and (out.parent / n).exists() for n in names]
+    return [(out.parent if m else made) / n for n, m in zip(names, moved, strict=True)]
+
+
+def _orders(
+    model: ImageModel, options: BuildOptions, spans: Sequence[Rows], files: Sequence[Path]
+) -> list[ShardOrder]:
+    """Shards with one kind of search structure, that of the first."""
+    grid, spec, target = model.config.grid, options.spec, options.recall_target
+    codebook = model.vq.codebook(model.device)
+    none = Keys(np.empty((0, grid.size), np.uint16), None, codebook, grid, spec)
+    size = sum(len(rows) for _, rows in spans[0]) * len(spec.active(grid))
+    structure = chosen(options.structure, none, size, target)
+    return [
+        ShardOrder(span, codebook, grid, spec, structure, target, file)
+        for span, file in zip(spans, files, strict=True)
     ]
-    [structure] = run(make_shard, [(orders[0],)], False)
-    progress("shard", 1, len(orders))
-    others = [(replace(order, structure=structure),) for order in orders[1:]]
-    for number, _ in enumerate(run(make_shard, others, False), start=2):
-        progress("shard", number, len(orders))
-    return report, [order.path for order in orders]
 
 
-def _publish(files: Sequence[Path], out: Path) -> None:
-    """Put finished shards beside their manifest at `out`, which is written last.
+def _publish(files: Sequence[Path], out: Path) -> list[str]:
+    """Put finished shards beside their manifest at `out`, which is written last: until then, an
+    index that was there is as it was. Returns remarks.
 
     Raises:
-        InputError: A file cannot be written.
+        InputError: A file cannot be read or written.
     """
-    names = [shard_name(out, number) for number in range(len(files))]
-    for file, name in zip(files, names, strict=True):
-        try:
-            os.replace(file, out.parent / name)
-        except OSError as error:
-            raise InputError(
-                f"cannot write {out.parent / name}: {error.strerror}; close what uses it, and "
-                "build again"
-            ) from error
-    write_manifest(out, names)
+    shard = re.compile(rf"{re.escape(out.stem)}-([0-9a-f]{{8}}-)?\d{{5}}\.safetensors")
+    old = {path.name for path in out.parent.iterdir() if shard.fullmatch(path.name)}
+    manifest = describe(out, files)
+    for file in files:
+        move_file(file, out.parent / file.name)
+    save_manifest(manifest)
+    left = sorted(old - {file.name for file in files})
+    return [f"{name} is no shard of {out.name} now, and was left where it is" for name in left]
 
 
-def _digest(identity: Mapping[str, str], options: BuildOptions, step: int) -> str:
-    """Tells shards of the same parts apart."""
-    facts = [dict(identity), asdict(options.spec), options.structure, options.recall_target, step]
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+def _digest(identity: Mapping[str, str], options: BuildOptions, shard_pictures: int) -> str:
+    """Tells the shards of one build from those of another one."""
+    search = asdict(options.spec), options.structure, options.recall_target
+    facts = [dict(identity), *search, shard_pictures]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def encode_folder(

@@ -20,7 +20,7 @@ import torch
 
 from ..checkpoints import load_checkpoint, resolve_dtype
 from ..errors import InputError
-from ..index import PatchIndex, SourceTable, create_index, read_header, save_index
+from ..index import PatchIndex, SourceTable, create_index, is_index, save_index
 from ..index.container import TensorFile, write_tensors
 from ..index.keys import KeySpec
 from ..models.families import ImageModel
@@ -178,10 +178,10 @@ class ShardOrder:
         return sum(len(rows) for _, rows in self.parts)
 
 
-def make_shard(order: ShardOrder) -> str:
-    """Write a shard, unless that is done; returns the kind of its search structure."""
-    if order.path.exists():
-        return read_header(order.path)["structure"]
+def make_shard(order: ShardOrder) -> None:
+    """Write a shard, unless that is done."""
+    if is_index(order.path):
+        return
     tokens, vectors, tables = [], [], []
     for path, rows in order.parts:
         its_tokens, its_vectors, sources, _ = read_part(path)
@@ -200,7 +200,6 @@ def make_shard(order: ShardOrder) -> str:
         order.recall_target,
     )
     save_index(index, order.path)
-    return index.structure
 
 
 Run = Callable[[Callable[..., Any], Sequence[tuple[Any, ...]], bool], Iterator[Any]]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from .. import shipped
 from ..bounds import SHARD_PICTURES
-from ..index import AnyIndex, KeySpec, PatchIndex, file_bytes, open_lookup, read_manifest
+from ..index import KeySpec, PatchIndex, file_bytes, load_index, read_header, read_manifest
 from ..paths import check_output
 from ..settings import CROPS
 from .parser import number
@@ -116,10 +116,7 @@ def _build_in_parts(
             say=say,
         )
     print_report(report)
-    index = open_lookup(out)
-    found = f"{index.structure} search, recall {index.recall:.4f}"
-    shards = f"{len(read_manifest(out).shards)} shards, " if a.shard_pictures else ""
-    print(f"{out}: {counts(index, report)}; {shards}{file_bytes(out)} bytes, {found}")
+    print(shard_summary(out, report) if a.shard_pictures else summary(out, load_index(out), report))
     return 0
 
 
@@ -136,14 +133,27 @@ def print_report(report: Report) -> None:
 def summary(out: Path, index: PatchIndex, report: Report) -> str:
     """The summary of a build, one line."""
     search = f"{index.searcher.kind} search, recall {index.searcher.settings['recall']}"
-    return f"{out}: {counts(index, report)}; {out.stat().st_size} bytes, {search}"
+    added = counts(len(index.tokens), index.size, report)
+    return f"{out}: {added}; {out.stat().st_size} bytes, {search}"
 
 
-def counts(index: AnyIndex, report: Report) -> str:
+def shard_summary(out: Path, report: Report) -> str:
+    """The same of an index in shards, none of which is opened."""
+    manifest = read_manifest(out)
+    headers = [read_header(manifest.place(shard)) for shard in manifest.shards]
+    patches = sum(int(header["patches"]) for header in headers)
+    recall = min(float(header["search.recall"]) for header in headers)
+    return (
+        f"{out}: {counts(manifest.pictures, patches, report)}; {len(headers)} shards, "
+        f"{file_bytes(out)} bytes, {manifest.structure} search, recall {recall}"
+    )
+
+
+def counts(crops: int, patches: int, report: Report) -> str:
     """What a build added and left out."""
     parts = [(report.pictures, "pictures"), (report.captioned, "with captions")]
-    if len(index.tokens) != report.pictures:
-        parts.append((len(index.tokens), "crops"))
-    parts += [(index.size, "patches")]
+    if crops != report.pictures:
+        parts.append((crops, "crops"))
+    parts += [(patches, "patches")]
     parts += [(len(report.duplicates), "duplicates"), (len(report.unreadable), "unreadable")]
     return ", ".join(f"{count} {what}" for count, what in parts)

@@ -17,6 +17,14 @@ def present(paths: Sequence[str]) -> list[int]:
     return [number for number, path in enumerate(paths) if os.path.isfile(path)]
 
 
+def lacks(package: str | None) -> str:
+    """What is said of a machine whose Python does not find a package."""
+    return (
+        f"a machine of the cluster lacks the Python package {package}; install this one on all of "
+        "them, with: pip install '.[cluster]'"
+    )
+
+
 class ShardActor:
     """The shards that one process of a machine searches.
 
@@ -24,21 +32,26 @@ class ShardActor:
     interpreter.
     """
 
-    shards: Any
+    def __init__(self) -> None:
+        self.shards: Any = None
 
     def open(self, path: str, facts: Mapping[str, Any], numbers: Sequence[int]) -> str:
-        """Open shards of a manifest; returns what is wrong with them, or nothing."""
+        """Open shards of a manifest, beside those that are open; returns what is wrong with them,
+        or nothing."""
         try:
             wire = importlib.import_module("arrag_engine.index.wire")
-        except ImportError:
-            return (
-                f"Python on {os.uname().nodename} does not find the package arrag; install it on "
-                "all machines of the cluster with: pip install '.[cluster]'"
-            )
+        except ImportError as error:
+            return lacks(error.name)
         try:
-            self.shards = wire.Shards(path, facts, numbers)
+            self.shards = self.shards or wire.Shards(path, facts)
+            self.shards.open(numbers)
         except wire.InputError as error:
             return str(error)
+        except (KeyError, TypeError, ValueError) as error:
+            return (
+                f"a machine of the cluster has another version of this package ({error}); install "
+                "the same on all of them"
+            )
         return ""
 
     def node(self) -> str:

@@ -32,8 +32,12 @@ PATIENCE = 120.0
 """Seconds in which shards of a machine that is lost must be found on others."""
 OPENING = 5.0
 """The same when an index is opened: no machine was lost."""
-STARTING = 60.0
-"""Seconds in which a machine must have opened its shards."""
+ANSWERING = 60.0
+"""Seconds in which a machine must have said which files it has."""
+LOSSES = 3
+"""How often actors may be lost while one question is answered."""
+_connected = ""
+"""The address that this process is connected to."""
 
 
 def connect(address: str) -> Any:
@@ -42,6 +46,7 @@ def connect(address: str) -> Any:
     Raises:
         InputError: The package is not installed, or there is no cluster.
     """
+    global _connected
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # both are read by the import
     if address == LOCAL or _has_token():
         os.environ.setdefault("RAY_AUTH_MODE", "token")
@@ -52,6 +57,10 @@ def connect(address: str) -> Any:
             "a cluster needs the package ray; install it with: pip install 'arrag[cluster]'"
         ) from None
     if ray.is_initialized():
+        if address != _connected:
+            raise InputError(
+                f"this program uses another Ray cluster than {address!r} already; restart it"
+            )
         return ray
     _check_reachable(address)
     where: dict[str, Any] = {"address": address}  # without one, Ray takes any cluster that is here
@@ -60,8 +69,9 @@ def connect(address: str) -> Any:
     try:
         with _found_by_workers() if address == LOCAL else nullcontext():
             ray.init(**where, configure_logging=False, log_to_driver=False)
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise _no_cluster(address, error) from error
+    _connected = address
     return ray
 
 
@@ -71,7 +81,7 @@ def _check_reachable(address: str) -> None:
     if port.isdecimal():
         try:
             socket.create_connection((host, int(port)), REACHING).close()
-        except (OSError, OverflowError) as error:
+        except (OSError, OverflowError, UnicodeError) as error:
             raise _no_cluster(address, error) from error
 
 
@@ -127,48 +137,70 @@ class ShardActors:
         self.manifest = manifest
         self.ray = connect(address)
         self.ray.cloudpickle.register_pickle_by_value(actor)
-        self.actors: dict[int, Any] = {}  # by shard
-        self._place(range(len(manifest.shards)))
+        errors = self.ray.exceptions
+        self.lost = (
+            *(errors.RayActorError, errors.ActorUnschedulableError, errors.ObjectLostError),
+            *(errors.NodeDiedError, errors.WorkerCrashedError, errors.OutOfMemoryError),
+            errors.TaskUnschedulableError,
+        )
+        """What is raised where a process or a machine has gone."""
+        self.actors: dict[Slot, Any] = {}
+        self.slots: dict[int, Slot] = {}  # by shard
+        self._place(range(len(manifest.shards)), OPENING)
 
     def ask(self, method: str, each: Mapping[int, tuple[Any, ...]]) -> list[Any]:
         """What shards answer to a method of `LocalLookup`, in order of their numbers."""
         left = {number: plain_arguments(arguments) for number, arguments in each.items()}
         answers: dict[int, Any] = {}
-        while left:
+        for _ in range(LOSSES):
             asked = [
-                (numbers, actor.ask.remote(method, {n: left[n] for n in numbers}))
-                for actor, numbers in self._grouped(left)
+                (slot, self.actors[slot].ask.remote(method, {n: left[n] for n in numbers}))
+                for slot, numbers in self._grouped(left)
             ]
-            lost: list[int] = []
-            for numbers, answer in asked:
+            for slot, answer in asked:
                 try:
                     problem, found = self.ray.get(answer)
-                except self.ray.exceptions.RayActorError:
-                    lost += numbers
+                except self.lost:
+                    self._forget(slot)
                     continue
                 if problem:
                     raise InputError(problem)
                 answers |= found
-            left = {number: left[number] for number in lost}
-            if lost:
-                self._place(lost)
-        return [answer_of(method, answers[number]) for number in sorted(answers)]
+                left = {number: left[number] for number in left if number not in found}
+            if not left:
+                return [answer_of(method, answers[number]) for number in sorted(answers)]
+            self._place(set(range(len(self.manifest.shards))) - set(self.slots), PATIENCE)
+        shard = self.manifest.shards[min(left)]
+        raise InputError(
+            f"the processes that search {self.manifest.place(shard)} ended {LOSSES} times at the "
+            "same question; look whether their machines have enough memory"
+        )
 
-    def _grouped(self, numbers: Any) -> list[tuple[Any, list[int]]]:
-        """(actor, its shards) of some shards."""
-        groups: dict[Any, list[int]] = {}
+    def _grouped(self, numbers: Any) -> list[tuple[Slot, list[int]]]:
+        """(slot, its shards) of some shards."""
+        groups: dict[Slot, list[int]] = {}
         for number in numbers:
-            groups.setdefault(self.actors[number], []).append(number)
+            groups.setdefault(self.slots[number], []).append(number)
         return list(groups.items())
 
-    def _place(self, numbers: Any) -> None:
-        """New actors for some shards."""
-        end = time.monotonic() + (PATIENCE if self.actors else OPENING)
+    def _forget(self, slot: Slot) -> None:
+        """Drop an actor that is lost."""
+        del self.actors[slot]
+        self.slots = {number: own for number, own in self.slots.items() if own != slot}
+
+    def _place(self, numbers: Any, patience: float) -> None:
+        """Open some shards on machines that have them.
+
+        Args:
+            patience: Seconds in which such machines must be found.
+        """
+        end = time.monotonic() + patience
         left = set(numbers)
         while left:
-            plan, missing = spread(self.manifest, sorted(left), self._holders(left))
+            holders = self._holders(left)
+            plan, missing = spread(self.manifest, sorted(left), holders, self.slots)
             if plan and not missing:
-                left -= self._started(plan)
+                left -= self._opened(plan)
             if left and time.monotonic() > end:
                 shard = self.manifest.shards[min(missing or left)]
                 raise InputError(
@@ -191,35 +223,33 @@ class ShardActors:
         found: dict[Slot, set[int]] = {}
         for node, answer in asked.items():
             try:
-                own = set(self.ray.get(answer, timeout=STARTING)) & set(numbers)
-            except self._gone():
+                own = set(self.ray.get(answer, timeout=ANSWERING)) & set(numbers)
+            except (*self.lost, self.ray.exceptions.GetTimeoutError):
                 continue
             found |= {Slot(core, node): own for core in range(cores[node])}
         return found
 
-    def _started(self, plan: Mapping[Slot, Sequence[int]]) -> set[int]:
-        """Start an actor for each slot of a plan; returns the shards that are open then."""
+    def _opened(self, plan: Mapping[Slot, Sequence[int]]) -> set[int]:
+        """Let the actors of slots, which are started if there is none, open shards as planned;
+        returns those that are open then."""
         make = self.ray.remote(num_cpus=0, max_restarts=0)(actor.ShardActor)
-        actors = {slot: make.options(**self._pinned(slot.node)).remote() for slot in plan}
+        for slot in plan:
+            if slot not in self.actors:
+                self.actors[slot] = make.options(**self._pinned(slot.node)).remote()
         given = str(self.manifest.path), facts_of(self.manifest)
-        opened = {slot: actors[slot].open.remote(*given, plan[slot]) for slot in plan}
-        open_: set[int] = set()
-        for slot, answer in opened.items():
+        asked = {slot: self.actors[slot].open.remote(*given, plan[slot]) for slot in plan}
+        opened: set[int] = set()
+        for slot, answer in asked.items():
             try:
-                problem = self.ray.get(answer, timeout=STARTING)
-            except self._gone():
+                problem = self.ray.get(answer)
+            except self.lost:
+                self._forget(slot)
                 continue
             if problem:
                 raise InputError(problem)
-            open_.update(plan[slot])
-            self.actors |= dict.fromkeys(plan[slot], actors[slot])
-        return open_
-
-    def _gone(self) -> tuple[type[Exception], ...]:
-        """What is raised where a machine has gone meanwhile."""
-        errors = self.ray.exceptions
-        lost = errors.RayActorError, errors.NodeDiedError, errors.WorkerCrashedError
-        return *lost, errors.TaskUnschedulableError, errors.GetTimeoutError
+            opened.update(plan[slot])
+            self.slots |= dict.fromkeys(plan[slot], slot)
+        return opened
 
     def _pinned(self, node: str) -> dict[str, Any]:
         pinned = self.ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
@@ -227,16 +257,23 @@ class ShardActors:
 
 
 def spread(
-    manifest: Manifest, numbers: Sequence[int], holders: Mapping[Slot, set[int]]
+    manifest: Manifest,
+    numbers: Sequence[int],
+    holders: Mapping[Slot, set[int]],
+    open_: Mapping[int, Slot],
 ) -> tuple[dict[Slot, list[int]], list[int]]:
     """(shards by slot, shards that no machine has): each shard goes to the slot with the fewest
     pictures of those whose machines have its file.
 
     Args:
         holders: Which shards the machine of each slot has.
+        open_: Where other shards are open.
     """
     plan: dict[Slot, list[int]] = {}
     load = dict.fromkeys(sorted(holders), 0)
+    for number, slot in open_.items():
+        if slot in load:
+            load[slot] += manifest.shards[number].pictures
     missing = []
     for number in numbers:
         able = [slot for slot in load if number in holders[slot]]
@@ -294,6 +331,8 @@ def on_cluster(
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, InputError):
             raise InputError(str(error.cause)) from None
+        if isinstance(error.cause, ModuleNotFoundError):
+            raise InputError(actor.lacks(error.cause.name)) from None
         raise
     finally:
         _, running = ray.wait(list(left), num_returns=len(left), timeout=0) if left else ([], [])

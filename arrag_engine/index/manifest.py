@@ -221,9 +221,13 @@ def save_shards(path: Path, indexes: Iterable[PatchIndex]) -> Manifest:
     return write_manifest(path, names)
 
 
-def shard_name(path: Path, number: int) -> str:
-    """The file of a shard beside the manifest at `path`."""
-    return f"{path.stem}-{number:05d}.safetensors"
+def shard_name(path: Path, number: int, build: str = "") -> str:
+    """The file of a shard beside the manifest at `path`.
+
+    Args:
+        build: Tells the shards of different builds apart.
+    """
+    return f"{'-'.join(filter(None, (path.stem, build, f'{number:05d}')))}.safetensors"
 
 
 def write_manifest(path: Path, names: Sequence[str]) -> Manifest:
@@ -232,18 +236,33 @@ def write_manifest(path: Path, names: Sequence[str]) -> Manifest:
     Raises:
         InputError: A file cannot be read, or the manifest not be written.
     """
-    indexes = [load_index(path.parent / name) for name in names]
-    counts = [len(index.tokens) for index in indexes]
-    shards = tuple(
-        Shard(name, last - count, count, read_header(path.parent / name)[FINGERPRINT])
-        for name, count, last in zip(names, counts, accumulate(counts), strict=True)
-    )
-    index = indexes[0]
-    manifest = Manifest(
-        path, index.grid, codebook_hash(index.codebook), index.spec, index.structure, shards
-    )
-    write_text(path, json.dumps(facts_of(manifest), indent=1))
-    return read_manifest(path)
+    return save_manifest(describe(path, [path.parent / name for name in names]))
+
+
+def save_manifest(manifest: Manifest) -> Manifest:
+    """Write a manifest; returns it as read from its file.
+
+    Raises:
+        InputError: It cannot be written.
+    """
+    write_text(manifest.path, json.dumps(facts_of(manifest), indent=1))
+    return read_manifest(manifest.path)
+
+
+def describe(path: Path, files: Sequence[Path]) -> Manifest:
+    """The manifest at `path` of index files, which are or will be beside it. One is open at a
+    time.
+
+    Raises:
+        InputError: A file cannot be read.
+    """
+    first, count, shards = load_index(files[0]), 0, []
+    for file in files:
+        pictures = len((first if file == files[0] else load_index(file)).tokens)
+        shards.append(Shard(file.name, count, pictures, read_header(file)[FINGERPRINT]))
+        count += pictures
+    vq = codebook_hash(first.codebook)
+    return Manifest(path, first.grid, vq, first.spec, first.structure, tuple(shards))
 
 
 def file_bytes(path: Path) -> int:

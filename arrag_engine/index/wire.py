@@ -33,15 +33,20 @@ def answer_of(method: str, plain: Any) -> Any:
 
 
 class Shards:
-    """Some shards of a manifest, on the machine that searches them, one after the other.
+    """Shards of a manifest, on the machine that searches them, one after the other."""
 
-    Raises:
-        InputError: One is missing, damaged or not what the manifest says.
-    """
+    def __init__(self, path: str, facts: Mapping[str, Any]) -> None:
+        self.manifest = manifest_of(Path(path), facts)
+        self.lookups: dict[int, LocalLookup] = {}
 
-    def __init__(self, path: str, facts: Mapping[str, Any], numbers: Sequence[int]) -> None:
-        manifest = manifest_of(Path(path), facts)
-        self.lookups = {number: LocalLookup(open_shard(manifest, number)) for number in numbers}
+    def open(self, numbers: Sequence[int]) -> None:
+        """Open some shards, beside those that are open.
+
+        Raises:
+            InputError: One is missing, damaged or not what the manifest says.
+        """
+        for number in numbers:
+            self.lookups[number] = LocalLookup(open_shard(self.manifest, number))
 
     def ask(self, method: str, each: Mapping[int, tuple[Any, ...]]) -> tuple[str, dict[int, Any]]:
         """(the sentence of an `InputError`, what shards answer to a method by their numbers)."""

@@ -35,15 +35,24 @@ class FakeManifest:
 def test_shards_go_to_machines_that_have_them_evenly():
     a, b, c = (Slot(0, node) for node in "abc")
     holders = {a: {0, 1, 2, 3}, b: {2, 3, 4}, c: set()}
-    plan, missing = spread(FakeManifest, range(5), holders)
+    plan, missing = spread(FakeManifest, range(5), holders, {})
     assert (plan, missing) == ({a: [0, 1], b: [2, 3, 4]}, [])
-    plan, missing = spread(FakeManifest, [0, 4], {a: {0}})
+    plan, missing = spread(FakeManifest, [0, 4], {a: {0}}, {})
     assert (plan, missing) == ({a: [0]}, [4])
+
+
+def test_what_is_open_already_counts():
+    a, b = Slot(0, "a"), Slot(0, "b")
+    everywhere = {a: {0, 1, 2, 3}, b: {0, 1, 2, 3}}
+    assert spread(FakeManifest, [2, 3], everywhere, {0: a, 1: Slot(0, "gone")}) == (
+        {b: [2], a: [3]},
+        [],
+    )
 
 
 def test_all_machines_are_used_before_a_second_core_of_one():
     holders = {Slot(core, node): set(range(5)) for node, core in (("a", 0), ("a", 1), ("b", 0))}
-    plan, _ = spread(FakeManifest, range(5), holders)
+    plan, _ = spread(FakeManifest, range(5), holders, {})
     assert plan == {Slot(0, "a"): [0, 3], Slot(0, "b"): [1, 4], Slot(1, "a"): [2]}
 
 
@@ -53,7 +62,9 @@ def test_without_ray_a_cluster_is_refused_in_one_sentence(monkeypatch):
         connect("127.0.0.1:6379")
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:9", "127.0.0.1:99999", "nowhere.invalid:6379"])
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1:9", "127.0.0.1:99999", "nowhere.invalid:6379", "a..b:6379"]
+)
 def test_where_nothing_answers_it_is_one_sentence_at_once(address):
     pytest.importorskip("ray", reason="the package ray is not installed")
     with pytest.raises(InputError, match=f"there is no Ray cluster at '{address}' that answers"):
@@ -85,6 +96,10 @@ def path(tmp_path):
     index, _ = make_whole()
     save_shards(tmp_path / "a.json", parts_of(index, CUTS[0]))
     return tmp_path / "a.json"
+
+
+def actor_of(lookup, shard):
+    return lookup.shards.actors[lookup.shards.slots[shard]]
 
 
 def kept(cluster):
@@ -121,7 +136,7 @@ def test_a_killed_actor_and_a_lost_node_are_replaced(cluster, path):
     here, there = open_lookup(path), open_lookup(path, cluster.address)
     _, queries = make_whole()
     wanted = here.lookup(queries, 30)
-    ray.kill(there.shards.actors[1])
+    ray.kill(actor_of(there, 1))
     same(there.lookup(queries, 30), wanted)
     nodes = {node.node_id: node for node in cluster.list_all_nodes()}
     used = {ray.get(a.node.remote()): a for a in set(there.shards.actors.values())}
@@ -133,6 +148,32 @@ def test_a_killed_actor_and_a_lost_node_are_replaced(cluster, path):
 
 
 @pytest.mark.slow
+def test_a_question_that_ends_every_process_is_not_asked_forever(cluster, path, monkeypatch):
+    import ray
+
+    there = open_lookup(path, cluster.address)
+    _, queries = make_whole()
+    grouped = there.shards._grouped
+
+    def killed(numbers):
+        ray.kill(actor_of(there, 1))
+        return grouped(numbers)
+
+    monkeypatch.setattr(there.shards, "_grouped", killed)
+    with pytest.raises(InputError, match=r"a-00001.safetensors ended 3 times at the same question"):
+        there.lookup(queries, 30)
+    monkeypatch.undo()
+    same(there.lookup(queries, 30), open_lookup(path).lookup(queries, 30))
+
+
+@pytest.mark.slow
+def test_a_second_cluster_in_one_process_is_refused(cluster, path):
+    open_lookup(path, cluster.address)
+    with pytest.raises(InputError, match="uses another Ray cluster than 'local' already"):
+        open_lookup(path, "local")
+
+
+@pytest.mark.slow
 def test_without_a_machine_that_has_the_files_it_is_one_sentence(cluster, path, monkeypatch):
     import ray
 
@@ -140,7 +181,7 @@ def test_without_a_machine_that_has_the_files_it_is_one_sentence(cluster, path, 
     _, queries = make_whole()
     monkeypatch.setattr("arrag_engine.index.cluster.PATIENCE", 2.0)
     path.with_name("a-00001.safetensors").rename(path.with_name("away"))
-    ray.kill(there.shards.actors[1])
+    ray.kill(actor_of(there, 1))
     started = time.monotonic()
     with pytest.raises(InputError, match=r"no machine of the cluster has .*a-00001.safetensors"):
         there.lookup(queries, 30)

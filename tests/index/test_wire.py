@@ -40,7 +40,9 @@ def asked(shards, number, method, *arguments):
 
 
 def test_every_method_answers_as_it_does_here(there):
-    shards = Shards(str(there.path), facts_of(there), [0, 2])
+    shards = Shards(str(there.path), facts_of(there))
+    shards.open([0])
+    shards.open([2])
     local = LocalLookup(load_index(there.place(there.shards[2])))
     _, queries = make_whole()
     without = [np.array([0, 1])] * len(queries)
@@ -64,7 +66,8 @@ def test_every_method_answers_as_it_does_here(there):
 
 
 def test_what_is_wrong_crosses_as_a_sentence(there, monkeypatch):
-    shards = Shards(str(there.path), facts_of(there), [0])
+    shards = Shards(str(there.path), facts_of(there))
+    shards.open([0])
 
     def changed(self, number):
         raise InputError("the file has changed")
@@ -74,4 +77,4 @@ def test_what_is_wrong_crosses_as_a_sentence(there, monkeypatch):
         asked(shards, 0, "source", 1)
     there.place(there.shards[1]).unlink()
     with pytest.raises(InputError, match=r"shard 1 .* cannot be used"):
-        Shards(str(there.path), facts_of(there), [1])
+        shards.open([1])

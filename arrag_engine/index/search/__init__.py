@@ -1,7 +1,7 @@
 """Search structures over the keys of an index."""
 
 from .bits import why_not_bits
-from .choose import EXACT, STRUCTURES, build_searcher, check_search, load_searcher
+from .choose import EXACT, STRUCTURES, build_searcher, check_search, chosen, load_searcher
 from .searcher import PartialSearcher, Progress, Searcher
 from .stored import Stored, Structure
 
@@ -15,6 +15,7 @@ __all__ = [
     "Structure",
     "build_searcher",
     "check_search",
+    "chosen",
     "load_searcher",
     "why_not_bits",
 ]

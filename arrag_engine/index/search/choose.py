@@ -70,11 +70,8 @@ def build_searcher(
         raise InputError(
             f"{keys.size} patches are more than the {MAX_PATCHES} of one index; build several"
         )
-    problem = why_not_compact(keys)
-    if kind == "auto":
-        large = "ivf" if problem else "compact"
-        kind = "flat" if keys.size <= FLAT_LIMIT or recall_target == 1 else large
-    if kind == "compact" and problem:
+    kind = chosen(kind, keys, keys.size, recall_target)
+    if kind == "compact" and (problem := why_not_compact(keys)):
         raise InputError(f"{problem}; choose another structure or key space")
     if kind == "flat" or keys.size == 0:
         return Flat(keys)
@@ -98,6 +95,15 @@ def build_searcher(
         f"a recall of {recall_target} is out of reach of the {kind} structure, which finds "
         f"{levelled:.4f} in a trial; lower the target or choose flat"
     )
+
+
+def chosen(kind: str, keys: Keys, size: int, recall_target: float) -> str:
+    """The structure of so many patches with such keys: that of `auto`, or the one asked for."""
+    if kind != "auto":
+        return kind
+    if size <= FLAT_LIMIT or recall_target == 1:
+        return "flat"
+    return "ivf" if why_not_compact(keys) else "compact"
 
 
 def _codecs(kind: str, keys: Keys, centroids: np.ndarray, assigned: Assigned) -> Iterator[Codec]:
