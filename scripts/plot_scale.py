@@ -30,8 +30,11 @@ AT_ONCE = 32
 """Queries of a look-up for a batch or a window."""
 LOOKUPS = 506
 """Of a picture, if every token is drawn by retrieval, one after the other."""
-RAY_MS, ACTOR_MS = 3.0, 0.75
-"""What a look-up over Ray costs more: in all, and for each actor after the first."""
+RAY_MS, RAY_BATCH_MS = 3.0, 6.5
+"""What a look-up of one query, and of `AT_ONCE`, costs more over Ray."""
+ACTOR_MS = 0.75
+"""The same for each actor after the first: an assumption, for more actors than two cores can run
+were not measured."""
 ORDER = 4
 """Bytes of memory a patch, for the order of the lists; larger arrays are mapped from the file."""
 ENCODER = 81
@@ -84,17 +87,18 @@ def fitted(grown: dict[str, list[dict[str, float]]]) -> Model:
 def on_cluster(model: Model, machines: int) -> dict[str, float]:
     """The paper's database on a cluster."""
     shard = model.query(PATCHES / SHARDS)
-    ray = RAY_MS + ACTOR_MS * (SHARDS - 1)
-    core_hours = SHARDS * model.building(PATCHES / SHARDS)
+    actors = ACTOR_MS * (SHARDS - 1)
+    ms = shard + RAY_MS + actors
+    turns = -(-SHARDS // (machines * CORES))  # a shard is built by one core
     return {
         "machines": machines,
         "GB of files a machine": model.bytes * PATCHES / machines / 1e9,
         "GB of memory a machine": ORDER * PATCHES / machines / 1e9,
         "ms a query in a shard": shard,
-        "ms a query": shard + ray,
-        f"ms a query, {AT_ONCE} at once": shard + ray / AT_ONCE,
-        "seconds a picture": (shard + ray) * LOOKUPS / 1e3,
-        "hours to build the search": core_hours / machines / CORES,
+        "ms a query": ms,
+        f"ms a query, {AT_ONCE} at once": shard + (RAY_BATCH_MS + actors) / AT_ONCE,
+        "seconds a picture": ms * LOOKUPS / 1e3,
+        "hours to build the search": turns * model.building(PATCHES / SHARDS),
         "hours to encode, an H100 a machine": PICTURES / ENCODER / machines / 3600,
     }
 
