@@ -52,6 +52,7 @@ def connect(address: str) -> Any:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
     try:
         import ray  # type: ignore[import]
+        from ray.exceptions import RayError  # type: ignore[import]
     except ImportError:
         raise InputError(
             "a cluster needs the package ray; install it with: pip install 'arrag[cluster]'"
@@ -69,7 +70,7 @@ def connect(address: str) -> Any:
     try:
         with _found_by_workers() if address == LOCAL else nullcontext():
             ray.init(**where, configure_logging=False, log_to_driver=False)
-    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+    except (OSError, RuntimeError, ValueError, RayError) as error:
         raise _no_cluster(address, error) from error
     _connected = address
     return ray
