@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from arrag_engine import shipped
 from arrag_engine.checkpoints import load_checkpoint
+from arrag_engine.files import write_text
 from arrag_engine.index import load_index
 from arrag_engine.models.showo.vq import VQModel as SignVQ
 
@@ -122,7 +123,7 @@ def main() -> None:
     text = json.dumps(facts, indent=1)
     print(text)
     if a.out:
-        a.out.write_text(text + "\n")
+        write_text(a.out, text + "\n")
 
 
 if __name__ == "__main__":

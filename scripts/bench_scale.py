@@ -50,7 +50,6 @@ PROBES = (4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 QUANTILE = 1e-3
 TARGET = 0.95
 ROUNDS = 5
-PER_PICTURE = 506
 Row = dict[str, Any]
 Search = Callable[[np.ndarray], object]
 Rows = Iterator[Row]
@@ -190,7 +189,7 @@ def sharded(corpus: Corpus, shards: int, address: str, folder: Path) -> Rows:
         ]
         one, other = np.median(times, axis=0)
         yield {"queries": at_once, "shards": shards, "here_ms": one, "ray_ms": other}
-    yield {"bytes_a_patch": file_bytes(path) / (len(corpus.tokens) * PER_PICTURE)}
+    yield {"bytes_a_patch": file_bytes(path) / here.size}
 
 
 def main() -> None:

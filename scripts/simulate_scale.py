@@ -28,9 +28,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from arrag_engine.files import write_text
 from arrag_engine.index import container, load_index
 from arrag_engine.index.search.lists import MAX_LISTS
-from scripts.bench_index import Memory, build, milliseconds, recall
+from scripts.bench_index import K, Memory, build, milliseconds, recall
 from scripts.made_up_pictures import Corpus, make_corpus
 
 LONG = round((MAX_LISTS / 3) ** 2 / MAX_LISTS)
@@ -52,11 +53,11 @@ def measure(path: Path, queries: np.ndarray) -> dict[str, float]:
     container.IN_MEMORY = 2**20
     memory, start = Memory(), time.perf_counter()
     index = load_index(path)
-    index.lookup(queries[:1], 64)
+    index.lookup(queries[:1], K)
     seconds = time.perf_counter() - start
     [ms] = milliseconds([index], queries)
     searcher = index.searcher
-    scanned = [searcher.lists.sizes[searcher._probes(query, 64)].sum() for query in queries]  # type: ignore[attr-defined]
+    scanned = [searcher.lists.sizes[searcher._probes(query, K)].sum() for query in queries]  # type: ignore[attr-defined]
     return {
         "patches": index.size,
         "lists": len(searcher.centroids),  # type: ignore[attr-defined]
@@ -83,7 +84,7 @@ def grow(corpus: Corpus, millions: float, lists: int, folder: Path) -> dict[str,
         with patch(LIST_COUNT, lambda size: lists) if lists else nullcontext():
             facts = build(part, "compact", path)
         index = load_index(path)
-        ids = index.numbers(index.lookup(corpus.queries, 64)).tolist()
+        ids = index.numbers(index.lookup(corpus.queries, K)).tolist()
         facts = {
             "build_seconds": facts["build_seconds"],
             "recall": recall(part, "compact", slice(None), ids),
@@ -137,7 +138,7 @@ def main() -> None:
     text = json.dumps(grown, indent=1)
     print(text)
     if a.out:
-        a.out.write_text(text + "\n")
+        write_text(a.out, text + "\n")
 
 
 if __name__ == "__main__":

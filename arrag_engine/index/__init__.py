@@ -7,7 +7,7 @@ from .file import is_index, load_index, read_header, save_index
 from .hits import Hits
 from .keys import KEY_SPACES, KeySpec
 from .lookup import AnyIndex, LocalLookup, ShardedLookup, TokenRows, one_file, open_lookup
-from .manifest import file_bytes, is_manifest, read_manifest, save_shards, write_manifest
+from .manifest import file_bytes, is_manifest, read_manifest, save_shards
 from .patch_index import PatchIndex, create_index
 from .search import EXACT, STRUCTURES
 from .sources import Source, SourceTable
@@ -48,5 +48,4 @@ __all__ = [
     "remove_pictures",
     "save_index",
     "save_shards",
-    "write_manifest",
 ]

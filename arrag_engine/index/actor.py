@@ -54,11 +54,6 @@ class ShardActor:
             )
         return ""
 
-    def node(self) -> str:
-        """Id of the machine."""
-        ray: Any = importlib.import_module("ray")
-        return ray.get_runtime_context().get_node_id()
-
     def ask(self, method: str, each: Mapping[int, Any]) -> tuple[str, dict[int, Any]]:
         """See `Shards.ask`."""
         return self.shards.ask(method, each)

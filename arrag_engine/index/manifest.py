@@ -214,11 +214,11 @@ def save_shards(path: Path, indexes: Iterable[PatchIndex]) -> Manifest:
     Raises:
         InputError: A file cannot be written.
     """
-    names = []
+    files = []
     for number, index in enumerate(indexes):
-        names.append(shard_name(path, number))
-        save_index(index, path.parent / names[-1])
-    return write_manifest(path, names)
+        files.append(path.parent / shard_name(path, number))
+        save_index(index, files[-1])
+    return save_manifest(describe(path, files))
 
 
 def shard_name(path: Path, number: int, build: str = "") -> str:
@@ -228,15 +228,6 @@ def shard_name(path: Path, number: int, build: str = "") -> str:
         build: Tells the shards of different builds apart.
     """
     return f"{'-'.join(filter(None, (path.stem, build, f'{number:05d}')))}.safetensors"
-
-
-def write_manifest(path: Path, names: Sequence[str]) -> Manifest:
-    """Write the manifest of index files that lie beside it, one at least, in their order.
-
-    Raises:
-        InputError: A file cannot be read, or the manifest not be written.
-    """
-    return save_manifest(describe(path, [path.parent / name for name in names]))
 
 
 def save_manifest(manifest: Manifest) -> Manifest:

@@ -139,7 +139,7 @@ def test_a_killed_actor_and_a_lost_node_are_replaced(cluster, path):
     ray.kill(actor_of(there, 1))
     same(there.lookup(queries, 30), wanted)
     nodes = {node.node_id: node for node in cluster.list_all_nodes()}
-    used = {ray.get(a.node.remote()): a for a in set(there.shards.actors.values())}
+    used = {slot.node: one for slot, one in there.shards.actors.items()}
     lost = next(node for node in used if nodes[node] is not cluster.head_node)
     cluster.remove_node(nodes[lost], allow_graceful=False)
     ray.kill(used[lost])  # its process outlives a node on the same machine
